@@ -1,0 +1,33 @@
+# `make train` and `make test` do all the set-up they need on a machine with Python 3.11-3.13, git and make.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+
+.PHONY: install train test test-slow lint clean
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 14) else f"metarl needs Python 3.11 to 3.13, but $(PYTHON) is {v[0]}.{v[1]}: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --constraint constraints.txt torch
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $(INSTALLED)
+
+train: $(INSTALLED) ## meta-train HalfCheetah-dir at CPU size, evaluate on held-out tasks, say where the results are
+	$(RUN) train.py maml_trpo_half_cheetah_dir_small
+
+lint: $(INSTALLED)
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+test: lint ## everything but the tests marked slow; under 10 minutes on 2 cores
+	$(RUN) -m pytest -m "not slow"
+
+test-slow: $(INSTALLED) ## the rest
+	$(RUN) -m pytest -m slow --timeout 3600
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,1 @@
+"""Experiments, one commented YAML file each, called ``<agent>_<task>.yaml``."""

@@ -1,0 +1,92 @@
+"""2D navigation: move a point to a goal that only the reward tells (Finn et al. 2017, section 5.3).
+
+The reference is ``PointEnvRandGoal`` of github.com/cbfinn/maml_rl under rllab's ``normalize`` wrapper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, PositiveInt
+
+from metarl.schema import Lineage, TaskConfig
+from metarl.spaces import Space, SpaceSpec
+from metarl.tasks import Bools, Floats, Split, Task, TaskDistribution, VectorTaskEnv
+
+MAX_MOVE = 0.1  # per axis and step
+GOAL_LIMIT = 0.5  # goals lie in [-0.5, 0.5]²
+TOLERANCE = 0.01  # per axis; strictly closer ends the episode
+
+
+class PointConfig(TaskConfig):
+    """Keys of the 2D navigation family."""
+
+    lineages: ClassVar[Mapping[str, Lineage]] = {
+        "finn2017": Lineage(
+            pins={"horizon": 100, "action_scale": 1.0},
+            why="cbfinn/maml_rl: maml_examples/point_env_randgoal.py, maml_trpo_point.py, rllab/envs/normalized_env.py",
+        ),
+    }
+
+    horizon: PositiveInt = Field(100, description="steps after which an episode is truncated")
+
+
+class PointDistribution(TaskDistribution):
+    """Goals uniform in [-0.5, 0.5]²: ``{"goal": [x, y]}``, the same distribution in both splits."""
+
+    config_class = PointConfig
+
+    def __init__(self, config: PointConfig) -> None:
+        super().__init__(config)
+        size = 4 if config.reveal else 2
+        self.spaces = SpaceSpec(
+            observation=Space("box", size, (-np.inf,) * size, (np.inf,) * size),
+            action=Space("box", 2, (-MAX_MOVE,) * 2, (MAX_MOVE,) * 2),
+        )
+
+    def size(self, split: Split) -> int | None:
+        return None
+
+    def sample(self, num_tasks: int, *, split: Split, rng: np.random.Generator) -> list[Task]:
+        return [{"goal": goal} for goal in rng.uniform(-GOAL_LIMIT, GOAL_LIMIT, (num_tasks, 2)).tolist()]
+
+    def make_vector(self, num_lanes: int) -> VectorTaskEnv:
+        return PointEnv(num_lanes, self.spaces, self.config)
+
+
+class PointEnv(VectorTaskEnv):
+    """The lanes' points and goals as arrays [lanes, 2].
+
+    An episode starts at (0, 0). A step adds the control, at most 0.1 per axis; the reward is minus the distance to the
+    goal after the move, and the episode terminates when both coordinates are within 0.01 of the goal's. Nothing is
+    random.
+    """
+
+    def __init__(self, num_lanes: int, spaces: SpaceSpec, config: TaskConfig) -> None:
+        super().__init__(num_lanes, spaces, config)
+        self._position = np.zeros((num_lanes, 2))
+        self._goal = np.zeros((num_lanes, 2))
+
+    def _assign(self, tasks: Sequence[Task]) -> None:
+        goals = np.array([task["goal"] for task in tasks], dtype=np.float64)
+        if goals.shape != self._goal.shape or not np.isfinite(goals).all():
+            raise ValueError(f'expected tasks like {{"goal": [0.3, -0.2]}}, got {list(tasks)}')
+        self._goal = goals
+
+    def _reset_lanes(self, lanes: NDArray[np.int64], rngs: Sequence[np.random.Generator]) -> None:
+        self._position[lanes] = 0.0
+
+    def _advance(self, controls: NDArray[Any], live: Bools) -> tuple[Floats, Bools]:
+        self._position[live] += controls[live]
+        offset = self._position - self._goal
+        distance = np.sqrt(np.square(offset).sum(axis=1))
+        return -distance, np.abs(offset).max(axis=1) < TOLERANCE
+
+    def _observe(self) -> Floats:
+        return self._position.copy()
+
+    def _task_vectors(self) -> Floats:
+        return self._goal

@@ -1,0 +1,102 @@
+"""The agent's side of the one training loop."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarl.errors import CheckpointError
+from metarl.policies import Policy
+from metarl.schema import AgentConfig, LearnerConfig
+from metarl.spaces import SpaceSpec
+from metarl.types import Metrics, Trajectory
+
+
+class Agent(ABC):
+    """Learns from trajectories; never sees an environment, a sampler or a logger.
+
+    ``Adapted`` is what distinguishes tasks after adaptation: for gradient agents the parameters of every task, stacked
+    ``[N, P]``; for memory agents θ repeated. All randomness comes in as generators.
+    """
+
+    config_class: ClassVar[type[AgentConfig]]
+    num_adapt_steps: int  # K adaptation steps per training trial; 0 for memory agents
+    episodes_per_trial: int = 1  # consecutive episodes of one lane; more than 1 for memory agents
+
+    @abstractmethod
+    def __init__(
+        self,
+        spaces: SpaceSpec,
+        config: AgentConfig,
+        learner: LearnerConfig,
+        *,
+        device: torch.device,
+        rng: np.random.Generator,
+    ) -> None:
+        """Draw initial parameters from ``rng``; compute on ``device`` in the learner's resolved chunks of tasks."""
+
+    @abstractmethod
+    def policy(self) -> Policy:
+        """The policy to sample with: stateless and picklable; parameters come separately."""
+
+    @abstractmethod
+    def init_adapted(self, num_tasks: int) -> Tensor:
+        """Parameters before adaptation, one row per task: [N, P]."""
+
+    @abstractmethod
+    def adapt(self, adapted: Tensor, batch: Trajectory, *, step: int, rng: np.random.Generator) -> Tensor:
+        """Parameters after one more adaptation step on ``batch``; changes nothing else."""
+
+    @abstractmethod
+    def meta_update(self, batches: Sequence[Trajectory], adapted: Tensor, *, rng: np.random.Generator) -> Metrics:
+        """Update θ from the K+1 phases of all trials. On a NumericError θ and the optimiser are as before."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Tensor]:
+        """Everything that a checkpoint must hold, as named tensors."""
+
+    @abstractmethod
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Take over a checkpoint's tensors.
+
+        Raises:
+            CheckpointError: names or shapes differ; the message lists them.
+        """
+
+    @abstractmethod
+    def load_parameters(self, state: dict[str, Tensor]) -> None:
+        """Take over the policy's parameters from another run's state and start the rest afresh (``init_from``)."""
+
+    def describe(self) -> dict[str, Any]:
+        """Numbers about the agent for the run's summary, e.g. its parameter count."""
+        return {}
+
+
+def named_parameters(shapes: Mapping[str, tuple[int, ...]], flat: Tensor) -> dict[str, Tensor]:
+    """A flat vector [P] as named tensors in the layout of ``shapes``."""
+    sizes = [int(np.prod(shape)) for shape in shapes.values()]
+    parts = flat.detach().split(sizes)
+    return {f"policy.{name}": part.reshape(shape) for part, (name, shape) in zip(parts, shapes.items(), strict=True)}
+
+
+def load_named_parameters(shapes: Mapping[str, tuple[int, ...]], state: Mapping[str, Tensor]) -> Tensor:
+    """The inverse of :func:`named_parameters`.
+
+    Raises:
+        CheckpointError: a name is missing or unknown, or a shape differs; the message lists them all.
+    """
+    expected = {f"policy.{name}": shape for name, shape in shapes.items()}
+    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    if expected != found:
+        differing = sorted(
+            f"{name}: expected {expected.get(name, 'nothing')}, got {found.get(name, 'nothing')}"
+            for name in expected.keys() | found.keys()
+            if expected.get(name) != found.get(name)
+        )
+        raise CheckpointError("the checkpoint's parameters do not fit this agent:\n  " + "\n  ".join(differing))
+    return torch.cat([state[name].flatten() for name in expected])

@@ -1,0 +1,212 @@
+"""Speed relative to the machine's limits, both sides interleaved in one run so that a busy machine slows them alike."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from metarl.executors import Executor, make_executor
+from metarl.experiment import Experiment, build, resolve
+from metarl.parallel import task_chunks
+from metarl.rollout import draw_reset_seeds
+from metarl.schema import RunConfig
+from metarl.seeding import Domain, Stream, generator
+from metarl.tasks import Task, TaskDistribution
+from metarl.types import Trajectory
+
+ROUNDS = 10
+GEMM_SIZE = 2000
+
+
+def sampling(config: RunConfig) -> dict[str, Any]:
+    """Sampler speed against bare physics, at the config's meta-batch.
+
+    ``env_steps_per_s``: valid steps by wall time of ``Sampler.collect``. ``raw_steps_per_s``: the same start states
+    and controls replayed with ``mj_step(nstep=frame_skip)`` and nothing else, one loop per core at the same time, by
+    the loops' own clocks; null where the family is not a MuJoCo batch. ``ratio``: the first over the second. Medians
+    of 10 interleaved rounds. ``peak_memory_mb``: sum of the peak resident sizes of the whole process tree, shared
+    pages counted in each process.
+    """
+    config = resolve(config)
+    cores = len(os.sched_getaffinity(0))
+    with build(config) as experiment, ExitStack() as stack:
+        raw_executor = experiment.executor
+        if raw_executor.workers != cores:
+            raw_sampler = config.sampler.model_copy(update={"executor": "processes", "workers": cores})
+            raw_executor = stack.enter_context(make_executor(raw_sampler))
+        _collect(experiment, 0)  # workers import and build their environments
+        sampled, raw, ratios = [], [], []
+        for round_ in range(1, ROUNDS + 1):
+            started = time.perf_counter()
+            tasks, stream, batch = _collect(experiment, round_)
+            sampled.append(batch.num_steps / (time.perf_counter() - started))
+            bare = _replay(experiment, raw_executor, tasks, stream, batch)
+            if bare is not None:
+                raw.append(bare)
+                ratios.append(sampled[-1] / bare)
+        return {
+            "config": config.task.name,
+            "tasks": config.meta_batch_size,
+            "lanes": config.rollouts_per_task,
+            "horizon": config.task.horizon,
+            "workers": experiment.executor.workers,
+            "cores": cores,
+            "env_steps_per_s": float(np.median(sampled)),
+            "raw_steps_per_s": float(np.median(raw)) if raw else None,
+            "ratio": float(np.median(ratios)) if ratios else None,
+            "peak_memory_mb": _peak_memory_mb(),
+        }
+
+
+def learner(config: RunConfig) -> dict[str, Any]:
+    """Learner speed against matrix products, at the config's meta-batch and in its resolved thread count.
+
+    ``meta_update_s``: all adaptation steps and the meta-update of one iteration, baseline fits included. ``gemm_s``:
+    one 2000 × 2000 float32 matrix product on all cores. Medians of 10 interleaved rounds, each from the same parameters
+    and data.
+    """
+    config = resolve(config)
+    updates, products = [], []
+    cores = len(os.sched_getaffinity(0))
+    with build(config) as experiment:
+        agent = experiment.agent
+        tasks = _tasks(experiment, 0)
+        adapted, phases = agent.init_adapted(len(tasks)), []
+        for k in range(agent.num_adapt_steps + 1):
+            phases.append(_collect_phase(experiment, tasks, Stream(config.seed, 0, k), adapted))
+            if k < agent.num_adapt_steps:
+                adapted = agent.adapt(adapted, phases[-1], step=k, rng=generator(config.seed, Domain.LEARNER))
+        state = agent.state()
+        matrix = torch.randn(GEMM_SIZE, GEMM_SIZE, generator=torch.Generator().manual_seed(0)).to(config.device)
+        for round_ in range(ROUNDS + 1):  # the first one warms up
+            agent.load_state(state)
+            started = _now(config.device)
+            adapted = agent.init_adapted(len(tasks))
+            for k in range(agent.num_adapt_steps):
+                adapted = agent.adapt(adapted, phases[k], step=k, rng=generator(config.seed, Domain.LEARNER))
+            agent.meta_update(phases, adapted, rng=generator(config.seed, Domain.LEARNER))
+            updated = _now(config.device)
+            torch.set_num_threads(cores)
+            torch.mm(matrix, matrix)
+            torch.set_num_threads(1)
+            finished = _now(config.device)
+            if round_ > 0:
+                updates.append(updated - started)
+                products.append(finished - updated)
+    return {
+        "config": f"{config.agent.name} on {config.task.name}",
+        "tasks": config.meta_batch_size,
+        "lanes": config.rollouts_per_task,
+        "horizon": config.task.horizon,
+        "device": config.device,
+        "threads": config.learner.threads,
+        "meta_update_s": float(np.median(updates)),
+        "gemm_s": float(np.median(products)),
+        "ratio": float(np.median(np.array(updates) / np.array(products))),
+        "peak_memory_mb": _peak_memory_mb(),
+    }
+
+
+@dataclass(frozen=True)
+class _ReplayUnit:
+    """Some tasks of a collected batch, for one core."""
+
+    distribution: TaskDistribution
+    tasks: tuple[Task, ...]
+    first_slot: int
+    stream: Stream
+    actions: NDArray[Any]  # [n, E, T, act]
+    lengths: NDArray[np.int64]  # [n, E] valid steps
+
+
+def replay(unit: _ReplayUnit) -> tuple[int, float]:
+    """(environment steps, seconds) of the bare physics of a unit; only the loop itself is timed."""
+    import mujoco
+
+    n, lanes, steps = unit.actions.shape[:3]
+    env: Any = unit.distribution.make_vector(n * lanes)
+    env.set_tasks([task for task in unit.tasks for _ in range(lanes)])
+    env.reset(seed=draw_reset_seeds(unit.stream, unit.first_slot, n, lanes, 1)[:, 0].tolist())
+    qpos, qvel = env.start_states()
+    actions = unit.actions.reshape(n * lanes, steps, -1)
+    controls = np.stack([env.controls(actions[:, t]) for t in range(steps)], axis=1)
+    lengths = unit.lengths.ravel().tolist()
+    model, frame_skip, mj_step = env.model, env.frame_skip, mujoco.mj_step
+    data = mujoco.MjData(model)
+    ctrl = data.ctrl
+    started = time.perf_counter()
+    for row, length in enumerate(lengths):
+        mujoco.mj_resetData(model, data)
+        data.qpos[:] = qpos[row]
+        data.qvel[:] = qvel[row]
+        mujoco.mj_forward(model, data)
+        for control in controls[row, :length]:
+            ctrl[:] = control
+            mj_step(model, data, frame_skip)
+    return sum(lengths), time.perf_counter() - started
+
+
+def _replay(
+    experiment: Experiment, executor: Executor, tasks: list[Task], stream: Stream, batch: Trajectory
+) -> float | None:
+    """Steps per second of one bare loop per core, all at the same time, over a collected batch."""
+    if not hasattr(experiment.distribution.make_vector(1), "start_states"):
+        return None
+    lengths = batch.valid.sum(-1).numpy()
+    units = [
+        _ReplayUnit(
+            experiment.distribution, tuple(tasks[part]), part.start, stream, batch.action[part].numpy(), lengths[part]
+        )
+        for part in task_chunks(len(tasks), -(-len(tasks) // executor.workers))
+    ]
+    return float(sum(steps / seconds for steps, seconds in executor.map(replay, units)))
+
+
+def _tasks(experiment: Experiment, iteration: int) -> list[Task]:
+    rng = generator(experiment.config.seed, Domain.TASKS, iteration=iteration)
+    return experiment.distribution.sample(experiment.config.meta_batch_size, split="train", rng=rng)
+
+
+def _collect(experiment: Experiment, iteration: int) -> tuple[list[Task], Stream, Trajectory]:
+    """One phase with initial parameters."""
+    tasks, stream = _tasks(experiment, iteration), Stream(experiment.config.seed, iteration, phase=0)
+    return tasks, stream, _collect_phase(experiment, tasks, stream, experiment.agent.init_adapted(len(tasks)))
+
+
+def _collect_phase(experiment: Experiment, tasks: list[Task], stream: Stream, params: torch.Tensor) -> Trajectory:
+    agent, lanes = experiment.agent, experiment.config.rollouts_per_task
+    return experiment.sampler.collect(
+        agent.policy(), params, tasks, stream, lanes=lanes, episodes=agent.episodes_per_trial
+    )
+
+
+def _now(device: str) -> float:
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def _peak_memory_mb() -> float:
+    """Sum over this process and its descendants of the peak resident set size (VmHWM)."""
+    status = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                lines = (entry / "status").read_text().splitlines()
+            except OSError:  # it ended meanwhile
+                continue
+            status[int(entry.name)] = dict(line.split(":", 1) for line in lines if ":" in line)
+    tree, grown = {os.getpid()}, True
+    while grown:
+        children = {pid for pid, fields in status.items() if int(fields["PPid"]) in tree} - tree
+        tree |= children
+        grown = bool(children)
+    return sum(int(status[pid].get("VmHWM", "0 kB").split()[0]) for pid in tree if pid in status) / 1024

@@ -1,0 +1,228 @@
+"""The command line: ``metarl COMMAND ...``, and ``train.py``, which is ``metarl train``.
+
+What is heavy is imported only once the command line has been found good. Results go to standard output, errors and
+notices to standard error; every expected failure is a short message and a documented exit code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import metarl
+from metarl import loading
+from metarl.errors import CheckpointError, ConfigError, MetarlError
+
+KINDS: dict[str, loading.Package] = {"tasks": "envs", "agents": "agents", "configs": "configs"}
+OVERRIDES = "key=value with dotted keys, such as seed=3 agent.inner_lr=0.1"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0, or that of the error (2 for a command line that cannot be run)."""
+    try:
+        options = _parse(list(sys.argv[1:] if argv is None else argv))
+        handler: Callable[[argparse.Namespace], str] = options.handler
+        _write(handler(options))
+    except MetarlError as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises where argparse would print and exit, so that all errors look the same."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}\n{' '.join(self.format_usage().split())}")
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser, commands = _parser()
+    if argv and not argv[0].startswith("-") and argv[0] not in commands:
+        raise ConfigError(f"no command {argv[0]!r}: {loading.nearest(argv[0], commands)}one of {', '.join(commands)}")
+    options, rest = parser.parse_known_args(argv)  # overrides may stand between and behind options
+    if "overrides" in options:
+        options.overrides += [item for item in rest if "=" in item]
+        rest = [item for item in rest if "=" not in item]
+    if rest:
+        raise ConfigError(f"unrecognized arguments: {' '.join(rest)}")
+    return options
+
+
+def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
+    parser = _Parser(prog="metarl", description=metarl.__doc__, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"metarl {metarl.__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(name: str, handler: Callable[[argparse.Namespace], str], help: str, **kwargs: Any) -> _Parser:
+        added: _Parser = commands.add_parser(name, help=help, description=help, allow_abbrev=False, **kwargs)
+        added.set_defaults(handler=handler, parser=added)
+        return added
+
+    train = command("train", _train, "start a run; prints its directory", add_help=False)
+    train.add_argument("-h", "--help", action="store_true", help="show this help, and with CONFIG all its keys")
+    train.add_argument("--print-config", action="store_true", help="print the resolved configuration and stop")
+    _add_config(train, optional=True)
+
+    resume = command("resume", _resume, "go on with a run from its newest checkpoint")
+    evaluate = command("evaluate", _evaluate, "measure how the agent of a run adapts to held-out tasks")
+    evaluate.add_argument("--json", action="store_true", help="print one JSON object")
+    hash_ = command("hash", _hash, "print one digest of all that training computed")
+    for added in (resume, evaluate, hash_):
+        added.add_argument("run", metavar="RUN", help="run directory")
+    for added in (resume, evaluate):
+        _add_allow(added)
+    resume.add_argument("overrides", nargs="*", metavar="key=value", help="iterations, sampler.*, eval.*, wandb.*, ...")
+    evaluate.add_argument("overrides", nargs="*", metavar="key=value", help="eval.*")
+
+    list_ = command("list", _list, "show what there is")
+    list_.add_argument("kinds", nargs="?", choices=list(KINDS), metavar="|".join(KINDS), help="one kind; default: all")
+
+    bench = command("bench", _bench, "measure speed; prints one JSON object")
+    bench.add_argument("part", choices=["sampling", "learner"], metavar="sampling|learner")
+    _add_config(bench)
+    return parser, list(commands.choices)
+
+
+def _add_config(parser: argparse.ArgumentParser, optional: bool = False) -> None:
+    parser.add_argument(
+        "config",
+        metavar="CONFIG",
+        nargs="?" if optional else None,
+        help="YAML file, or a name from `metarl list configs`",
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help=OVERRIDES)
+    _add_allow(parser)
+
+
+def _add_allow(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--allow",
+        action="append",
+        default=[],
+        metavar="MODULE:CLASS",
+        help="let task.name or agent.name be this class, whose module is imported and so run",
+    )
+
+
+def _train(options: argparse.Namespace) -> str:
+    from metarl import config
+
+    if options.config is None:
+        if options.help:
+            return str(options.parser.format_help())
+        raise ConfigError(
+            f"expected a CONFIG: a YAML file, or one of {', '.join(loading.available('configs')) or 'none'}"
+        )
+    loaded = config.load(options.config, options.overrides, options.allow)
+    if options.help:
+        return f"{options.parser.format_help()}\nkeys of {loaded.name}:\n\n{config.describe(loaded)}"
+    if options.print_config:
+        _notify(loaded.notices)
+        return config.dump(loaded.config)
+    from metarl import trainer
+
+    return str(trainer.train(loaded))
+
+
+def _resume(options: argparse.Namespace) -> str:
+    run = _run(options.run)
+    _check_overrides(options, "resume")
+    from metarl import trainer
+
+    return str(trainer.resume(run, options.overrides, options.allow))
+
+
+def _evaluate(options: argparse.Namespace) -> str:
+    run = _run(options.run)
+    _check_overrides(options, "evaluate")
+    from metarl import evaluation
+
+    result = evaluation.evaluate_run(run, options.overrides, options.allow)
+    return json.dumps(result) if options.json else _curve_table(result)
+
+
+def _hash(options: argparse.Namespace) -> str:
+    run = _run(options.run)
+    from metarl import run_dir
+
+    return run_dir.digest(run)
+
+
+def _list(options: argparse.Namespace) -> str:
+    kinds = [options.kinds] if options.kinds else list(KINDS)
+    blocks = []
+    for kind in kinds:
+        names = loading.available(KINDS[kind])
+        width = max(map(len, names), default=0)
+        lines = [f"  {name:{width}}  {loading.summary(KINDS[kind], name)}".rstrip() for name in names]
+        blocks.append("\n".join([f"{kind}:", *lines]))
+    return "\n\n".join(blocks)
+
+
+def _bench(options: argparse.Namespace) -> str:
+    from metarl import config
+
+    loaded = config.load(options.config, options.overrides, options.allow)
+    _notify(loaded.notices)
+    from metarl import bench
+
+    measure = bench.sampling if options.part == "sampling" else bench.learner
+    return json.dumps(measure(loaded.config))
+
+
+def _run(text: str) -> Path:
+    """A run directory.
+
+    Raises:
+        CheckpointError: there is none at that path.
+    """
+    run = Path(text)
+    if (run / "config.yaml").is_file():
+        return run
+    found = "a folder without config.yaml" if run.is_dir() else "a file" if run.exists() else "nothing"
+    raise CheckpointError(f"{text!r}: expected a run directory, as `metarl train` prints it, found {found}")
+
+
+def _check_overrides(options: argparse.Namespace, command: str) -> None:
+    """Before anything is imported for the command: raises ConfigError for keys that it cannot change."""
+    from metarl import config
+
+    changeable = config.RESUMABLE if command == "resume" else ("eval.*",)
+    config.check_override_keys(options.overrides, changeable, f"in `metarl {command}`")
+
+
+def _curve_table(result: dict[str, Any]) -> str:
+    """The adaptation curve as a table, 95 % intervals with it."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("adaptation steps", "mean return", "95 % low", "95 % high", title="held-out tasks")
+    for row in zip(result["steps"], result["mean"], result["low"], result["high"], strict=True):
+        table.add_row(str(row[0]), *(f"{value:.1f}" for value in row[1:]))
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get().rstrip()
+
+
+def _notify(notices: Sequence[str]) -> None:
+    for notice in notices:
+        print(f"notice: {notice}", file=sys.stderr)
+
+
+def _write(text: str) -> None:
+    """Print to standard output; a reader that has gone away (``| head``) is no error."""
+    try:
+        print(text.rstrip("\n"), flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit fails again

@@ -1,0 +1,138 @@
+"""What the user sees while a run goes on."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any, TextIO
+
+import rich.console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+
+class Console:
+    """A progress bar on a terminal, one plain line per iteration elsewhere (and on ``TERM=dumb``).
+
+    Never raises: when its stream is closed or its reader gone (``| head``), it falls silent and the run goes on.
+    Honours ``NO_COLOR``. Safe to call from several threads.
+    """
+
+    def __init__(self, iterations: int, *, start: int = 0, stream: TextIO | None = None) -> None:
+        """``start``: iterations done before, for a resumed run; ``stream``: standard output by default."""
+        self._iterations = iterations
+        self._start = start
+        self._started = time.monotonic()
+        self._lock = threading.Lock()
+        self._stream = stream if stream is not None else sys.stdout
+        self._silent = self._stream is None  # started without a standard output
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+        with suppress(AttributeError, OSError, ValueError):
+            self._stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # "→" in an ASCII locale
+        self._rich = rich.console.Console(file=self._stream)
+        self._terminal = self._rich.is_terminal and not self._rich.is_dumb_terminal
+
+    def iteration(self, metrics: Mapping[str, float]) -> None:
+        """Show one finished iteration; ``metrics`` has ``iteration``, ``env_steps`` and whatever else there is."""
+        parts = describe(metrics)
+        done, elapsed = int(metrics["iteration"]) - self._start, time.monotonic() - self._started
+        parts.append(_duration(elapsed))
+        if done > 0:
+            parts.append(f"eta {_duration(elapsed / done * (self._iterations - self._start - done))}")
+        if self._terminal:
+            self._try(lambda: self._advance(int(metrics["iteration"]), "  ".join(parts)))
+        else:
+            self.message("  ".join([f"iteration {metrics['iteration']}/{self._iterations}", *parts]))
+
+    def message(self, text: str) -> None:
+        """Show a line of its own, above the bar if there is one."""
+        if self._progress is not None:
+            self._try(lambda: self._rich.print(text, markup=False, highlight=False, soft_wrap=True))
+        else:
+            self._try(lambda: print(text, file=self._stream, flush=True))
+
+    def close(self) -> None:
+        """Leave the bar as it is and the terminal as it was."""
+        progress, self._progress = self._progress, None
+        if progress is not None:
+            self._try(progress.stop)
+
+    def _advance(self, iteration: int, summary: str) -> None:
+        if self._progress is None:
+            columns = (
+                TextColumn("iteration {task.completed}/{task.total}"),
+                BarColumn(20),
+                TextColumn("{task.description}"),
+            )
+            # No refresh thread and no redirected sys.stdout: a bar is not worth global state.
+            self._progress = Progress(
+                *columns, console=self._rich, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
+            )
+            self._task = self._progress.add_task("", total=self._iterations)
+            self._progress.start()
+            self._rich.show_cursor(True)  # a kill must not leave the terminal without one
+        assert self._task is not None
+        self._progress.update(self._task, completed=iteration, description=summary)
+        self._progress.refresh()
+
+    def _try(self, write: Callable[[], Any]) -> None:
+        with self._lock:
+            if self._silent:
+                return
+            try:
+                write()
+            except (OSError, ValueError):  # ValueError: the stream is closed
+                self._silent = True
+                self._progress = None
+                self._discard_rest()
+
+    def _discard_rest(self) -> None:
+        """Give a broken standard output somewhere to go, or Python's flush at exit fails and changes the exit code."""
+        if self._stream is sys.stdout:
+            with suppress(OSError, ValueError):
+                null = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null, self._stream.fileno())
+                os.close(null)
+
+
+def describe(metrics: Mapping[str, float]) -> list[str]:
+    """An iteration in words: environment steps, return and success before → after adaptation, speed."""
+    parts = [f"env_steps {_count(metrics['env_steps'])}"]
+    for name in ("return", "success"):
+        prefix = f"train/{name}/"
+        by_step = sorted(
+            (int(key.removeprefix(prefix)), value) for key, value in metrics.items() if _is_step(key, prefix)
+        )
+        if by_step:
+            ends = by_step if len(by_step) == 1 else [by_step[0], by_step[-1]]
+            parts.append(f"{name} {' → '.join(_number(value) for _, value in ends)}")
+    if "perf/env_steps_per_s" in metrics:
+        parts.append(f"{_count(metrics['perf/env_steps_per_s'])} steps/s")
+    return parts
+
+
+def _is_step(key: str, prefix: str) -> bool:
+    return key.startswith(prefix) and key.removeprefix(prefix).isdecimal()
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 999.5 else f"{value:.3g}"
+
+
+def _count(value: float) -> str:
+    """Three digits and a unit: 950, 12.3k, 1.92M."""
+    for limit, unit, suffix in ((999.5, 1, ""), (999.5e3, 1e3, "k"), (999.5e6, 1e6, "M")):
+        if value < limit:
+            return f"{value / unit:.3g}{suffix}"
+    return f"{value / 1e9:.3g}G"
+
+
+def _duration(seconds: float) -> str:
+    for limit, unit, name in ((59.5, 1.0, "s"), (3570.0, 60.0, "min"), (48 * 3600.0, 3600.0, "h")):
+        if seconds < limit:
+            return f"{seconds / unit:.2g} {name}"
+    return f"{seconds / 86400:.3g} days"

@@ -1,0 +1,45 @@
+"""The errors a user can meet, each with its documented exit code."""
+
+
+class MetarlError(Exception):
+    """Base of all expected failures; the command line prints the message and exits with ``exit_code``."""
+
+    exit_code = 1
+
+
+class ConfigError(MetarlError):
+    """A configuration or command line that cannot be run; nothing has been created."""
+
+    exit_code = 2
+
+
+class CheckpointError(MetarlError):
+    """A checkpoint that is missing, damaged or of another architecture or format."""
+
+    exit_code = 3
+
+
+class NumericError(MetarlError):
+    """A non-finite loss, gradient or action; parameters are untouched."""
+
+    exit_code = 4
+
+
+class WorkerError(MetarlError):
+    """An environment or a rollout worker failed more often than its budget allows."""
+
+    exit_code = 5
+
+
+class StorageError(MetarlError):
+    """A run directory that cannot be written."""
+
+    exit_code = 6
+
+
+class Interrupted(MetarlError):
+    """SIGINT or SIGTERM arrived; the exit code is 128 + the signal's number (130 or 143)."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"stopped by signal {signum}")
+        self.exit_code = 128 + signum

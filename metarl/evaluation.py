@@ -1,0 +1,93 @@
+"""How well an agent adapts to tasks it was not trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metarl.agent import Agent
+from metarl.sampler import Sampler
+from metarl.schema import EvalConfig
+from metarl.seeding import Domain, Stream, generator
+from metarl.statistics import bootstrap_ci
+
+
+@dataclass(frozen=True)
+class AdaptationCurve:
+    """Returns of fresh episodes after 0, 1, … adaptation steps on held-out tasks."""
+
+    returns: NDArray[np.float64]  # [points, tasks, episodes], undiscounted
+
+    @property
+    def by_task(self) -> NDArray[np.float64]:
+        """Mean over episodes, [points, tasks]."""
+        return np.asarray(self.returns.mean(axis=2))
+
+    def summary(self, seed: int) -> dict[str, Any]:
+        """Mean over tasks with a 95 % bootstrap interval at every point, as plain JSON data."""
+        rng = generator(seed, Domain.BOOTSTRAP)
+        intervals = [bootstrap_ci(values, rng=rng) for values in self.by_task]
+        return {
+            "steps": list(range(len(self.returns))),
+            "mean": [float(value) for value in self.by_task.mean(axis=1)],
+            "low": [low for low, _ in intervals],
+            "high": [high for _, high in intervals],
+            "returns": self.by_task.tolist(),
+        }
+
+
+class Evaluator:
+    """Adapts to held-out tasks fixed at construction, with its own streams: it changes nothing that training sees.
+
+    A family with fewer held-out tasks than ``num_tasks`` (two directions, say) is evaluated in ``num_tasks`` trials
+    over them. Every point of the curve is scored on episodes of its own, after adaptation on others. The same
+    parameters always give the same curve.
+    """
+
+    def __init__(self, sampler: Sampler, config: EvalConfig, *, seed: int) -> None:
+        self.sampler = sampler
+        self.config = config
+        self.seed = seed
+        self.tasks = sampler.distribution.sample(config.num_tasks, split="test", rng=generator(seed, Domain.EVAL_TASKS))
+
+    def evaluate(self, agent: Agent) -> AdaptationCurve:
+        """The curve of the agent's current parameters."""
+        config, points = self.config, []
+        adapted = agent.init_adapted(len(self.tasks))
+        for step in range(config.adapt_steps + 1):
+            scored = self.sampler.collect(
+                agent.policy(),
+                adapted,
+                self.tasks,
+                self._stream(2 * step),
+                lanes=config.score_episodes,
+                deterministic=config.deterministic,
+            )
+            points.append(scored.episode_returns().squeeze(-1).numpy())
+            if step < config.adapt_steps:
+                stream = self._stream(2 * step + 1)
+                batch = self.sampler.collect(agent.policy(), adapted, self.tasks, stream, lanes=config.adapt_episodes)
+                rng = generator(self.seed, Domain.EVAL_LEARNER, phase=step)
+                adapted = agent.adapt(adapted, batch, step=step, rng=rng)
+        return AdaptationCurve(np.stack(points))
+
+    def _stream(self, phase: int) -> Stream:
+        return Stream(self.seed, iteration=0, phase=phase, evaluation=True)
+
+
+def evaluate_run(run: Path, overrides: Sequence[str] = (), allow: Sequence[str] = ()) -> dict[str, Any]:
+    """The adaptation curve of a run's newest checkpoint, with ``eval.*`` overrides; writes nothing."""
+    from metarl import checkpoint, config, run_dir
+    from metarl.experiment import build
+
+    saved = config.resume_config(config.load(str(run / "config.yaml"), allow=allow).config, overrides)
+    found = checkpoint.latest(run_dir.checkpoints(run))
+    with build(saved) as experiment:
+        experiment.agent.load_state(found.tensors)
+        curve = Evaluator(experiment.sampler, saved.eval, seed=saved.seed).evaluate(experiment.agent)
+    return {"run": str(run), **found.state["counters"], **curve.summary(saved.seed)}

@@ -1,0 +1,63 @@
+"""What a validated configuration describes, built: tasks, agent, executor and sampler."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from metarl import loading
+from metarl.agent import Agent
+from metarl.executors import Executor, make_executor
+from metarl.sampler import Sampler
+from metarl.schema import RunConfig
+from metarl.seeding import Domain, generator
+from metarl.tasks import TaskDistribution
+
+CPU_TASKS_PER_CHUNK = 4  # activations of 4 tasks × 2000 steps × 64 units fit a core's cache
+
+
+def resolve(config: RunConfig) -> RunConfig:
+    """Replace ``auto`` wherever it decides the bits of a result: device, learner threads and chunk size."""
+    device = config.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    threads, chunk = config.learner.threads, config.learner.tasks_per_chunk
+    if threads == "auto":
+        threads = len(os.sched_getaffinity(0))
+    if chunk == "auto":
+        chunk = CPU_TASKS_PER_CHUNK if device == "cpu" else config.meta_batch_size
+    learner = config.learner.model_copy(update={"threads": threads, "tasks_per_chunk": chunk})
+    return config.model_copy(update={"device": device, "learner": learner})
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The running parts of one configuration."""
+
+    config: RunConfig  # resolved
+    distribution: TaskDistribution
+    agent: Agent
+    executor: Executor
+    sampler: Sampler
+
+
+@contextmanager
+def build(config: RunConfig) -> Iterator[Experiment]:
+    """Build a resolved configuration's parts; the executor's workers end with the context."""
+    torch.set_num_threads(1)  # rollouts and chunks of tasks are what runs in parallel, not tensor operations
+    allow = (config.task.name, config.agent.name)  # validated when the configuration was loaded
+    distribution = loading.task_distribution(config.task.name, allow=allow)(config.task)
+    agent = loading.agent(config.agent.name, allow=allow)(
+        distribution.spaces,
+        config.agent,
+        config.learner,
+        device=torch.device(config.device),
+        rng=generator(config.seed, Domain.INIT),
+    )
+    with make_executor(config.sampler) as executor:
+        sampler = Sampler(distribution, executor, tasks_per_unit=config.sampler.tasks_per_unit)
+        yield Experiment(config, distribution, agent, executor, sampler)

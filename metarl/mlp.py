@@ -1,0 +1,183 @@
+"""Multilayer perceptrons over stacked parameters, with their exact first and second directional derivatives.
+
+Every function takes C parameter vectors at once (one per task, stacked in a leading axis) and C batches of M inputs.
+Layer l computes zₗ = hₗ₋₁Wₗ + bₗ and hₗ = φ(zₗ), the last layer stops at z. Derivatives are written out rather than
+taken by autograd, because trust-region meta-updates multiply by the same Jacobians and Hessians dozens of times:
+what depends only on parameters and data is computed once, and everything else is matrix products with in-place
+elementwise work.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Activation = Literal["tanh", "relu"]
+Layer = tuple[Tensor, Tensor]  # weight [C, in, out], bias [C, 1, out]
+
+
+@dataclass(frozen=True)
+class MLP:
+    """The shape of a network: ``sizes`` from input to output, and the activation φ between layers."""
+
+    sizes: tuple[int, ...]
+    activation: Activation = "tanh"
+
+    @property
+    def num_parameters(self) -> int:
+        """Weights and biases of all layers."""
+        return sum((fan_in + 1) * fan_out for fan_in, fan_out in self._fans())
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of the parameters, in the order in which they lie in a flat vector."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        for index, (fan_in, fan_out) in enumerate(self._fans()):
+            shapes[f"layer{index}.weight"] = (fan_in, fan_out)
+            shapes[f"layer{index}.bias"] = (fan_out,)
+        return shapes
+
+    def layers(self, flat: Tensor) -> list[Layer]:
+        """Views of stacked flat parameters [C, P'] with P' ≥ ``num_parameters``, layer by layer."""
+        layers, start = [], 0
+        for fan_in, fan_out in self._fans():
+            bias = start + fan_in * fan_out
+            weight = flat[:, start:bias].unflatten(1, (fan_in, fan_out))
+            layers.append((weight, flat[:, None, bias : bias + fan_out]))
+            start = bias + fan_out
+        return layers
+
+    def forward(self, layers: Sequence[Layer], x: Tensor) -> Tensor:
+        """Outputs [C, M, out] for inputs [C, M, in]."""
+        for weight, bias in layers[:-1]:
+            x = self.activate(torch.baddbmm(bias, x, weight))
+        return torch.baddbmm(layers[-1][1], x, layers[-1][0])
+
+    def activate(self, z: Tensor) -> Tensor:
+        """φ(z), in place."""
+        return z.tanh_() if self.activation == "tanh" else z.relu_()
+
+    def times_slope_(self, values: Tensor, h: Tensor) -> Tensor:
+        """``values``·φ'(z) in place, given h = φ(z): 1 − h² for tanh, 1 or 0 for relu; one fused pass over memory."""
+        if self.activation == "tanh":
+            torch.ops.aten.tanh_backward.grad_input(values, h, grad_input=values)
+        else:
+            torch.ops.aten.threshold_backward.grad_input(values, h, 0.0, grad_input=values)
+        return values
+
+    def _fans(self) -> list[tuple[int, int]]:
+        return list(zip(self.sizes[:-1], self.sizes[1:], strict=True))
+
+
+class Scratch(threading.local):
+    """Working memory that is reused from call to call: fresh large tensors cost more than the arithmetic on them.
+
+    A tensor taken under a name is valid until the same thread takes that name again.
+    """
+
+    def __init__(self) -> None:
+        self._tensors: dict[tuple[str, torch.Size], Tensor] = {}
+
+    def take(self, name: str, like: Tensor, width: int) -> Tensor:
+        """An uninitialised tensor [C, M, width] of the dtype and device of ``like`` [C, M, …]."""
+        shape = torch.Size((*like.shape[:2], width))
+        tensor = self._tensors.get((name, shape))
+        if tensor is None or tensor.dtype != like.dtype or tensor.device != like.device:
+            tensor = self._tensors[name, shape] = like.new_empty(shape)
+        return tensor
+
+
+class Linearization:
+    """A network at fixed parameters and inputs: the outputs, and products with the Jacobian J of outputs by parameters.
+
+    Changes and gradients by hidden layer live in ``scratch`` and last until the next product that uses the same one.
+    """
+
+    def __init__(self, mlp: MLP, flat: Tensor, x: Tensor, scratch: Scratch) -> None:
+        self.mlp = mlp
+        self.scratch = scratch
+        self.num_parameters = flat.shape[1]
+        self.layers = mlp.layers(flat)
+        self.hidden = [x]  # h₀ = x, h₁, …: [C, M, width]
+        for weight, bias in self.layers[:-1]:
+            self.hidden.append(mlp.activate(torch.baddbmm(bias, self.hidden[-1], weight)))
+        self.output = torch.baddbmm(self.layers[-1][1], self.hidden[-1], self.layers[-1][0])
+
+    def jvp(self, direction: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """J·v for directions v [C, P]: the change of the outputs [C, M, out], and that of each hidden layer."""
+        changes: list[Tensor] = []
+        last = len(self.layers) - 1
+        for index, (d_weight, d_bias) in enumerate(self.mlp.layers(direction)):
+            h = self.hidden[index]
+            dz = self.scratch.take(f"change{index}", h, d_weight.shape[2])
+            torch.baddbmm(d_bias, h, d_weight, out=dz)
+            if changes:
+                dz.baddbmm_(changes[-1], self.layers[index][0])
+            changes.append(dz if index == last else self.mlp.times_slope_(dz, self.hidden[index + 1]))
+        return changes[-1], changes[:-1]
+
+    def vjp(self, cotangent: Tensor) -> Tensor:
+        """Jᵀ·g [C, P] for cotangents g [C, M, out]."""
+        gradient = self.output.new_empty(self.output.shape[0], self.num_parameters)
+        gradient[:, self.mlp.num_parameters :] = 0.0
+        grad_layers = self.mlp.layers(gradient)
+        delta = cotangent
+        for index in reversed(range(len(self.layers))):
+            self.weight_gradient(index, delta, grad_layers[index])
+            if index > 0:
+                delta = self.mlp.times_slope_(self.backward(index, delta), self.hidden[index])
+        return gradient
+
+    def weight_gradient(self, index: int, delta: Tensor, out: Layer) -> None:
+        """Gradients by one layer's weight and bias, into ``out``, given those by its pre-activations."""
+        torch.bmm(self.hidden[index].mT, delta, out=out[0])
+        torch.sum(delta, dim=1, keepdim=True, out=out[1])
+
+    def backward(self, index: int, delta: Tensor) -> Tensor:
+        """Gradients by a layer's inputs, in scratch, given those by its pre-activations."""
+        weight = self.layers[index][0]
+        return torch.bmm(delta, weight.mT, out=self.scratch.take(f"backward{index}", delta, weight.shape[1]))
+
+
+class Curvature:
+    """Gradient and Hessian-vector products of a loss of a network's outputs.
+
+    For L(θ) = ℓ(o(θ)), ∇²L·v = Jᵀ(∇²ℓ)J·v + Σ(∂ℓ/∂o)∇²o·v. :meth:`product` takes the first factor (∇²ℓ)J·v, the change
+    of ∂ℓ/∂o along v, from the loss. Exact, by Pearlmutter's R-operator (1994, Neural Computation 6(1), "Fast exact
+    multiplication by the Hessian"): one forward and one backward pass of directional derivatives.
+    """
+
+    def __init__(self, net: Linearization, cotangent: Tensor) -> None:
+        self.net = net
+        self.gradient = net.output.new_zeros(net.output.shape[0], net.num_parameters)
+        grad_layers = net.mlp.layers(self.gradient)
+        self.deltas = [cotangent]  # ∂L/∂zₗ
+        self.bends: list[Tensor] = []  # ∂L/∂hₗ·φ''/φ', which for tanh is −2h·∂L/∂hₗ
+        for index in reversed(range(len(net.layers))):
+            net.weight_gradient(index, self.deltas[0], grad_layers[index])
+            if index > 0:
+                upstream = net.backward(index, self.deltas[0])
+                if net.mlp.activation == "tanh":
+                    self.bends.insert(0, (upstream * net.hidden[index]).mul_(-2.0))
+                self.deltas.insert(0, net.mlp.times_slope_(upstream.clone(), net.hidden[index]))
+
+    def product(self, direction: Tensor, cotangent_change: Tensor, hidden_changes: Sequence[Tensor]) -> Tensor:
+        """∇²L·v [C, P], given the hidden changes of ``net.jvp(v)`` and the change of ∂L/∂o along v."""
+        net = self.net
+        result = torch.zeros_like(direction)
+        grad_layers, d_layers = net.mlp.layers(result), net.mlp.layers(direction)
+        change = cotangent_change
+        for index in reversed(range(len(net.layers))):
+            net.weight_gradient(index, change, grad_layers[index])
+            if index > 0:
+                grad_layers[index][0].baddbmm_(hidden_changes[index - 1].mT, self.deltas[index])
+                change = net.backward(index, change)
+                change.baddbmm_(self.deltas[index], d_layers[index][0].mT)
+                net.mlp.times_slope_(change, net.hidden[index])
+                if self.bends:
+                    change.addcmul_(self.bends[index - 1], hidden_changes[index - 1])
+        return result

@@ -1,0 +1,93 @@
+"""Returns and advantages along the last axis; pure functions of tensors ``[..., T]``.
+
+``end`` marks the last step of an episode (terminated or truncated). Several episodes may follow one another in a
+row; padding behind the last one has ``valid`` false and must hold zeros, which then stay zeros.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def discounted_returns(reward: Tensor, end: Tensor, *, gamma: float) -> Tensor:
+    """Reward-to-go within each episode, Gₜ = rₜ + γ(1−endₜ)Gₜ₊₁, in the reward's units of return.
+
+    Raises:
+        ValueError: ``gamma`` is outside [0, 1], or the shapes differ.
+    """
+    if not 0 <= gamma <= 1:
+        raise ValueError(f"expected gamma in [0, 1], got {gamma}")
+    if reward.shape != end.shape:
+        raise ValueError(f"expected equal shapes, got {tuple(reward.shape)} and {tuple(end.shape)}")
+    return _discounted_sum(reward, end, gamma)
+
+
+def gae(
+    reward: Tensor, value: Tensor, next_value: Tensor, terminated: Tensor, end: Tensor, *, gamma: float, lam: float
+) -> Tensor:
+    """Generalised advantage estimates, Aₜ = δₜ + γλ(1−endₜ)Aₜ₊₁ with δₜ = rₜ + γ(1−terminatedₜ)V(sₜ₊₁) − V(sₜ).
+
+    ``next_value`` is V of the true successor, so that a truncated episode is bootstrapped; pass ``end`` as
+    ``terminated`` for the convention of MAML and ProMP, in which the horizon ends the return and the value function
+    knows the time. λ = 1 gives Monte-Carlo advantages, λ = 0 one-step TD errors. Not standardised: see
+    :func:`standardize`.
+
+    Raises:
+        ValueError: ``gamma`` or ``lam`` is outside [0, 1], or the shapes differ.
+
+    Source: Schulman et al. 2016, arXiv:1506.02438, eq. 16; the split of termination and truncation as in Pardo et
+    al. 2018, arXiv:1712.00378, section 3.
+    """
+    for name, factor in (("gamma", gamma), ("lam", lam)):
+        if not 0 <= factor <= 1:
+            raise ValueError(f"expected {name} in [0, 1], got {factor}")
+    shapes = [tuple(tensor.shape) for tensor in (reward, value, next_value, terminated, end)]
+    if len(set(shapes)) > 1:
+        raise ValueError(f"expected equal shapes, got {shapes}")
+    delta = reward + gamma * torch.where(terminated, 0.0, next_value) - value
+    return _discounted_sum(delta, end, gamma * lam)
+
+
+def successor_values(value: Tensor, end: Tensor) -> Tensor:
+    """V(sₜ₊₁) from V(sₜ) within each episode; zero at its end."""
+    shifted = torch.zeros_like(value)
+    shifted[..., :-1] = value[..., 1:]
+    return torch.where(end, 0.0, shifted)
+
+
+def standardize(values: Tensor, weight: Tensor, *, epsilon: float = 1e-8) -> Tensor:
+    """(x − μ) / (σ + ε) with the weighted mean and population standard deviation over the last axis.
+
+    ``weight`` [..., M] sums to 1 along it; entries of weight 0 come out as 0. The denominator is the standard
+    deviation, as in Finn et al. 2017's and ProMP's code; garage and the Meta-World+ baselines divide by the variance
+    instead.
+    """
+    mean = (values * weight).sum(-1, keepdim=True)
+    centred = values - mean
+    std = (centred.square() * weight).sum(-1, keepdim=True).sqrt()
+    return torch.where(weight > 0, centred / (std + epsilon), 0.0)
+
+
+def explained_variance(prediction: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """1 − Var(target − prediction) / Var(target) along the last axis; NaN where the target does not vary.
+
+    ``weight`` [..., M] sums to 1 along it and is 0 on padding.
+    """
+
+    def variance(values: Tensor) -> Tensor:
+        centred = values - (values * weight).sum(-1, keepdim=True)
+        return (centred.square() * weight).sum(-1)
+
+    spread = variance(target)
+    varies = spread > 1e-10 * (target.square() * weight).sum(-1)  # beyond what rounding leaves of a constant
+    return torch.where(varies, 1 - variance(target - prediction) / spread, torch.nan)
+
+
+def _discounted_sum(values: Tensor, end: Tensor, factor: float) -> Tensor:
+    time_first = values.movedim(-1, 0)
+    carry = (~end).to(values.dtype).mul_(factor).movedim(-1, 0).contiguous()
+    result = time_first.contiguous().clone()
+    for t in range(len(result) - 2, -1, -1):
+        result[t].addcmul_(carry[t], result[t + 1])
+    return result.movedim(0, -1)

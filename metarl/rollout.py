@@ -1,0 +1,196 @@
+"""The rollout unit: a pure function from policy, parameters, a few tasks and stream keys to trajectories."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from metarl.errors import NumericError
+from metarl.policies import Policy
+from metarl.seeding import Stream
+from metarl.tasks import Task, TaskDistribution, VectorTaskEnv
+from metarl.types import PolicyInput
+
+Arrays = dict[str, NDArray[Any]]  # a Trajectory's fields as arrays [n, E, …]; "dist/<name>" for distribution parameters
+
+
+@dataclass(frozen=True)
+class RolloutUnit:
+    """All that a rollout needs. Whole tasks, ``lanes`` rows each; rows of a lane's trial follow one another in time."""
+
+    distribution: TaskDistribution
+    policy: Policy
+    params: NDArray[np.float32]  # [n, P], one row per task
+    tasks: tuple[Task, ...]
+    first_slot: int  # position of tasks[0] in the meta-batch: task slots key the random streams
+    stream: Stream
+    lanes: int
+    episodes: int
+    deterministic: bool
+
+    def describe(self) -> str:
+        """The unit in a few words, for error messages."""
+        last = self.first_slot + len(self.tasks) - 1
+        return (
+            f"tasks {self.first_slot}–{last} {[dict(task) for task in self.tasks]}, "
+            f"{self.lanes} lanes × {self.episodes} episodes, {self.stream}"
+        )
+
+
+def rollout(unit: RolloutUnit) -> Arrays:
+    """Run every lane for exactly ``episodes`` episodes, one behind the other, and return the unit's arrays.
+
+    Rows keep their places from the first step to the last, ended ones are masked and not dropped: the policy always
+    sees the same batch shape, so that no lane's numbers depend on when another one ends.
+
+    Raises:
+        NumericError: an observation, a reward or an action is not finite.
+    """
+    env = _environment(unit.distribution, len(unit.tasks) * unit.lanes)
+    env.set_tasks([task for task in unit.tasks for _ in range(unit.lanes)])
+    with torch.inference_mode():
+        recorder = _Recorder(unit, env)
+        recorder.run()
+        return recorder.arrays()
+
+
+class _Recorder:
+    """One pass through a unit: the loop, and the arrays [rows, T, …] that it fills."""
+
+    def __init__(self, unit: RolloutUnit, env: VectorTaskEnv) -> None:
+        self.unit, self.env = unit, env
+        self.rows = env.num_envs
+        self.steps = unit.episodes * unit.distribution.horizon
+        self.params = unit.policy.unpack(torch.from_numpy(unit.params))
+        self.noise = None if unit.deterministic else torch.from_numpy(self._draw_noise())
+        self.seeds = draw_reset_seeds(unit.stream, unit.first_slot, len(unit.tasks), unit.lanes, unit.episodes)
+        spaces = unit.distribution.spaces
+        action = spaces.action
+        shape = (self.steps, self.rows)
+        self.obs = np.zeros((*shape, spaces.observation.size), np.float32)
+        self.action = np.zeros((*shape, action.size), np.float32) if action.kind == "box" else np.zeros(shape, np.int64)
+        self.bound = env.action_scale if action.kind == "box" else 0.0  # what lies beyond is not executed
+        self.reward = np.zeros(shape, np.float32)
+        self.terminated, self.truncated, self.first, self.valid = (np.zeros(shape, np.bool_) for _ in range(4))
+        self.final_obs = np.zeros((self.rows, unit.episodes, spaces.observation.size), np.float32)
+        self.outputs: list[torch.Tensor] = []
+
+    def run(self) -> None:
+        unit, env = self.unit, self.env
+        episode = np.zeros(self.rows, np.int64)
+        first = np.ones(self.rows, np.bool_)
+        obs = self._reset(self.seeds[:, 0].tolist(), None, 0)
+        state = unit.policy.initial_state(self.rows)
+        prev_action = torch.zeros_like(torch.from_numpy(self.action[0]))
+        # Rows: previous reward, terminated, truncated; first. The policy reads them as tensors over the same memory.
+        flags = np.zeros((4, self.rows), np.float32)
+        flag_tensors = [torch.from_numpy(row) for row in flags]
+        flags[3] = 1.0
+        for t in range(self.steps):
+            live = episode < unit.episodes
+            step = PolicyInput(torch.from_numpy(obs), prev_action, *flag_tensors)
+            noise = None if self.noise is None else self.noise[t]
+            drawn, outputs, state = unit.policy.act(self.params, step, state, noise)
+            action = drawn.numpy()
+            self._require_finite("actions", action, t)
+            raw_obs, reward, terminated, truncated, _ = env.step(action)
+            self._require_finite("observations", raw_obs, t)
+            self._require_finite("rewards", reward, t)
+            next_obs = raw_obs.astype(np.float32)
+            self.outputs.append(outputs)
+            self.obs[t], self.action[t], self.reward[t] = obs, action, reward
+            self.terminated[t], self.truncated[t] = terminated & live, truncated & live
+            self.first[t], self.valid[t] = first & live, live
+            ended = live & (terminated | truncated)
+            if ended.any():
+                rows = np.flatnonzero(ended)
+                self.final_obs[rows, episode[rows]] = next_obs[rows]
+                episode[rows] += 1
+                again = ended & (episode < unit.episodes)
+                if again.any():
+                    seeds = self.seeds[np.arange(self.rows), np.minimum(episode, unit.episodes - 1)].tolist()
+                    next_obs = self._reset(seeds, {"reset_mask": again}, t)
+                elif not (episode < unit.episodes).any():
+                    break
+            flags[0], flags[1], flags[2], flags[3] = reward, self.terminated[t], self.truncated[t], ended
+            prev_action = drawn.clamp(-self.bound, self.bound) if self.bound else drawn
+            obs, first = next_obs, ended
+
+    def arrays(self) -> Arrays:
+        """The recorded fields as [n, E, T, …], zero behind the last valid step; T is always episodes × horizon."""
+        outputs = torch.stack(self.outputs)  # [t, rows, O]
+        n, lanes, steps = len(self.unit.tasks), self.unit.lanes, len(self.outputs)
+
+        def by_task(values: NDArray[Any]) -> NDArray[Any]:  # [T, rows, …] → [n, E, T, …]
+            return np.ascontiguousarray(np.moveaxis(values, 0, 1)).reshape(
+                n, lanes, *values.shape[:1], *values.shape[2:]
+            )
+
+        per_task = outputs.movedim(0, 1).reshape(n, lanes * steps, -1)
+        action = torch.from_numpy(by_task(self.action[:steps])).flatten(1, 2)
+        log_prob, dist = self.unit.policy.describe(self.params, per_task, action)
+        described = {"log_prob": log_prob} | {f"dist/{name}": value for name, value in dist.items()}
+        result: Arrays = {}
+        for name in ("obs", "action", "reward", "terminated", "truncated", "first", "valid"):
+            result[name] = by_task(getattr(self, name))
+        for name, value in described.items():
+            padded = np.zeros((n, lanes, self.steps, *value.shape[2:]), np.float32)
+            padded[:, :, :steps] = value.unflatten(1, (lanes, steps)).numpy()
+            result[name] = padded
+        padding = ~result["valid"]
+        if padding.any():
+            for name in ("obs", "action", "reward", *described):
+                result[name][padding] = 0
+        result["final_obs"] = self.final_obs.reshape(n, lanes, *self.final_obs.shape[1:])
+        return result
+
+    def _draw_noise(self) -> NDArray[np.float32]:
+        """[T, rows, noise_size], one block per lane from the lane's own stream."""
+        policy, unit = self.unit.policy, self.unit
+        noise = np.empty((self.rows, self.steps, policy.noise_size), np.float32)
+        for row in range(self.rows):
+            rng = unit.stream.noise(unit.first_slot + row // unit.lanes, row % unit.lanes)
+            if policy.noise_kind == "normal":
+                rng.standard_normal(dtype=np.float32, out=noise[row])
+            else:
+                rng.random(dtype=np.float32, out=noise[row])
+        return np.ascontiguousarray(noise.swapaxes(0, 1))
+
+    def _reset(self, seeds: list[int], options: dict[str, Any] | None, t: int) -> NDArray[np.float32]:
+        obs = self.env.reset(seed=seeds, options=options)[0]
+        self._require_finite("observations", obs, t)
+        return obs.astype(np.float32)
+
+    def _require_finite(self, what: str, values: NDArray[Any], t: int) -> None:
+        """Raise NumericError with the first place where ``values`` [rows, …] are not finite."""
+        if np.isfinite(values).all():
+            return
+        row = int(np.flatnonzero(~np.isfinite(values.reshape(self.rows, -1)).all(axis=1))[0])
+        n, lane = divmod(row, self.unit.lanes)
+        raise NumericError(
+            f"expected finite {what}, got {values[row]} at step {t} of lane {lane} of task slot "
+            f"{self.unit.first_slot + n}, {dict(self.unit.tasks[n])}"
+        )
+
+
+def draw_reset_seeds(stream: Stream, first_slot: int, num_tasks: int, lanes: int, episodes: int) -> NDArray[np.int64]:
+    """Seeds [rows, episodes] in [0, 2**31) for the resets of consecutive tasks' lanes."""
+    slots = range(first_slot, first_slot + num_tasks)
+    return np.concatenate([stream.reset(slot).integers(2**31, size=(lanes, episodes)) for slot in slots])
+
+
+_environments: dict[tuple[str, int], VectorTaskEnv] = {}
+
+
+def _environment(distribution: TaskDistribution, num_lanes: int) -> VectorTaskEnv:
+    """This process's environment for a family and lane count: building one can take longer than running it."""
+    family = type(distribution)
+    key = (f"{family.__module__}:{family.__qualname__}:{distribution.config!r}", num_lanes)
+    if key not in _environments:
+        _environments.clear()  # one is enough: sizes alternate only between training and evaluation
+        _environments[key] = distribution.make_vector(num_lanes)
+    return _environments[key]

@@ -1,0 +1,88 @@
+"""The sampler: tasks and parameters in, one trajectory out; how and where rollouts run is its executor's business."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarl.executors import Executor
+from metarl.parallel import task_chunks
+from metarl.policies import Policy
+from metarl.rollout import Arrays, RolloutUnit, rollout
+from metarl.seeding import Stream
+from metarl.tasks import Task, TaskDistribution
+from metarl.types import Trajectory
+
+MAX_TASKS_PER_UNIT = 20
+
+
+class Sampler:
+    """Cuts a meta-batch into units of whole tasks and puts their results together in task order.
+
+    Larger units cost less per step, more units keep more workers busy: ``auto`` makes one per worker, of at most
+    20 tasks. It may depend on the number of workers because batched matrix products over stacked parameters give a
+    task the same bits in any company.
+    """
+
+    def __init__(
+        self, distribution: TaskDistribution, executor: Executor, *, tasks_per_unit: int | Literal["auto"] = "auto"
+    ) -> None:
+        self.distribution = distribution
+        self.executor = executor
+        self.tasks_per_unit = tasks_per_unit
+
+    def collect(
+        self,
+        policy: Policy,
+        params: Tensor,
+        tasks: Sequence[Task],
+        stream: Stream,
+        *,
+        lanes: int,
+        episodes: int = 1,
+        deterministic: bool = False,
+    ) -> Trajectory:
+        """Exactly ``episodes`` consecutive episodes in each of ``lanes`` lanes of every task.
+
+        ``params`` [N, P] has one row per task. Gradient agents ask for E lanes × 1 episode, memory agents for E lanes ×
+        n episodes, which are E trials. With ``deterministic`` the policy's mode acts.
+
+        Raises:
+            NumericError: an observation, reward or action was not finite.
+            WorkerError: environments or workers failed more often than their budget allows.
+        """
+        if len(params) != len(tasks):
+            raise ValueError(f"expected one row of parameters per task ({len(tasks)}), got {len(params)}")
+        rows = params.detach().cpu().numpy()
+        units = [
+            RolloutUnit(
+                self.distribution,
+                policy,
+                rows[part],
+                tuple(tasks[part]),
+                part.start,
+                stream,
+                lanes,
+                episodes,
+                deterministic,
+            )
+            for part in task_chunks(len(tasks), self._unit_size(len(tasks)))
+        ]
+        return _trajectory(self.executor.map(rollout, units))
+
+    def _unit_size(self, num_tasks: int) -> int:
+        if self.tasks_per_unit != "auto":
+            return self.tasks_per_unit
+        return min(MAX_TASKS_PER_UNIT, math.ceil(num_tasks / max(1, self.executor.workers)))
+
+
+def _trajectory(parts: Sequence[Arrays]) -> Trajectory:
+    """Units' arrays in task order as one trajectory of tensors."""
+    whole = {name: torch.from_numpy(np.concatenate([part[name] for part in parts])) for name in parts[0]}
+    dist = {name.removeprefix("dist/"): whole.pop(name) for name in list(whole) if name.startswith("dist/")}
+    return Trajectory(dist=dist, **whole)

@@ -1,0 +1,78 @@
+"""The data that flows between sampler, policy and agent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+Metrics = dict[str, float]
+
+
+class PolicyInput(NamedTuple):
+    """What a policy sees at one step, for ``rows`` lanes. Memory policies use all of it, others only ``obs``.
+
+    Built outside of any reset, so that the last reward and flags of an episode arrive with the first observation of the
+    next; all but ``obs`` are zero (``first`` is one) at the start of a trial. The memory is reused at the next step: a
+    policy that keeps inputs copies them.
+    """
+
+    obs: Tensor  # [rows, obs]
+    prev_action: Tensor  # [rows, act], as executed; zeros at the start of a trial
+    prev_reward: Tensor  # [rows]
+    prev_terminated: Tensor  # [rows], 0 or 1
+    prev_truncated: Tensor  # [rows], 0 or 1
+    first: Tensor  # [rows], 1 at the first step of an episode
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """What one ``Sampler.collect`` returns: N tasks, E lanes per task, T steps, time last of the batch axes.
+
+    A lane holds ``episodes`` episodes one behind the other without gaps; ``valid`` is false only behind its last
+    step, where all other fields are zero. ``terminated`` and ``truncated`` mark the last step of an episode and
+    never merge.
+    """
+
+    obs: Tensor  # [N, E, T, obs]
+    action: Tensor  # [N, E, T, act] as drawn, before any scaling or clipping; [N, E, T] integers for discrete actions
+    reward: Tensor  # [N, E, T]
+    terminated: Tensor  # [N, E, T] bool
+    truncated: Tensor  # [N, E, T] bool
+    first: Tensor  # [N, E, T] bool, first step of an episode
+    valid: Tensor  # [N, E, T] bool
+    log_prob: Tensor  # [N, E, T] of ``action`` under the behaviour policy
+    dist: Mapping[str, Tensor]  # behaviour distribution parameters, each [N, E, T, …]
+    final_obs: Tensor  # [N, E, episodes, obs], the observation after each episode's last step
+    success: Tensor | None = None  # [N, E, T] bool where the family knows success
+
+    @property
+    def num_steps(self) -> int:
+        """Valid environment steps."""
+        return int(self.valid.sum())
+
+    def tasks(self, part: slice) -> Trajectory:
+        """The trajectories of some of the tasks; a view, no copy."""
+        return self._map(lambda tensor: tensor[part])
+
+    def to(self, device: torch.device | str) -> Trajectory:
+        """The same trajectory on another device."""
+        return self._map(lambda tensor: tensor.to(device))
+
+    def episode_returns(self) -> Tensor:
+        """Undiscounted return of every episode, [N, E, episodes], in the task's reward units."""
+        episodes = self.final_obs.shape[2]
+        index = (self.first.cumsum(-1) - 1).clamp(min=0)
+        returns = torch.zeros(*self.reward.shape[:2], episodes, dtype=torch.float64, device=self.reward.device)
+        return returns.scatter_add_(2, index, self.reward.double() * self.valid)
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Trajectory:
+        def apply(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return function(value)
+            return {k: function(v) for k, v in value.items()} if isinstance(value, Mapping) else value
+
+        return Trajectory(**{f.name: apply(getattr(self, f.name)) for f in fields(self)})

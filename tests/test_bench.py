@@ -1,0 +1,144 @@
+"""Benchmarks: what they report on a tiny configuration, and that the bare loop replays the sampler's own physics."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import mujoco
+import numpy as np
+import pytest
+
+from metarl import bench, config
+from metarl.envs.half_cheetah_dir import HalfCheetahDirConfig, HalfCheetahDirDistribution
+from metarl.executors import InProcess
+from metarl.policies import init_parameters, make_policy
+from metarl.rollout import draw_reset_seeds
+from metarl.sampler import Sampler
+from metarl.schema import RunConfig
+from metarl.seeding import Domain, Stream, generator
+from metarl.tasks import Task, TaskDistribution
+
+TINY = [
+    "seed=1",
+    "meta_batch_size=4",
+    "rollouts_per_task=3",
+    "agent.hidden_sizes=[8]",
+    "sampler.tasks_per_unit=2",
+    "learner.threads=1",
+    "device=cpu",
+]
+
+
+def tiny(name: str, *overrides: str) -> RunConfig:
+    return config.load(name, [*TINY, *overrides]).config
+
+
+@pytest.fixture(autouse=True)
+def few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "ROUNDS", 2)
+    monkeypatch.setattr(bench, "GEMM_SIZE", 100)
+
+
+def test_sampling_is_measured_against_the_bare_physics() -> None:
+    result = bench.sampling(tiny("maml_trpo_half_cheetah_dir", "task.horizon=20", "sampler.workers=1"))
+    peak = result.pop("peak_memory_mb")
+    sampled, raw, ratio = (result.pop(key) for key in ("env_steps_per_s", "raw_steps_per_s", "ratio"))
+    assert result == {
+        "config": "half_cheetah_dir",
+        "tasks": 4,
+        "lanes": 3,
+        "horizon": 20,
+        "workers": 1,
+        "cores": len(os.sched_getaffinity(0)),
+    }
+    assert 50 < sampled < 1e6
+    assert 1e3 < raw < 1e6 * result["cores"]
+    assert 0 < ratio < 1.5
+    assert 50 < peak < 64e3  # this process and a worker, both with torch
+
+
+def test_sampling_without_mujoco_has_nothing_to_compare_with() -> None:
+    result = bench.sampling(tiny("maml_trpo_point", "task.horizon=10", "sampler.workers=0"))
+    assert result["env_steps_per_s"] > 0
+    assert result["raw_steps_per_s"] is None
+    assert result["ratio"] is None
+
+
+def test_the_learner_is_measured_against_a_matrix_product() -> None:
+    result = bench.learner(tiny("maml_trpo_point", "task.horizon=10", "sampler.workers=0"))
+    peak = result.pop("peak_memory_mb")
+    update, product, ratio = (result.pop(key) for key in ("meta_update_s", "gemm_s", "ratio"))
+    assert result == {
+        "config": "maml_trpo on point",
+        "tasks": 4,
+        "lanes": 3,
+        "horizon": 10,
+        "device": "cpu",
+        "threads": 1,
+    }
+    assert 0 < product < update < 10
+    assert ratio > 1
+    assert 50 < peak < 64e3
+
+
+class ReplaySpy:
+    """Notes the simulation's state whenever the newest ``MjData`` is reset: in a replay, the end of each episode."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.states: list[np.ndarray] = []
+        self.steps = 0
+        make, reset, step = mujoco.MjData, mujoco.mj_resetData, mujoco.mj_step
+
+        def make_noted(model: Any) -> Any:
+            self.data, self.states, self.steps = make(model), [], 0
+            return self.data
+
+        def reset_noted(model: Any, data: Any) -> None:
+            self.note(data)
+            reset(model, data)
+
+        def step_noted(model: Any, data: Any, nstep: int = 1) -> None:
+            self.steps += nstep
+            step(model, data, nstep)
+
+        monkeypatch.setattr(mujoco, "MjData", make_noted)
+        monkeypatch.setattr(mujoco, "mj_resetData", reset_noted)
+        monkeypatch.setattr(mujoco, "mj_step", step_noted)
+
+    def note(self, data: Any) -> None:
+        if data is self.data:
+            self.states.append(np.concatenate([data.qpos[1:], data.qvel]))
+
+
+def stepped(distribution: TaskDistribution, tasks: list[Task], seeds: list[int], actions: np.ndarray) -> np.ndarray:
+    """Last observations in float64 of the environment stepped directly; actions [lanes, T, act]."""
+    env = distribution.make_vector(len(tasks))
+    env.set_tasks(tasks)
+    env.reset(seed=seeds)
+    observations = [env.step(actions[:, t])[0] for t in range(actions.shape[1])]
+    return observations[-1]
+
+
+def test_the_bare_loop_ends_where_the_samplers_episodes_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bit for bit the last observations, after 30 steps of contacts: the same work, not similar work."""
+    distribution = HalfCheetahDirDistribution(
+        HalfCheetahDirConfig(name="half_cheetah_dir", horizon=30, action_scale=10.0)
+    )
+    policy = make_policy(distribution.spaces, (8,), "tanh", min_std=1e-6)
+    params = init_parameters(policy, 5.0, generator(0, Domain.INIT)).repeat(4, 1)
+    tasks, stream = distribution.sample(4, split="train", rng=generator(0, Domain.TASKS)), Stream(0, 5, 1)
+    sampler = Sampler(distribution, InProcess(), tasks_per_unit=3)
+    batch = sampler.collect(policy, params, tasks, stream, lanes=2)
+    lengths, actions = batch.valid.sum(-1).numpy(), batch.action[1:].numpy()
+    seeds = draw_reset_seeds(stream, 1, 3, 2, 1)[:, 0].tolist()
+    expected = stepped(distribution, [task for task in tasks[1:] for _ in range(2)], seeds, actions.reshape(6, 30, 6))
+    spy = ReplaySpy(monkeypatch)
+    steps, seconds = bench.replay(bench._ReplayUnit(distribution, tuple(tasks[1:]), 1, stream, actions, lengths[1:]))
+    spy.note(spy.data)
+    assert steps == 3 * 2 * 30
+    assert spy.steps == steps * 5  # frame_skip
+    assert 0 < seconds < 5
+    ends = np.array(spy.states[1:])  # the first reset comes before any episode
+    np.testing.assert_array_equal(ends, expected)  # warm starts included, which float32 would not show
+    np.testing.assert_array_equal(ends.astype(np.float32), batch.final_obs[1:].reshape(6, 17).numpy())

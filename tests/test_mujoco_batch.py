@@ -1,0 +1,140 @@
+"""The MuJoCo batch on a pendulum of our own: anything that holds here must not depend on HalfCheetah."""
+
+import mujoco
+import numpy as np
+import pytest
+
+from metarl.errors import NumericError
+from metarl.mujoco_batch import MujocoBatchEnv
+from metarl.schema import TaskConfig
+from metarl.spaces import Space, SpaceSpec
+
+MJCF = """
+<mujoco>
+  <option timestep="0.01"/>
+  <worldbody>
+    <body name="pole">
+      <joint name="hinge" type="hinge" axis="0 1 0" damping="0.1"/>
+      <geom type="capsule" fromto="0 0 0 0 0 -1" size="0.05"/>
+    </body>
+  </worldbody>
+  <actuator>
+    <general joint="hinge" dyntype="filter" dynprm="0.2" gainprm="3" ctrlrange="-2 2" ctrllimited="true"/>
+  </actuator>
+</mujoco>
+"""
+SPACES = SpaceSpec(Space("box", 2, (-np.inf,) * 2, (np.inf,) * 2), Space("box", 1, (-2.0,), (2.0,)))
+
+
+class PendulumEnv(MujocoBatchEnv):
+    """The actuator has a state of its own (``na`` = 1); the task is a target angle; ends beyond 1.5 rad."""
+
+    def _assign(self, tasks):
+        self._target = np.array([task["angle"] for task in tasks])
+
+    def _observe(self):
+        return np.concatenate([self.qpos, self.qvel], axis=1)
+
+    def _task_vectors(self):
+        return self._target[:, None]
+
+    def _recorded_views(self):
+        return {"com": self.data.subtree_com[self.model.body("pole").id]}
+
+    def _reward(self, qpos_before, controls):
+        return -np.abs(self.qpos[:, 0] - self._target)
+
+    def _ended(self):
+        return np.abs(self.qpos[:, 0]) > 1.5
+
+
+@pytest.fixture
+def make(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # MuJoCo writes its log where it runs
+    path = tmp_path / "pendulum.xml"
+    path.write_text(MJCF)
+
+    def make(lanes: int, horizon: int = 50) -> PendulumEnv:
+        config = TaskConfig(name="pendulum", horizon=horizon)
+        env = PendulumEnv(lanes, SPACES, config, model_path=path, frame_skip=4, reset_noise_scale=0.1)
+        env.set_tasks([{"angle": 0.1 * lane} for lane in range(lanes)])
+        return env
+
+    return make
+
+
+def test_a_lane_has_the_bits_of_a_simulation_of_its_own(make):
+    env = make(3)
+    env.reset(seed=[1, 2, 3])
+    actions = np.random.default_rng(0).uniform(-1, 1, (50, 3, 1))
+    path = np.array([env.step(action)[0] for action in actions])
+    for lane in range(3):
+        alone = make(1)
+        alone.reset(seed=[lane + 1])
+        assert np.array_equal(path[:, lane], [alone.step(action[[lane]])[0][0] for action in actions])
+
+
+def test_start_states_and_controls_replay_an_episode_in_plain_mujoco(make):
+    env = make(2)
+    env.reset(seed=[1, 2])
+    qpos, qvel = env.start_states()
+    actions = np.random.default_rng(0).normal(size=(30, 2, 1))
+    controls = [env.controls(action) for action in actions]
+    assert max(np.abs(control).max() for control in controls) == 2.0  # something was clipped
+    coms = []
+    for action in actions:
+        env.step(action)
+        coms.append(env.recorded["com"][1].copy())
+    data = mujoco.MjData(env.model)
+    data.qpos[:], data.qvel[:] = qpos[1], qvel[1]
+    mujoco.mj_forward(env.model, data)
+    for control, com in zip(controls, coms, strict=True):
+        data.ctrl[:] = control[1]
+        mujoco.mj_step(env.model, data, env.frame_skip)
+        assert np.array_equal(data.subtree_com[env.model.body("pole").id], com)
+    assert np.array_equal(data.qpos, env.qpos[1]) and np.array_equal(data.qvel, env.qvel[1])
+    assert np.array_equal(env.start_states()[0], qpos)  # stepping does not change them
+
+
+def test_nothing_of_an_episode_survives_the_reset(make):
+    env = make(2)
+    actions = np.random.default_rng(0).normal(size=(30, 2, 1))
+    paths = []
+    for _ in range(2):
+        env.reset(seed=[1, 2])
+        paths.append([env.step(action)[0] for action in actions])
+    assert np.array_equal(*paths)
+
+
+def test_initial_states_follow_the_noise_scale(make):
+    env = make(2000)
+    env.reset(seed=list(range(2000)))
+    qpos, qvel = env.start_states()
+    assert -0.1 <= qpos.min() < -0.099 and 0.099 < qpos.max() <= 0.1
+    assert qvel.std() == pytest.approx(0.1, rel=0.05)
+
+
+def test_a_lane_that_ended_is_not_simulated(make):
+    env = make(2)
+    env.reset(seed=[1, 2])
+    env.qvel[0] = 60.0  # swings lane 0 beyond 1.5 rad within one step
+    obs, _, terminated, _, _ = env.step(np.zeros((2, 1)))
+    assert terminated.tolist() == [True, False]
+    after, reward, _, _, _ = env.step(np.zeros((2, 1)))
+    assert np.array_equal(after[0], obs[0]) and not np.array_equal(after[1], obs[1])
+    assert reward[0] == 0 and reward[1] != 0
+
+
+def test_divergence_names_lane_task_and_step_and_reset_recovers(make):
+    env = make(3)
+    env.reset(seed=[1, 2, 3])
+    env.step(np.zeros((3, 1)))
+    env.qvel[1] = 1e12
+    with pytest.raises(NumericError, match=r"lane 1 at step 2 of the episode, task \{'angle': 0.1\}"):
+        env.step(np.zeros((3, 1)))
+    env.reset(seed=[1, 2, 3])
+    assert np.isfinite(env.step(np.zeros((3, 1)))[0]).all()
+
+
+def test_dt_is_in_seconds(make):
+    assert make(1).dt == pytest.approx(0.04)

@@ -1,0 +1,94 @@
+"""Bootstrap intervals and the interquartile mean."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from metarl.statistics import bootstrap_ci, iqm
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def test_equal_values_have_no_spread():
+    assert bootstrap_ci([3.0, 3.0, 3.0], rng=rng()) == (3.0, 3.0)
+    assert bootstrap_ci([4.0], rng=rng()) == (4.0, 4.0)
+
+
+def test_two_values_by_hand():
+    """The mean of two draws from {0, 1} is 0, 1/2 or 1 with probability 1/4, 1/2, 1/4.
+
+    So its quantiles 0.2 and 0.8 are 0 and 1, and its quantiles 0.3 and 0.7 are both 1/2.
+    """
+    assert bootstrap_ci([0.0, 1.0], rng=rng(), level=0.6) == (0.0, 1.0)
+    assert bootstrap_ci([0.0, 1.0], rng=rng(), level=0.4) == (0.5, 0.5)
+
+
+def test_the_generator_decides_the_result():
+    values = rng(5).normal(size=20)
+    assert bootstrap_ci(values, rng=rng(1)) == bootstrap_ci(values, rng=rng(1))
+    assert bootstrap_ci(values, rng=rng(1)) != bootstrap_ci(values, rng=rng(2))
+
+
+def test_seeds_are_strata():
+    """Two seeds without spread inside: the mean cannot vary, while resampling all six values together would vary it."""
+    values = [[0.0, 0.0, 0.0], [10.0, 10.0, 10.0]]
+    assert bootstrap_ci(values, rng=rng()) == (5.0, 5.0)
+    low, high = bootstrap_ci(np.ravel(values), rng=rng())
+    assert low < 4 and high > 6
+
+
+def test_each_seed_draws_tasks_of_its_own():
+    """Were one set of tasks drawn for both seeds, the rows would cancel and the mean would always be 0."""
+    low, high = bootstrap_ci([[-1.0, 1.0], [1.0, -1.0]], rng=rng())
+    assert (low, high) == (-1.0, 1.0)
+
+
+def test_another_statistic():
+    values = np.arange(100.0)
+    low, high = bootstrap_ci(values, rng=rng(), statistic=np.max)
+    assert high == 99 and 93 < low < 99  # P(max <= 95) = 0.96^100 = 0.017, P(max <= 96) = 0.97^100 = 0.048
+    low, high = bootstrap_ci(values.reshape(4, 25), rng=rng(), statistic=iqm)
+    assert low < iqm(values) < high
+
+
+def test_it_covers_the_mean_as_often_as_it_says():
+    """40 normal values, 90 %: 400 repetitions, so the standard error of the coverage is 1.5 %."""
+    data = rng(3)
+    intervals = [bootstrap_ci(data.normal(5, 2, size=40), rng=data, level=0.9, resamples=400) for _ in range(400)]
+    covered = np.mean([low <= 5 <= high for low, high in intervals])
+    assert 0.84 < covered < 0.94
+    width = np.mean([high - low for low, high in intervals])
+    assert width == pytest.approx(2 * 1.645 * 2 / np.sqrt(40), rel=0.05)  # the normal interval's width
+
+
+def test_iqm_by_hand():
+    assert iqm([100.0, 1.0, 2.0, -50.0]) == 1.5
+    assert iqm([1.0, 2.0, 6.0]) == 3.0  # fewer than four: nothing is cut
+    assert iqm([[0.0, 1.0, 2.0, 3.0], [4.0, 5.0, 6.0, 1000.0]]) == 3.5
+    assert iqm([7.0]) == 7.0
+
+
+@pytest.mark.parametrize("size", range(1, 30))
+def test_iqm_is_scipys_trimmed_mean(size):
+    values = rng(size).standard_cauchy(size=size)
+    assert iqm(values) == pytest.approx(stats.trim_mean(values, 0.25), rel=1e-12)
+
+
+@pytest.mark.parametrize("values", [[], [[]], [1.0, float("nan")], [1.0, float("inf")]])
+def test_nothing_and_non_finite_values_are_errors(values):
+    with pytest.raises(ValueError, match="expected"):
+        bootstrap_ci(values, rng=rng())
+    with pytest.raises(ValueError, match="expected"):
+        iqm(values)
+
+
+def test_wrong_shapes_and_levels_are_errors():
+    with pytest.raises(ValueError, match=r"shape \(1, 1, 1\)"):
+        bootstrap_ci(np.zeros((1, 1, 1)), rng=rng())
+    with pytest.raises(ValueError, match="shape"):
+        bootstrap_ci(3.0, rng=rng())
+    for arguments in ({"level": 0.0}, {"level": 1.0}, {"level": 95}, {"resamples": 0}):
+        with pytest.raises(ValueError, match="expected level"):
+            bootstrap_ci([1.0, 2.0], rng=rng(), **arguments)
