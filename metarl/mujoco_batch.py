@@ -1,9 +1,13 @@
-"""Many MuJoCo simulations of one model, stepped one after another through a single ``MjData`` that stays in cache.
+"""Many MuJoCo simulations stepped one after another through a single ``MjData`` that stays in cache.
 
 Between steps a lane is nothing but rows of contiguous arrays: position, velocity, warm start (and actuator state, where
 the model has any). A step copies them into live views of the ``MjData``, calls ``mj_step`` for all ``frame_skip``
 sub-steps at once, and copies them back. The warm start is part of the state: without it, bits depend on which lane was
 stepped before. This costs little more than bare ``mj_step`` calls, and gives the bits of Gymnasium's environments.
+
+Lanes share one ``MjModel``, or have one per task where a task changes the dynamics, see
+:meth:`MujocoBatchEnv._edit_model`. Such models are copies of one, equal in structure, so that one ``MjData`` does for
+all of them: whatever ``mj_step`` reads there it has computed anew from the lane's state and model.
 
 What a lane does *not* own is shared and must not influence the dynamics: ``data.time`` runs on from lane to lane, and
 nobody may set ``qfrc_applied``, ``xfrc_applied``, mocap bodies or plugin state. Gymnasium's locomotion models use none.
@@ -11,8 +15,12 @@ nobody may set ``qfrc_applied``, ``xfrc_applied``, mocap bodies or plugin state.
 
 from __future__ import annotations
 
+import copy
+import json
+import warnings
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,18 +30,25 @@ from numpy.typing import NDArray
 from metarl.errors import NumericError
 from metarl.schema import TaskConfig
 from metarl.spaces import SpaceSpec
-from metarl.tasks import Bools, Floats, VectorTaskEnv
+from metarl.tasks import Bools, Floats, Task, VectorTaskEnv
 
 if TYPE_CHECKING:
     import mujoco
+
+MAX_MODELS = 64  # kept per environment, half a megabyte each; more tasks than that are built again when they return
 
 
 class MujocoBatchEnv(VectorTaskEnv):
     """A batch of simulations of one MJCF model; a family fills in the task, the reward and the observation.
 
-    Public: ``model``, ``data`` (scratch space, meaningless between steps), ``frame_skip``, ``dt`` in seconds, ``qpos``
-    [lanes, nq] and ``qvel`` [lanes, nv], the lanes' present states (written in place, never rebound), and ``recorded``,
-    see :meth:`_recorded_views`.
+    Public: ``model``, ``models`` (one per lane, all ``model`` itself unless tasks change the dynamics), ``data``
+    (scratch space, meaningless between steps), ``frame_skip``, ``dt`` in seconds, ``qpos`` [lanes, nq] and ``qvel``
+    [lanes, nv], the lanes' present states (written in place, never rebound), and ``recorded``, see
+    :meth:`_recorded_views`.
+
+    A lane diverges in a step in which MuJoCo gives up on it (it would silently start the simulation anew), or after
+    which a position or velocity is not finite or beyond MuJoCo's limit of 1e10. It goes back to its state before the
+    step. Other lanes' bits do not change.
 
     Args:
         num_lanes: simulations in the batch.
@@ -58,11 +73,13 @@ class MujocoBatchEnv(VectorTaskEnv):
 
         super().__init__(num_lanes, spaces, config)
         self.model: mujoco.MjModel = mujoco.MjModel.from_xml_path(str(model_path))
+        self.models: list[mujoco.MjModel] = [self.model] * num_lanes
         self.data: mujoco.MjData = mujoco.MjData(self.model)
         self.frame_skip = frame_skip
         self.dt: float = self.model.opt.timestep * frame_skip
         self._reset_noise_scale = reset_noise_scale
         self._mujoco = mujoco
+        self._model_of_task: dict[str, mujoco.MjModel] = {}  # by the task's JSON, the least recently used first
         self._init_qpos: Floats = self.data.qpos.copy()
         self._init_qvel: Floats = self.data.qvel.copy()
         self.qpos = np.tile(self._init_qpos, (num_lanes, 1))
@@ -73,6 +90,7 @@ class MujocoBatchEnv(VectorTaskEnv):
         self._start = (self.qpos.copy(), self.qvel.copy())
         views = self._recorded_views()
         self.recorded: dict[str, Floats] = {name: np.zeros((num_lanes, *view.shape)) for name, view in views.items()}
+        self._state = (self.qpos, self.qvel, self._warmstart, self._act, *self.recorded.values())
         self._rows = [
             (
                 _bytes(self.qpos[lane]),
@@ -107,30 +125,62 @@ class MujocoBatchEnv(VectorTaskEnv):
         """
         return self._controls(actions)
 
+    def _assign_models(self, tasks: Sequence[Task]) -> None:
+        """Give every lane its task's model; for the ``_assign`` of a family that overrides :meth:`_edit_model`."""
+        models: list[mujoco.MjModel] = []
+        for lane, task in enumerate(tasks):
+            same = lane > 0 and task is tasks[lane - 1]  # lanes of one task lie side by side
+            models.append(models[-1] if same else self._task_model(task))
+        self.models = models
+
+    def _task_model(self, task: Task) -> mujoco.MjModel:
+        key = json.dumps(task, sort_keys=True)
+        model = self._model_of_task.pop(key, None)
+        if model is None:
+            model = copy.copy(self.model)
+            self._edit_model(model, task)
+            self._mujoco.mj_setConst(model, self.data)
+        self._model_of_task[key] = model
+        if len(self._model_of_task) > MAX_MODELS:
+            del self._model_of_task[next(iter(self._model_of_task))]
+        return model
+
+    def _edit_model(self, model: mujoco.MjModel, task: Task) -> None:
+        """Write a task's numbers into its own copy of the model. What follows from them (``mj_setConst``) is refreshed
+        afterwards; sizes cannot change."""
+
     def _reset_lanes(self, lanes: NDArray[np.int64], rngs: Sequence[np.random.Generator]) -> None:
         data = self.data
         for lane, rng in zip(lanes.tolist(), rngs, strict=True):
-            self._mujoco.mj_resetData(self.model, data)
+            model = self.models[lane]
+            self._mujoco.mj_resetData(model, data)
             data.qpos[:], data.qvel[:] = self._initial_state(rng)
-            self._mujoco.mj_forward(self.model, data)
+            self._mujoco.mj_forward(model, data)
             self.qpos[lane], self.qvel[lane], self._act[lane] = data.qpos, data.qvel, data.act
             self._warmstart[lane] = data.qacc_warmstart  # mj_forward leaves its solution there
             for view, row in self._rows[lane][-1]:
                 row[:] = view
+        for lane in lanes[~self._is_good(self.qpos[lanes], self.qvel[lanes], self._warmstart[lanes])].tolist():
+            raise NumericError(
+                f"expected an initial state that MuJoCo can simulate, but lane {lane} has positions {self.qpos[lane]}, "
+                f"velocities {self.qvel[lane]} and accelerations {self._warmstart[lane]} right after its reset, "
+                f"task {dict(self._tasks[lane])}; check the model, the task and the reset noise"
+            )
         self._start[0][lanes] = self.qpos[lanes]
         self._start[1][lanes] = self.qvel[lanes]
 
     def _advance(self, controls: NDArray[Any], live: Bools) -> tuple[Floats, Bools]:
         lanes = np.flatnonzero(live)
-        before = [array.copy() for array in (self.qpos, self.qvel, self._warmstart, self._act)]
-        self._simulate(lanes, controls)
-        if self._diverged():
-            self._raise_divergence(lanes, controls, before)
+        before = [array.copy() for array in self._state]
+        with self._quiet():
+            self._simulate(lanes, controls)
+            if self._unstable():
+                self._put_back_diverged(lanes, controls, before)
         return self._reward(before[0], controls), self._ended()
 
     def _simulate(self, lanes: NDArray[np.int64], controls: Floats) -> None:
         """One environment step of the given lanes."""
-        model, data, frame_skip, mj_step = self.model, self.data, self.frame_skip, self._mujoco.mj_step
+        models, data, frame_skip, mj_step = self.models, self.data, self.frame_skip, self._mujoco.mj_step
         live_qpos, live_qvel, live_warmstart, live_ctrl = self._live
         self._ctrl[lanes] = controls[lanes]
         for lane in lanes.tolist():
@@ -141,7 +191,7 @@ class MujocoBatchEnv(VectorTaskEnv):
             for view, row in more:
                 view[:] = row
             live_ctrl[:] = ctrl
-            mj_step(model, data, frame_skip)
+            mj_step(models[lane], data, frame_skip)
             qpos[:] = live_qpos
             qvel[:] = live_qvel
             warmstart[:] = live_warmstart
@@ -150,27 +200,56 @@ class MujocoBatchEnv(VectorTaskEnv):
             for view, row in recorded:
                 row[:] = view
 
-    def _diverged(self) -> bool:
-        """Whether MuJoCo has reset the simulation by itself, as it does when a number is not finite or huge.
+    def _unstable(self) -> bool:
+        """Whether any lane has diverged since the counters were cleared.
 
-        Counters are read once per batch step: a read per lane would cost about 5 % of the step.
+        Counters are read once per batch step: a read per lane would cost about 5 % of the step. States are looked at
+        because MuJoCo checks them only at the beginning of its next step.
         """
-        return bool(self.data.warning.number[self._instabilities].any())
+        limit = self._mujoco.mjMAXVAL
+        return bool(
+            self.data.warning.number[self._instabilities].any()
+            or not (np.abs(self.qpos) < limit).all()
+            or not (np.abs(self.qvel) < limit).all()
+        )
 
-    def _raise_divergence(self, lanes: NDArray[np.int64], controls: Floats, before: Sequence[Floats]) -> None:
-        """Repeat the step lane by lane to find the one that diverged."""
-        for array, saved in zip((self.qpos, self.qvel, self._warmstart, self._act), before, strict=True):
+    def _is_good(self, *states: Floats) -> Bools:
+        """Which rows of the arrays [rows, …] MuJoCo would accept: finite and within its limit."""
+        limit = self._mujoco.mjMAXVAL
+        good: Bools = np.logical_and.reduce([(np.abs(state) < limit).all(axis=1) for state in states])
+        return good
+
+    def _put_back_diverged(self, lanes: NDArray[np.int64], controls: Floats, before: Sequence[Floats]) -> None:
+        """Repeat the step lane by lane to find those that diverge; they get the state of ``before`` back.
+
+        Where that one was already bad, as only a caller who writes into ``qpos`` or ``qvel`` can make it, they get the
+        one of the last reset.
+        """
+        for array, saved in zip(self._state, before, strict=True):
             array[:] = saved
-        self._mujoco.mj_resetData(self.model, self.data)  # also sets the counters to zero
-        for lane in lanes:
+        good_before = self._is_good(*before[:2])
+        for lane in lanes.tolist():
+            self._mujoco.mj_resetData(self.model, self.data)  # also sets the counters to zero
             self._simulate(np.array([lane]), controls)
-            if self._diverged():
-                raise NumericError(
-                    f"expected a stable simulation, but MuJoCo diverged in lane {lane} at step "
-                    f"{self._elapsed[lane] + 1} of the episode, task {dict(self._tasks[lane])}; "
-                    "check the model and its time step"
-                )
-        raise NumericError("expected a stable simulation, but MuJoCo diverged in a step that cannot be repeated")
+            instabilities = self.data.warning.number[self._instabilities]
+            if instabilities.any() or not self._is_good(self.qpos[[lane]], self.qvel[[lane]])[0]:
+                self._diverged[lane] = True
+                for array, saved in zip(self._state, before, strict=True):
+                    array[lane] = saved[lane]
+                if not good_before[lane]:
+                    self.qpos[lane], self.qvel[lane] = self._start[0][lane], self._start[1][lane]
+        self._mujoco.mj_resetData(self.model, self.data)
+
+    @contextmanager
+    def _quiet(self) -> Iterator[None]:
+        """Without MuJoCo's own report of an instability, a line on the screen and in a file in the working directory:
+        it is reported in ``info``. Its other warnings become Python's."""
+        previous = self._mujoco.get_mju_user_warning()
+        self._mujoco.set_mju_user_warning(_warn_unless_unstable)
+        try:
+            yield
+        finally:
+            self._mujoco.set_mju_user_warning(previous)
 
     def _initial_state(self, rng: np.random.Generator) -> tuple[Floats, Floats]:
         """Position uniform within ±reset_noise_scale around the model's, velocity normal with that standard deviation.
@@ -197,6 +276,11 @@ class MujocoBatchEnv(VectorTaskEnv):
     @abstractmethod
     def _reward(self, qpos_before: Floats, controls: Floats) -> Floats:
         """Reward [lanes] of the step from ``qpos_before`` to ``qpos`` under ``controls`` as applied."""
+
+
+def _warn_unless_unstable(message: str) -> None:
+    if "simulation is unstable" not in message:
+        warnings.warn(f"MuJoCo: {message}", RuntimeWarning, stacklevel=2)
 
 
 def _bytes(array: Floats) -> memoryview:

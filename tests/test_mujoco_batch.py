@@ -125,15 +125,105 @@ def test_a_lane_that_ended_is_not_simulated(make):
     assert reward[0] == 0 and reward[1] != 0
 
 
-def test_divergence_names_lane_task_and_step_and_reset_recovers(make):
+def all_states(env: MujocoBatchEnv) -> list[np.ndarray]:
+    return [array.copy() for array in (env.qpos, env.qvel, env._warmstart, env._act, env.recorded["com"])]
+
+
+def run(env: MujocoBatchEnv, actions: np.ndarray) -> list[tuple]:
+    env.reset(seed=[1, 2, 3])
+    return [env.step(action) for action in actions]
+
+
+class Poison:
+    """``mj_step`` that writes a number into the simulation after some calls, as an instability would."""
+
+    def __init__(self, monkeypatch, calls: set[int], array: str, number: float) -> None:
+        self.count, step = 0, mujoco.mj_step
+
+        def poisoned(model, data, nstep):
+            step(model, data, nstep)
+            if self.count in calls:
+                getattr(data, array)[0] = number
+            self.count += 1
+
+        monkeypatch.setattr(mujoco, "mj_step", poisoned)
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -1e11])
+@pytest.mark.parametrize("array", ["qpos", "qvel"])
+def test_a_diverging_lane_is_truncated_at_its_last_good_state_and_others_keep_their_bits(
+    make, monkeypatch, array, number
+):
+    """Lane 1 fails in the fourth step: there, and when the step is repeated to find out who did."""
+    actions = np.random.default_rng(0).uniform(-1, 1, (8, 3, 1))
+    expected = run(make(3), actions)
+    env = make(3)
+    Poison(monkeypatch, calls={3 * 3 + 1, 3 * 4 + 1}, array=array, number=number)
+    steps = run(env, actions)
+    for t, (step, wanted) in enumerate(zip(steps, expected, strict=True)):
+        for field in range(4):
+            assert np.array_equal(step[field][[0, 2]], wanted[field][[0, 2]])
+        if t < 3:
+            assert np.array_equal(step[0], wanted[0]) and step[4] == {}
+        else:  # the observation of step 2 from now on
+            assert np.array_equal(step[0][1], expected[2][0][1])
+            assert step[1][1] == 0 and step[2].tolist() == [False] * 3 and step[3].tolist() == [False, True, False]
+    assert steps[3][4]["diverged"].tolist() == [False, True, False]
+    assert all(step[4] == {} for step in steps[4:])
+
+
+def test_a_state_that_mujoco_rejects_makes_a_lane_diverge_and_a_reset_recovers_it(make, capfd, tmp_path):
     env = make(3)
     env.reset(seed=[1, 2, 3])
+    start = env.start_states()
     env.step(np.zeros((3, 1)))
-    env.qvel[1] = 1e12
-    with pytest.raises(NumericError, match=r"lane 1 at step 2 of the episode, task \{'angle': 0.1\}"):
-        env.step(np.zeros((3, 1)))
-    env.reset(seed=[1, 2, 3])
-    assert np.isfinite(env.step(np.zeros((3, 1)))[0]).all()
+    before = all_states(env)
+    env.qvel[1] = 1e12  # never a good state: the last one that is known is the reset's
+    _, reward, terminated, truncated, info = env.step(np.zeros((3, 1)))
+    assert reward[1] == 0 and info["diverged"].tolist() == truncated.tolist() == [False, True, False]
+    assert not terminated.any()
+    assert np.array_equal(env.qpos[1], start[0][1]) and np.array_equal(env.qvel[1], start[1][1])
+    assert not np.array_equal(env.qpos[0], before[0][0])
+    obs, _ = env.reset(seed=[None, 2, None], options={"reset_mask": [False, True, False]})
+    assert np.array_equal(obs[1, :1], start[0][1])
+    _, _, _, truncated, info = env.step(np.zeros((3, 1)))
+    assert not truncated.any() and info == {}
+    shown = capfd.readouterr()
+    assert shown.out == shown.err == "" and not (tmp_path / "MUJOCO_LOG.TXT").exists()
+
+
+def test_a_model_that_blows_up_keeps_its_state_before_the_step(make):
+    """A spring of -1e9 N m/rad explodes within a few steps from an angle of 0.01; at rest nothing moves."""
+    env = make(2)
+    env.model.jnt_stiffness[0] = -1e9
+    env.reset(seed=[1, 2])
+    for array in (env.qpos, env.qvel):
+        array[:] = [[0.0], [0.0]]
+    env.qpos[1] = 0.01
+    for _ in range(20):
+        before = all_states(env)
+        obs, reward, terminated, truncated, info = env.step(np.zeros((2, 1)))
+        if info or terminated[1]:
+            break
+    assert info["diverged"].tolist() == truncated.tolist() == [False, True]
+    assert reward[1] == 0 and not terminated.any()
+    for array, saved in zip(all_states(env), before, strict=True):
+        assert np.array_equal(array[1], saved[1])
+    assert np.isfinite(obs).all()
+
+
+def test_an_initial_state_that_cannot_be_simulated_is_an_error_that_names_the_task(make):
+    env = make(2)
+    env._init_qvel[:] = 1e12
+    with pytest.raises(NumericError, match=r"lane 0 has positions .* velocities \[1.e\+12\].* task \{'angle': 0.0\}"):
+        env.reset(seed=[1, 2])
+
+
+def test_other_warnings_of_mujoco_are_pythons(make):
+    env = make(1)
+    with env._quiet(), pytest.warns(RuntimeWarning, match="MuJoCo: something else"):
+        mujoco.get_mju_user_warning()("something else")
+    assert mujoco.get_mju_user_warning() is None
 
 
 def test_dt_is_in_seconds(make):
