@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-import gymnasium
 import numpy as np
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from metarl.mujoco_batch import MujocoBatchEnv
 from metarl.schema import Lineage, TaskConfig
-from metarl.spaces import Space, SpaceSpec
-from metarl.tasks import Floats, TaskDistribution
+from metarl.spaces import SpaceSpec
+from metarl.tasks import Floats
+
+from .locomotion import RobotDistribution, asset
 
 NUM_JOINTS = 9  # three of the root (x, z, pitch), six driven ones
 NUM_MOTORS = 6
@@ -34,54 +34,43 @@ class HalfCheetahConfig(TaskConfig):
     )
 
 
-def lineages(**own_pins: Mapping[str, Any]) -> dict[str, Lineage]:
-    """The published HalfCheetah definitions, with a family's own pins added per lineage."""
-    shared = {
-        "finn2017": Lineage(
-            pins={"horizon": 200, "action_scale": 1.0, "ctrl_cost_weight": 0.05, "frame_skip": 1, "torso": "com"},
-            why="cbfinn/maml_rl: rllab/envs/mujoco/half_cheetah_env_rand.py, half_cheetah_env_rand_direc.py",
-            differs="rllab has its own XML, rewards the instantaneous velocity of the centre of mass instead of Δx/dt, "
-            "starts with normal position noise of 0.01 instead of uniform ±0.1, and observes the centre of mass after "
-            "instead of before the last MuJoCo step; none of these is reproduced, so returns are not comparable",
-        ),
-        "promp2018": Lineage(
-            pins={"horizon": 100, "action_scale": 10.0, "ctrl_cost_weight": 0.05, "frame_skip": 5, "torso": "none"},
-            why="jonasrothfuss/ProMP: meta_policy_search/envs/mujoco_envs/half_cheetah_rand_{vel,direc}.py, "
-            "meta_policy_search/envs/normalized_env.py",
-            differs="the MuJoCo of its day, through mujoco-py",
-        ),
-        "deleu2018": Lineage(
-            pins={"horizon": 100, "action_scale": 10.0, "ctrl_cost_weight": 0.05, "frame_skip": 5, "torso": "position"},
-            why="tristandeleu/pytorch-maml-rl: maml_rl/envs/mujoco/half_cheetah.py, "
-            "configs/maml/halfcheetah-{vel,dir}.yaml",
-            differs="the MuJoCo of its day, through mujoco-py; observations in float32",
-        ),
-        "varibad2020": Lineage(
-            pins={"horizon": 200, "action_scale": 1.0, "ctrl_cost_weight": 0.05, "frame_skip": 5, "torso": "position"},
-            why="lmzintgraf/varibad: environments/mujoco/half_cheetah_{vel,dir}.py",
-            differs="the MuJoCo of its day, through mujoco-py; charges the cost of the control before MuJoCo clips it; "
-            "appends an end-of-episode flag to the observation, which memory agents get as an input of its own here",
-        ),
-    }
-    return {
-        name: Lineage({**lineage.pins, **own_pins.get(name, {})}, lineage.why, lineage.differs)
-        for name, lineage in shared.items()
-    }
+LINEAGES: Mapping[str, Lineage] = {
+    "finn2017": Lineage(
+        pins={"horizon": 200, "action_scale": 1.0, "ctrl_cost_weight": 0.05, "frame_skip": 1, "torso": "com"},
+        why="cbfinn/maml_rl: rllab/envs/mujoco/half_cheetah_env_rand.py, half_cheetah_env_rand_direc.py",
+        differs="rllab has its own XML, rewards the instantaneous velocity of the centre of mass instead of Δx/dt, "
+        "starts with normal position noise of 0.01 instead of uniform ±0.1, and observes the centre of mass after "
+        "instead of before the last MuJoCo step; none of these is reproduced, so returns are not comparable",
+    ),
+    "promp2018": Lineage(
+        pins={"horizon": 100, "action_scale": 10.0, "ctrl_cost_weight": 0.05, "frame_skip": 5, "torso": "none"},
+        why="jonasrothfuss/ProMP: meta_policy_search/envs/mujoco_envs/half_cheetah_rand_{vel,direc}.py, "
+        "meta_policy_search/envs/normalized_env.py",
+        differs="the MuJoCo of its day, through mujoco-py",
+    ),
+    "deleu2018": Lineage(
+        pins={"horizon": 100, "action_scale": 10.0, "ctrl_cost_weight": 0.05, "frame_skip": 5, "torso": "position"},
+        why="tristandeleu/pytorch-maml-rl: maml_rl/envs/mujoco/half_cheetah.py, "
+        "configs/maml/halfcheetah-{vel,dir}.yaml",
+        differs="the MuJoCo of its day, through mujoco-py; observations in float32",
+    ),
+    "varibad2020": Lineage(
+        pins={"horizon": 200, "action_scale": 1.0, "ctrl_cost_weight": 0.05, "frame_skip": 5, "torso": "position"},
+        why="lmzintgraf/varibad: environments/mujoco/half_cheetah_{vel,dir}.py",
+        differs="the MuJoCo of its day, through mujoco-py; charges the cost of the control before MuJoCo clips it; "
+        "appends an end-of-episode flag to the observation, which memory agents get as an input of its own here",
+    ),
+}
 
 
-class HalfCheetahDistribution(TaskDistribution):
-    """Spaces of a HalfCheetah family, whose task is one number."""
+class HalfCheetahDistribution(RobotDistribution):
+    """Spaces of a HalfCheetah family."""
 
-    config_class: ClassVar[type[HalfCheetahConfig]] = HalfCheetahConfig
+    num_motors: ClassVar[int] = NUM_MOTORS
     config: HalfCheetahConfig
 
-    def __init__(self, config: HalfCheetahConfig) -> None:
-        super().__init__(config)
-        size = 2 * NUM_JOINTS - 1 + (0 if config.torso == "none" else 3) + int(config.reveal)
-        self.spaces = SpaceSpec(
-            observation=Space("box", size, (-np.inf,) * size, (np.inf,) * size),
-            action=Space("box", NUM_MOTORS, (-1.0,) * NUM_MOTORS, (1.0,) * NUM_MOTORS),
-        )
+    def _observation_size(self) -> int:
+        return 2 * NUM_JOINTS - 1 + (0 if self.config.torso == "none" else 3)
 
 
 class HalfCheetahEnv(MujocoBatchEnv):
@@ -98,7 +87,7 @@ class HalfCheetahEnv(MujocoBatchEnv):
             num_lanes,
             spaces,
             config,
-            model_path=Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets" / "half_cheetah.xml",
+            model_path=asset("half_cheetah.xml"),
             frame_skip=config.frame_skip,
             reset_noise_scale=0.1,
         )
