@@ -139,11 +139,11 @@ def replay(unit: _ReplayUnit) -> tuple[int, float]:
     actions = unit.actions.reshape(n * lanes, steps, -1)
     controls = np.stack([env.controls(actions[:, t]) for t in range(steps)], axis=1)
     lengths = unit.lengths.ravel().tolist()
-    model, frame_skip, mj_step = env.model, env.frame_skip, mujoco.mj_step
-    data = mujoco.MjData(model)
+    models, frame_skip, mj_step = env.models, env.frame_skip, mujoco.mj_step  # one per row: tasks may change dynamics
+    data = mujoco.MjData(env.model)
     ctrl = data.ctrl
     started = time.perf_counter()
-    for row, length in enumerate(lengths):
+    for row, (model, length) in enumerate(zip(models, lengths, strict=True)):
         mujoco.mj_resetData(model, data)
         data.qpos[:] = qpos[row]
         data.qvel[:] = qvel[row]
