@@ -66,7 +66,8 @@ LINEAGES: Mapping[str, Lineage] = {
     "promp2018": Lineage(
         pins={**_GYM, "horizon": 200, "action_scale": 10.0, "observe_contact_forces": True, "torso": "none"},
         why="jonasrothfuss/ProMP: meta_policy_search/envs/mujoco_envs/ant_rand_{direc,direc_2d,goal}.py, "
-        "meta_policy_search/envs/normalized_env.py; experiments/all_envs_eval/trpo_run_all.py for the horizon",
+        "meta_policy_search/envs/normalized_env.py; experiments/all_envs_eval/trpo_run_all.py for the horizon of "
+        "ant_rand_goal, the only one that a script runs",
         differs=f"the MuJoCo of its day, through mujoco-py; {_NO_WORLD}",
     ),
     "varibad2020": Lineage(
@@ -156,13 +157,14 @@ class AntEnv(LeggedEnv):
     def _reward(self, qpos_before: Floats, controls: Floats) -> Floats:
         position = self.recorded["torso"][:, :2]
         velocity = (position - self._torso_before[:, :2]) / self.dt
-        costs = self._ctrl_cost_weight * np.square(controls).sum(axis=1)
+        costs: Floats = self._ctrl_cost_weight * np.square(controls).sum(axis=1)
         if self._contact_cost_weight > 0:
             costs += self._contact_cost_weight * np.square(self._clipped_forces()).sum(axis=1)
         return self._task_reward(velocity, position) + self._bonus() - costs
 
     def _clipped_forces(self) -> Floats:
-        return np.clip(self.recorded["contact_forces"].reshape(self.num_envs, -1), -1.0, 1.0)
+        forces = self.recorded["contact_forces"].reshape(self.num_envs, -1)
+        return np.clip(forces, -1.0, 1.0)
 
     @abstractmethod
     def _task_reward(self, velocity: Floats, position: Floats) -> Floats:

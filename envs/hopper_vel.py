@@ -15,7 +15,7 @@ class HopperVelConfig(HopperConfig, VelocityConfig):
 
     alive_bonus: NonNegativeFloat = Field(
         2.0,
-        description="constant part of the reward, see alive_bonus_if; from the highest target on, standing beats falling",
+        description="constant part of the reward, see alive_bonus_if; from the highest target on, standing beats falls",
     )
 
 

@@ -259,7 +259,7 @@ class LeggedEnv(MujocoBatchEnv):
         forces = self.recorded["contact_forces"]
         for lane in lanes:  # mj_step alone leaves the forces of no step in cfrc_ext
             super()._simulate(lane[np.newaxis], controls)
-            self._mujoco.mj_rnePostConstraint(self.model, self.data)
+            self._mujoco.mj_rnePostConstraint(self.models[lane], self.data)
             forces[lane] = self.data.cfrc_ext
 
     def _ended(self) -> Bools:
