@@ -1,0 +1,366 @@
+"""Any Gymnasium environment whose constructor arguments or attributes make the task, from a configuration alone."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import math
+import numbers
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import gymnasium
+import numpy as np
+from gymnasium.envs.registration import load_env_creator
+from pydantic import Field, JsonValue, field_validator, model_validator
+
+from metarl.errors import ConfigError
+from metarl.loading import nearest
+from metarl.loop_env import Env, LoopEnv, reports_success, space_spec
+from metarl.schema import Frozen, TaskConfig
+from metarl.tasks import Floats, Split, Task, TaskDistribution, VectorTaskEnv, balanced_sample
+
+Choice = bool | int | float | str
+Attribute = Annotated[str, Field(pattern="^[A-Za-z][A-Za-z0-9_]*$")]
+
+RESERVED_ARGUMENTS = {"id", "max_episode_steps", "disable_env_checker", "render_mode", "vectorization_mode"}
+_STATISTICS = "its running statistics outlive an episode, so results would depend on which worker ran which lane"
+_FUNCTION = "it takes a function, which a configuration cannot hold"
+_LIFETIME = "lanes are reset by metarl, never by themselves"
+REFUSED_WRAPPERS = {
+    "NormalizeObservation": _STATISTICS,
+    "NormalizeReward": _STATISTICS,
+    "TransformObservation": _FUNCTION,
+    "TransformAction": _FUNCTION,
+    "TransformReward": _FUNCTION,
+    "Autoreset": _LIFETIME,
+    "RecordVideo": "it writes files",
+    "HumanRendering": "it opens a window",
+}
+WRAPPERS = sorted(set(gymnasium.wrappers.__all__) - {"vector"} - set(REFUSED_WRAPPERS))
+
+
+class Wrapper(Frozen):
+    """One wrapper around the environment."""
+
+    name: str = Field(description="class in gymnasium.wrappers")
+    arguments: dict[str, JsonValue] = Field(default_factory=dict, description="its keyword arguments")
+
+    @field_validator("name")
+    @classmethod
+    def _usable(cls, value: str) -> str:
+        if value in REFUSED_WRAPPERS:
+            raise ValueError(f"cannot be used here: {REFUSED_WRAPPERS[value]}")
+        if value not in WRAPPERS:
+            raise ValueError(f"no such wrapper: {nearest(value, WRAPPERS)}gymnasium.wrappers has {', '.join(WRAPPERS)}")
+        return value
+
+
+class Assignment(Frozen):
+    """One attribute of ``env.unwrapped`` that follows a parameter's value v: factor · v · Π times + Σ plus."""
+
+    attribute: Attribute = Field(description="attribute that is set; the environment must have it already")
+    factor: float = Field(1.0, description="constant factor")
+    times: list[Attribute] = Field(default_factory=list, description="attributes that multiply it")
+    plus: list[Attribute] = Field(default_factory=list, description="attributes that are added to it")
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the attribute takes the parameter's value itself."""
+        return self.factor == 1.0 and not self.times and not self.plus
+
+    def value(self, value: Choice, env: Env) -> Any:
+        """What the attribute becomes, from the parameter's value and the environment's present attributes."""
+        if self.is_plain:
+            return value
+        product = math.prod((getattr(env, name) for name in self.times), start=self.factor * value)  # type: ignore
+        return product + sum(getattr(env, name) for name in self.plus)
+
+
+class Parameter(Frozen):
+    """One number or choice in which tasks differ, and where it goes."""
+
+    range: Annotated[tuple[float, float], Field(strict=False)] | None = Field(
+        None, description="lowest and highest value, drawn uniformly, the same in both splits"
+    )
+    choices: list[Choice] | None = Field(None, min_length=1, description="values of training tasks")
+    test_choices: list[Choice] | None = Field(None, min_length=1, description="values of test tasks; null = choices")
+    argument: str | None = Field(None, description="constructor argument that takes the value")
+    set: list[Assignment] = Field(default_factory=list, description="attributes that follow the value, in this order")
+
+    @model_validator(mode="after")
+    def _complete(self) -> Parameter:
+        if (self.range is None) == (self.choices is None):
+            raise ValueError("expected either range: [lowest, highest] or choices: [...]")
+        if self.range is not None and self.range[0] > self.range[1]:
+            raise ValueError(f"expected range: [lowest, highest], got {list(self.range)}")
+        if self.test_choices is not None and self.choices is None:
+            raise ValueError("test_choices go with choices; a range is the same in both splits")
+        if (self.argument is None) == (not self.set):
+            raise ValueError("expected either argument: name or set: [{attribute: name}, ...]")
+        if self.argument in RESERVED_ARGUMENTS:
+            raise ValueError(f"argument: {self.argument} is gymnasium.make's own, not the environment's")
+        if not self.is_number and not all(assignment.is_plain for assignment in self.set):
+            raise ValueError("factor, times and plus need a parameter whose values are numbers")
+        return self
+
+    @property
+    def is_number(self) -> bool:
+        """Whether all values are numbers."""
+        return not any(isinstance(value, bool | str) for value in self.all_choices)
+
+    @property
+    def all_choices(self) -> list[Choice]:
+        """The choices of both splits; none of a range."""
+        choices = [*(self.choices or []), *(self.test_choices or [])]
+        return [value for index, value in enumerate(choices) if value not in choices[:index]]
+
+    def extremes(self) -> list[Choice]:
+        """Both ends of a range, or all choices."""
+        return self.all_choices if self.range is None else list(dict.fromkeys(self.range))
+
+    def check(self, name: str, value: Any) -> None:
+        """Raises ValueError unless ``value`` is one that a task may have."""
+        if self.range is None:
+            if value not in self.all_choices:
+                raise ValueError(f"expected {name} to be one of {self.all_choices}, got {value!r}")
+        elif isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"expected {name} to be a number, got {value!r}")
+        elif not self.range[0] <= value <= self.range[1]:
+            raise ValueError(f"expected {name} within {list(self.range)}, got {value!r}")
+
+    def vector(self, value: Choice) -> list[float]:
+        """A value for ``reveal``: a number as it is, another choice as one-hot."""
+        return [float(value)] if self.is_number else [float(value == choice) for choice in self.all_choices]
+
+
+class GymnasiumEnvConfig(TaskConfig):
+    """Keys of the family that is made of any Gymnasium environment."""
+
+    env_id: str = Field(description="id of an environment registered with Gymnasium, such as CartPole-v1")
+    env_arguments: dict[str, JsonValue] = Field(
+        default_factory=dict, description="constructor arguments that are the same in every task"
+    )
+    env_wrappers: list[Wrapper] = Field(default_factory=list, description="wrappers, the innermost first")
+    parameters: dict[str, Parameter] = Field(min_length=1, description="what tasks differ in, by name")
+
+    @field_validator("env_id")
+    @classmethod
+    def _registered(cls, value: str) -> str:
+        if value.startswith("metarl/"):
+            raise ValueError("this is a family of metarl's own: use its task.name")
+        if value not in gymnasium.registry:
+            raise ValueError(f"{nearest(value, list(gymnasium.registry))}expected an id registered with Gymnasium")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> GymnasiumEnvConfig:
+        used = [parameter.argument for parameter in self.parameters.values() if parameter.argument]
+        twice = sorted({name for name in used if used.count(name) > 1 or name in self.env_arguments})
+        if twice:
+            raise ValueError(f"expected one value per constructor argument, got more for {', '.join(twice)}")
+        reserved = sorted(RESERVED_ARGUMENTS & set(self.env_arguments))
+        if reserved:
+            raise ValueError(f"env_arguments: {', '.join(reserved)} is gymnasium.make's own, not the environment's")
+        return self
+
+
+class GymnasiumEnvDistribution(TaskDistribution):
+    """Tasks ``{parameter: value}``: ranges uniform, the same in both splits; choices in balanced combinations.
+
+    Building one also tries the environment with every extreme value, so that what is wrong shows before a run.
+
+    Raises:
+        ConfigError: an unknown argument or attribute, spaces that no policy here can use, or an environment that
+            raises when it is built, reset or stepped.
+    """
+
+    config_class = GymnasiumEnvConfig
+    config: GymnasiumEnvConfig
+
+    def __init__(self, config: GymnasiumEnvConfig) -> None:
+        super().__init__(config)
+        tasks = self._extreme_tasks()
+        try:
+            env = ParametrisedEnv(config)
+            env.set_task(tasks[0])
+            self.spaces = space_spec(env, len(self._task_vector(tasks[0])) if config.reveal else 0)
+            self._reports_success = reports_success(env)
+            for task in tasks:
+                env.set_task(task)
+                env.reset(seed=0)
+                env.check_assignments()
+            vector = self.make_vector(1)
+            for task in tasks:
+                vector.set_tasks([task])
+                vector.reset(seed=[0])
+                vector.step(np.zeros_like(vector.action_space.sample()))
+            env.close()
+            vector.close()
+        except Exception as error:
+            reason = str(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
+            raise ConfigError(f"task.env_id = {config.env_id}: {reason}") from error
+
+    def size(self, split: Split) -> int | None:
+        if any(parameter.range is not None for parameter in self.config.parameters.values()):
+            return None
+        return math.prod(len(choices) for choices in self._choices(split).values())
+
+    def sample(self, num_tasks: int, *, split: Split, rng: np.random.Generator) -> list[Task]:
+        choices = self._choices(split)
+        combinations = [dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())]
+        tasks: list[dict[str, Any]] = [dict(task) for task in balanced_sample(combinations, num_tasks, rng)]
+        for name, parameter in self.config.parameters.items():
+            if parameter.range is not None:
+                for task, value in zip(tasks, rng.uniform(*parameter.range, num_tasks).tolist(), strict=True):
+                    task[name] = value
+        return [{name: task[name] for name in self.config.parameters} for task in tasks]
+
+    def make_vector(self, num_lanes: int) -> VectorTaskEnv:
+        return LoopEnv(
+            num_lanes,
+            self.spaces,
+            self.config,
+            lambda: ParametrisedEnv(self.config),
+            task_vector=self._task_vector,
+            reports_success=self._reports_success,
+        )
+
+    def _choices(self, split: Split) -> dict[str, list[Choice]]:
+        """The finite parameters' values in a split."""
+        return {
+            name: parameter.test_choices if split == "test" and parameter.test_choices else parameter.choices
+            for name, parameter in self.config.parameters.items()
+            if parameter.choices is not None
+        }
+
+    def _extreme_tasks(self) -> list[Task]:
+        """One task per end of each range and per choice, the other parameters at their first value."""
+        extremes = {name: parameter.extremes() for name, parameter in self.config.parameters.items()}
+        first = {name: values[0] for name, values in extremes.items()}
+        return [first, *({**first, name: value} for name, values in extremes.items() for value in values[1:])]
+
+    def _task_vector(self, task: Task) -> Floats:
+        parameters = self.config.parameters
+        return np.array([number for name in parameters for number in parameters[name].vector(task[name])])
+
+
+class ParametrisedEnv(gymnasium.Env[Any, Any]):
+    """The configured environment in its present task; another task sets attributes, or builds a new object.
+
+    There is no time limit within: the family's ``horizon`` is the only one, unless the environment truncates itself.
+    """
+
+    def __init__(self, config: GymnasiumEnvConfig) -> None:
+        self.config = config
+        self._env: Env | None = None
+        self._arguments: dict[str, Any] = {}
+        self._nominal: dict[str, Any] = {}
+        self._assigned: dict[str, Any] = {}
+
+    def set_task(self, task: Task) -> None:
+        """Take over a task; the next reset starts it.
+
+        Raises:
+            ValueError: not a task of this family.
+            ConfigError: an argument or attribute that the environment does not have.
+        """
+        parameters = self.config.parameters
+        if set(task) != set(parameters):
+            raise ValueError(f"expected a task with {', '.join(parameters)}, got {dict(task)}")
+        for name, parameter in parameters.items():
+            parameter.check(name, task[name])
+        arguments = {parameter.argument: task[name] for name, parameter in parameters.items() if parameter.argument}
+        if self._env is None or arguments != self._arguments:
+            self._build(arguments)
+        assert self._env is not None
+        env = self._env.unwrapped
+        # Every assignment starts from the environment's own values: none compounds, and earlier tasks leave no trace.
+        for attribute, value in self._nominal.items():
+            setattr(env, attribute, value)
+        for name, parameter in parameters.items():
+            for assignment in parameter.set:
+                setattr(env, assignment.attribute, assignment.value(task[name], env))
+        self._assigned = {attribute: getattr(env, attribute) for attribute in self._nominal}
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """See ``gymnasium.Env``."""
+        assert self._env is not None
+        return self._env.reset(seed=seed, options=options)
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """See ``gymnasium.Env``."""
+        assert self._env is not None
+        return self._env.step(action)
+
+    def close(self) -> None:
+        """Close the environment; another task builds it again."""
+        if self._env is not None:
+            self._env.close()
+            self._env = None
+
+    def __str__(self) -> str:
+        return str(self._env or self.config.env_id)
+
+    def check_assignments(self) -> None:
+        """Raises ConfigError where a reset has overwritten an attribute that makes the task."""
+        assert self._env is not None
+        for attribute, value in self._assigned.items():
+            if getattr(self._env.unwrapped, attribute) != value:
+                raise ConfigError(f"the environment's reset overwrites {attribute}, so it cannot make a task")
+
+    def _build(self, arguments: dict[str, Any]) -> None:
+        self.close()
+        config = self.config
+        _check_arguments(config, arguments)
+        env: Env = gymnasium.make(
+            config.env_id, max_episode_steps=-1, disable_env_checker=True, **config.env_arguments, **arguments
+        )
+        self._env, self._arguments = env, arguments
+        for wrapper in config.env_wrappers:
+            self._env = getattr(gymnasium.wrappers, wrapper.name)(self._env, **wrapper.arguments)
+        self.observation_space, self.action_space = self._env.observation_space, self._env.action_space
+        self._nominal = _nominal_values(config.parameters, env.unwrapped)
+
+
+def _check_arguments(config: GymnasiumEnvConfig, arguments: Mapping[str, Any]) -> None:
+    """Raises ConfigError for an argument that the environment's constructor does not take."""
+    entry_point = gymnasium.spec(config.env_id).entry_point
+    creator = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
+    assert creator is not None
+    taken = inspect.signature(creator).parameters
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in taken.values()):
+        return
+    names = sorted(set(taken) - RESERVED_ARGUMENTS)
+    for name in {**config.env_arguments, **arguments}:
+        if name not in names:
+            raise ConfigError(f"no constructor argument {name}: {nearest(name, names)}it takes {', '.join(names)}")
+
+
+def _nominal_values(parameters: Mapping[str, Parameter], env: Env) -> dict[str, Any]:
+    """The environment's own values of all attributes that tasks set.
+
+    Raises:
+        ConfigError: an attribute that does not exist, or that holds something else than what is to be set.
+    """
+    nominal: dict[str, Any] = {}
+    known = [name for name in dir(env) if not name.startswith("_")]
+    for parameter in parameters.values():
+        for assignment in parameter.set:
+            for name in (assignment.attribute, *assignment.times, *assignment.plus):
+                if name not in known:
+                    raise ConfigError(f"no attribute {name}: {nearest(name, known)}expected one of {env}")
+                value = getattr(env, name)
+                if not any(_same_kind(value, choice) for choice in parameter.extremes()):
+                    raise ConfigError(f"attribute {name} holds {value!r}: expected what a task can set")
+            nominal[assignment.attribute] = getattr(env, assignment.attribute)
+    return nominal
+
+
+def _same_kind(value: Any, choice: Choice) -> bool:
+    """Whether an attribute that holds ``value`` may be set to ``choice``."""
+    if isinstance(value, bool | np.bool_) or isinstance(choice, bool):
+        return isinstance(value, bool | np.bool_) and isinstance(choice, bool)
+    if isinstance(choice, str):
+        return isinstance(value, str)
+    return isinstance(value, numbers.Real)
