@@ -1,0 +1,205 @@
+"""Meta-World's rewards and observations computed faster, bit for bit.
+
+Nothing of a reward is written down again here. Every class keeps its own code; its functions are bound to other
+globals, in which the slow helpers (``numpy.linalg.norm``, ``reward_utils``, SciPy's rotations, look-ups by name in ``MjData``)
+are replaced by ones that do the same floating-point operations in the same order, and return the same types: a Python
+float where there was one, since ``float * float32`` and ``float64 * float32`` round differently.
+``tests/test_meta_world_exact.py`` compares all 50 classes with Meta-World's own.
+
+Importing this module imports Meta-World; nothing that validates a configuration does.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import types
+from collections.abc import Callable
+from typing import Any
+
+import mujoco
+import numpy as np
+from metaworld.sawyer_xyz_env import SawyerXYZEnv
+from metaworld.utils import reward_utils
+
+Array = Any  # whatever Meta-World hands over
+
+_float64 = np.float64
+_sqrt = math.sqrt  # correctly rounded, as numpy's is
+_numpy_norm = np.linalg.norm
+_numpy_clip = np.clip
+_LONG_TAIL_SCALE = np.sqrt(1 / 0.1 - 1)  # of reward_utils._sigmoids, at its default value_at_margin
+
+
+def norm(x: Array, ord: Any = None, axis: Any = None, keepdims: Any = None) -> Any:
+    """``numpy.linalg.norm``, which for vectors is the square root of BLAS's dot product, called here directly."""
+    if type(x) is np.ndarray and x.ndim == 1 and x.dtype == _float64 and ord in (None, 2) and axis is keepdims is None:
+        x = x.ravel("K")
+        return _float64(_sqrt(x.dot(x)))
+    return _numpy_norm(x, ord, axis, bool(keepdims))
+
+
+def clip(a: Array, *args: Any, **kwargs: Any) -> Any:
+    """``numpy.clip``; plain comparisons where all three are numbers."""
+    if isinstance(a, float) and len(args) == 2 and not kwargs and type(a) is _float64:
+        low, high = args
+        return _float64(low if a < low else high if a > high else a)
+    return _numpy_clip(a, *args, **kwargs)
+
+
+def tolerance(
+    x: Array,
+    bounds: tuple[float, float] = (0.0, 0.0),
+    margin: float = 0.0,
+    sigmoid: str = "gaussian",
+    value_at_margin: float = 0.1,
+) -> Any:
+    """``reward_utils.tolerance``; numbers (``numpy.float64`` is a float) with a long tail take the short way."""
+    lower, upper = bounds
+    if sigmoid != "long_tail" or value_at_margin != 0.1 or not isinstance(x, float) or not margin > 0 or lower > upper:
+        return reward_utils.tolerance(x, bounds, margin, sigmoid, value_at_margin)
+    if lower <= x <= upper:
+        return 1.0
+    d = _float64(lower - x if x < lower else x - upper) / margin
+    return float(1 / ((d * _LONG_TAIL_SCALE) ** 2 + 1))
+
+
+def hamacher_product(a: float, b: float) -> float:
+    """``reward_utils.hamacher_product``."""
+    if not ((0.0 <= a <= 1.0) and (0.0 <= b <= 1.0)):
+        return reward_utils.hamacher_product(a, b)  # raises
+    product = a * b
+    denominator = a + b - product
+    result = (product / denominator) if denominator > 0 else 0
+    assert 0.0 <= result <= 1.0
+    return result
+
+
+class Rotation:
+    """``scipy.spatial.transform.Rotation`` as far as Meta-World uses it: rotation matrix to quaternion (x, y, z, w).
+
+    SciPy's algorithm (Markley 2008) without its test for orthogonality: MuJoCo's matrices come from unit quaternions.
+    """
+
+    def __init__(self, quat: Array) -> None:
+        self._quat = quat
+
+    @classmethod
+    def from_matrix(cls, matrix: Array) -> Rotation:
+        """The rotation of a matrix [3, 3]."""
+        (a, b, c), (d, e, f), (g, h, i) = matrix.tolist()
+        trace = a + e + i
+        if trace > a and trace > e and trace > i:
+            x, y, z, w = h - f, c - g, d - b, 1 + trace
+        elif a >= e and a >= i:
+            x, y, z, w = 1 - trace + 2 * a, d + b, g + c, h - f
+        elif e >= i:
+            x, y, z, w = d + b, 1 - trace + 2 * e, h + f, c - g
+        else:
+            x, y, z, w = g + c, h + f, 1 - trace + 2 * i, d - b
+        length = _sqrt(x * x + y * y + z * z + w * w)
+        return cls(np.array([x / length, y / length, z / length, w / length]))
+
+    def as_quat(self) -> Array:
+        """The quaternion [4]."""
+        return self._quat
+
+
+class Named:
+    """``MjData`` as rewards read it: live views, with each name looked up once; all else comes from ``MjData``."""
+
+    def __init__(self, data: mujoco.MjData) -> None:
+        self._data = data
+        self.qpos, self.qvel, self.site_xpos = data.qpos, data.qvel, data.site_xpos
+        self.body = self._views(data.body, ("xpos", "xquat", "xmat"))
+        self.geom = self._views(data.geom, ("xpos", "xmat"))
+        self.site = self._views(data.site, ("xpos", "xmat"))
+        self.joint = self._views(data.joint, ("qpos", "qvel"))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._data, name)
+
+    @staticmethod
+    def _views(find: Callable[[str], Any], fields: tuple[str, ...]) -> Callable[[str], types.SimpleNamespace]:
+        @functools.cache
+        def named(name: str) -> types.SimpleNamespace:
+            found = find(name)
+            return types.SimpleNamespace(id=found.id, **{field: getattr(found, field) for field in fields})
+
+        return named
+
+
+class _Faster(SawyerXYZEnv):  # type: ignore[misc]
+    """Between a class and Meta-World's base: replaces what the class itself does not define."""
+
+    @property
+    def tcp_center(self) -> Array:
+        site = self.data.site
+        return (site("rightEndEffector").xpos + site("leftEndEffector").xpos) / 2.0
+
+    def get_body_com(self, body_name: str) -> Array:
+        return self.data.body(body_name).xpos
+
+    def touching_object(self, object_geom_id: int) -> bool:
+        """Whether both pads press on the object: forces added up contact by contact, as in Meta-World."""
+        pads = self.data.geom("leftpad_geom").id, self.data.geom("rightpad_geom").id
+        contact = self.data.contact
+        touching: tuple[list[int], list[int]] = [], []
+        for index, pair in enumerate(contact.geom.tolist()):
+            if object_geom_id in pair:
+                for pad, found in zip(pads, touching, strict=True):
+                    if pad in pair:
+                        found.append(index)
+        if not (touching[0] and touching[1]):
+            return False
+        address, force = contact.efc_address, self.data.efc_force
+        left, right = (sum(force[address[index]] for index in found) for found in touching)
+        return bool(left > 0 and right > 0)
+
+
+def _numpy() -> types.SimpleNamespace:
+    namespace = types.SimpleNamespace(**{name: getattr(np, name) for name in np.__all__})
+    namespace.clip = clip
+    namespace.linalg = types.SimpleNamespace(**{name: getattr(np.linalg, name) for name in np.linalg.__all__})
+    namespace.linalg.norm = norm
+    return namespace
+
+
+_HELPERS = {
+    "np": _numpy(),
+    "Rotation": Rotation,
+    "tolerance": tolerance,
+    "reward_utils": types.SimpleNamespace(
+        tolerance=tolerance,
+        hamacher_product=hamacher_product,
+        rect_prism_tolerance=reward_utils.rect_prism_tolerance,
+    ),
+}
+
+
+def _rebound(member: Any) -> Any:
+    """A class member whose function sees the faster helpers; None if it is neither a function nor a property."""
+    if isinstance(member, property):
+        return property(_rebound(member.fget))
+    if not isinstance(member, types.FunctionType):
+        return None
+    if member.__code__.co_freevars == ("func",):  # Meta-World's assert_task_is_set: the decorated function
+        return _rebound(member.__closure__[0].cell_contents)  # type: ignore[index]
+    names = {name: helper for name, helper in _HELPERS.items() if name in member.__globals__}
+    bound = types.FunctionType(
+        member.__code__, {**member.__globals__, **names}, member.__name__, member.__defaults__, member.__closure__
+    )
+    bound.__kwdefaults__ = member.__kwdefaults__
+    return bound
+
+
+@functools.cache
+def faster(cls: type) -> type:
+    """A subclass of a Meta-World class whose methods are the same code over faster helpers.
+
+    Instances are made with ``__new__`` and given the attributes of one of Meta-World's, with ``data`` a :class:`Named`.
+    """
+    members = {name: _rebound(member) for name, member in vars(cls).items() if not name.startswith("__")}
+    base = {"_gripper_caging_reward": _rebound(SawyerXYZEnv._gripper_caging_reward)}
+    between = type("_Faster", (_Faster,), base)
+    return type(f"Faster{cls.__name__}", (cls, between), {n: m for n, m in members.items() if m is not None})
