@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 import metarl
 from metarl import loading
-from metarl.errors import CheckpointError, ConfigError, MetarlError
+from metarl.errors import CheckpointError, ConfigError, MetarlError, WorkerError
 
 KINDS: dict[str, loading.Package] = {"tasks": "envs", "agents": "agents", "configs": "configs"}
 OVERRIDES = "key=value with dotted keys, such as seed=3 agent.inner_lr=0.1"
@@ -86,6 +86,15 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
 
     list_ = command("list", _list, "show what there is")
     list_.add_argument("kinds", nargs="?", choices=list(KINDS), metavar="|".join(KINDS), help="one kind; default: all")
+    list_.add_argument(
+        "--json", action="store_true", help="print one JSON object, which says what lineages pin and why"
+    )
+
+    check = command("check-env", _check_env, "check that a task family hides, repeats and ends as it should")
+    check.add_argument("task", metavar="TASK", help="name from `metarl list tasks`, or module:Class, which is imported")
+    check.add_argument("overrides", nargs="*", metavar="task.key=value", help="the family's keys")
+    check.add_argument("--json", action="store_true", help="print one JSON object")
+    _add_allow(check)
 
     bench = command("bench", _bench, "measure speed; prints one JSON object")
     bench.add_argument("part", choices=["sampling", "learner"], metavar="sampling|learner")
@@ -160,13 +169,62 @@ def _hash(options: argparse.Namespace) -> str:
 
 def _list(options: argparse.Namespace) -> str:
     kinds = [options.kinds] if options.kinds else list(KINDS)
-    blocks = []
+    found: dict[str, list[dict[str, Any]]] = {}
     for kind in kinds:
-        names = loading.available(KINDS[kind])
-        width = max(map(len, names), default=0)
-        lines = [f"  {name:{width}}  {loading.summary(KINDS[kind], name)}".rstrip() for name in names]
-        blocks.append("\n".join([f"{kind}:", *lines]))
+        if kind == "tasks":
+            from metarl import families
+
+            found[kind] = families.overview()
+        else:
+            package = KINDS[kind]
+            names = loading.available(package)
+            found[kind] = [{"name": name, "summary": loading.summary(package, name)} for name in names]
+    if options.json:
+        return json.dumps(found)
+    blocks = []
+    for kind, rows in found.items():
+        columns = (
+            ["name", "horizon", "observation", "action", "train", "test", "lineages", "needs"]
+            if kind == "tasks"
+            else []
+        )
+        cells = [_task_cells(row) if columns else [row["name"], row["summary"]] for row in rows]
+        blocks.append(f"{kind}:\n{_table(columns or ['name', 'summary'], cells)}")
     return "\n\n".join(blocks)
+
+
+def _task_cells(row: dict[str, Any]) -> list[str]:
+    if "problem" in row:
+        return [row["name"], *[""] * 6, row["problem"]]
+    horizon = "" if row["horizon"] is None else str(row["horizon"])
+    values = [row.get(column, "") for column in ("observation", "action", "train", "test")]
+    known = ["∞" if value is None else str(value) for value in values]
+    return [row["name"], horizon, *known, ", ".join(row["lineages"]), ", ".join(row["needs"])]
+
+
+def _check_env(options: argparse.Namespace) -> str:
+    from metarl import families
+
+    distribution = families.build(options.task, options.overrides, [options.task, *options.allow])
+    from metarl import check_env
+
+    found = check_env.report(distribution)
+    checks = found["checks"]
+    if options.json:
+        text = json.dumps(found)
+    else:
+        text = _table(
+            ["check", "result", "found"], [[check["name"], check["result"], check["detail"]] for check in checks]
+        )
+        if found["speed"]:
+            text += "\n{lane_steps_per_s:.0f} lane-steps/s, {reset_ms:.3f} ms per reset ({lanes} lanes)".format(
+                **found["speed"]
+            )
+    failed = [f"{check['name']}: {check['detail']}" for check in checks if check["result"] == "failed"]
+    if failed:
+        _write(text)
+        raise WorkerError("\n".join([f"{len(failed)} of {len(checks)} checks of {options.task} failed", *failed]))
+    return text
 
 
 def _bench(options: argparse.Namespace) -> str:
@@ -210,6 +268,27 @@ def _curve_table(result: dict[str, Any]) -> str:
     for row in zip(result["steps"], result["mean"], result["low"], result["high"], strict=True):
         table.add_row(str(row[0]), *(f"{value:.1f}" for value in row[1:]))
     console = Console(width=80)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get().rstrip()
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Rows of text under headings: drawn to the width of a terminal, in plain aligned columns elsewhere."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    if not sys.stdout.isatty():
+        widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+        lines = [
+            "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)) for row in (columns, *rows)
+        ]
+        return "\n".join(line.rstrip() for line in lines)
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console = Console()
     with console.capture() as capture:
         console.print(table)
     return capture.get().rstrip()
