@@ -74,7 +74,9 @@ LINEAGES: Mapping[str, Lineage] = {
         pins={**_GYM, "horizon": 200, "action_scale": 1.0, "torso": "none"},
         why="lmzintgraf/varibad: environments/mujoco/ant.py, ant_dir.py, ant_goal.py",
         differs="the MuJoCo of its day, through mujoco-py; charges the cost of the control before MuJoCo clips it; "
-        f"appends an end-of-episode flag, which memory agents get as an input of its own here; {_NO_WORLD}",
+        "ant_dir.py takes the task, ±1 or the first component of a random unit vector, for an angle in radians, so "
+        "forward and backward are 57° left and right of x there; appends an end-of-episode flag, which memory agents "
+        f"get as an input of its own here; {_NO_WORLD}",
     ),
 }
 

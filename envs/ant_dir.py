@@ -12,6 +12,9 @@ from .ant import LINEAGES, AntConfig, AntDistribution, AntEnv
 from .locomotion import HeadingConfig, HeadingDistribution, HeadingEnv, with_pins
 
 
+_GYM = {"alive_bonus": 1.0, "ctrl_cost_weight": 0.5, "terminate_when_unhealthy": True, "observe_position": False}
+
+
 class AntDirConfig(AntConfig, HeadingConfig):
     """Keys of Ant-Dir."""
 
@@ -19,21 +22,8 @@ class AntDirConfig(AntConfig, HeadingConfig):
         LINEAGES,
         finn2017={"alive_bonus": 0.05, "directions": "forward_backward"},
         deleu2018={"alive_bonus": 0.05, "directions": "forward_backward"},
-        promp2018={
-            "alive_bonus": 1.0,
-            "ctrl_cost_weight": 0.5,
-            "healthy_z_range": [0.0, 1.0],
-            "terminate_when_unhealthy": True,
-            "observe_position": False,
-        },
-        varibad2020={
-            "alive_bonus": 1.0,
-            "ctrl_cost_weight": 0.5,
-            "healthy_z_range": [0.2, 1.0],
-            "terminate_when_unhealthy": True,
-            "observe_position": False,
-            "observe_contact_forces": False,
-        },
+        promp2018={**_GYM, "healthy_z_range": [0.0, 1.0], "observe_contact_forces": True},
+        varibad2020={**_GYM, "healthy_z_range": [0.2, 1.0], "observe_contact_forces": False},
     )
 
 
