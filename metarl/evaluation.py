@@ -19,9 +19,10 @@ from metarl.statistics import bootstrap_ci
 
 @dataclass(frozen=True)
 class AdaptationCurve:
-    """Returns of fresh episodes after 0, 1, … adaptation steps on held-out tasks."""
+    """Returns of fresh episodes after 0, 1, … adaptation steps on held-out tasks, and their success where known."""
 
     returns: NDArray[np.float64]  # [points, tasks, episodes], undiscounted
+    success: NDArray[np.bool_] | None = None  # [points, tasks, episodes], whether any step of the episode succeeded
 
     @property
     def by_task(self) -> NDArray[np.float64]:
@@ -29,16 +30,26 @@ class AdaptationCurve:
         return np.asarray(self.returns.mean(axis=2))
 
     def summary(self, seed: int) -> dict[str, Any]:
-        """Mean over tasks with a 95 % bootstrap interval at every point, as plain JSON data."""
+        """Mean over tasks with a 95 % bootstrap interval at every point, as plain JSON data.
+
+        ``success``, where known, holds the same of the fraction of successful episodes.
+        """
         rng = generator(seed, Domain.BOOTSTRAP)
-        intervals = [bootstrap_ci(values, rng=rng) for values in self.by_task]
-        return {
-            "steps": list(range(len(self.returns))),
-            "mean": [float(value) for value in self.by_task.mean(axis=1)],
-            "low": [low for low, _ in intervals],
-            "high": [high for _, high in intervals],
-            "returns": self.by_task.tolist(),
-        }
+        result = {"steps": list(range(len(self.returns))), **_mean_and_interval(self.by_task, rng)}
+        result["returns"] = self.by_task.tolist()
+        if self.success is not None:
+            result["success"] = _mean_and_interval(self.success.mean(axis=2), rng)
+        return result
+
+
+def _mean_and_interval(by_task: NDArray[np.float64], rng: np.random.Generator) -> dict[str, Any]:
+    """Means of [points, tasks] over tasks with their 95 % bootstrap intervals."""
+    intervals = [bootstrap_ci(values, rng=rng) for values in by_task]
+    return {
+        "mean": [float(value) for value in by_task.mean(axis=1)],
+        "low": [low for low, _ in intervals],
+        "high": [high for _, high in intervals],
+    }
 
 
 class Evaluator:
@@ -57,7 +68,7 @@ class Evaluator:
 
     def evaluate(self, agent: Agent) -> AdaptationCurve:
         """The curve of the agent's current parameters."""
-        config, points = self.config, []
+        config, returns, success = self.config, [], []
         adapted = agent.init_adapted(len(self.tasks))
         for step in range(config.adapt_steps + 1):
             scored = self.sampler.collect(
@@ -68,13 +79,16 @@ class Evaluator:
                 lanes=config.score_episodes,
                 deterministic=config.deterministic,
             )
-            points.append(scored.episode_returns().squeeze(-1).numpy())
+            returns.append(scored.episode_returns().squeeze(-1).numpy())
+            succeeded = scored.episode_success()
+            if succeeded is not None:
+                success.append(succeeded.squeeze(-1).numpy())
             if step < config.adapt_steps:
                 stream = self._stream(2 * step + 1)
                 batch = self.sampler.collect(agent.policy(), adapted, self.tasks, stream, lanes=config.adapt_episodes)
                 rng = generator(self.seed, Domain.EVAL_LEARNER, phase=step)
                 adapted = agent.adapt(adapted, batch, step=step, rng=rng)
-        return AdaptationCurve(np.stack(points))
+        return AdaptationCurve(np.stack(returns), np.stack(success) if success else None)
 
     def _stream(self, phase: int) -> Stream:
         return Stream(self.seed, iteration=0, phase=phase, evaluation=True)

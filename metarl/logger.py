@@ -143,15 +143,23 @@ class Logger:
     def evaluation(self, position: Mapping[str, int], summary: Mapping[str, Any]) -> None:
         """Log an adaptation curve (``steps``, ``mean``, ``low``, ``high``) at a position of iteration and env_steps.
 
-        It goes to wandb as ``eval/return/<step>`` with its interval, and to the console; ``evaluations.jsonl`` has all.
+        It goes to wandb as ``eval/return/<step>`` with its interval, ``eval/success/<step>`` likewise where the summary
+        has ``success``, and to the console; ``evaluations.jsonl`` has all.
         """
-        points = list(zip(summary["steps"], summary["mean"], summary["low"], summary["high"], strict=True))
         values: dict[str, float | int] = dict(position)
-        for step, mean, low, high in points:
-            values |= {f"eval/return/{step}": mean, f"eval/return_low/{step}": low, f"eval/return_high/{step}": high}
+        words = []
+        for quantity, curve in {"return": summary, "success": summary.get("success")}.items():
+            if curve is None:
+                continue
+            points = list(zip(summary["steps"], curve["mean"], curve["low"], curve["high"], strict=True))
+            for step, mean, low, high in points:
+                values[f"eval/{quantity}/{step}"] = mean
+                values |= {f"eval/{quantity}_low/{step}": low, f"eval/{quantity}_high/{step}": high}
+            words.append(
+                f"{quantity} " + " → ".join(f"{mean:.4g} [{low:.4g}, {high:.4g}]" for _, mean, low, high in points)
+            )
         self.wandb.log(_numbers(values))
-        curve = " → ".join(f"{mean:.4g} [{low:.4g}, {high:.4g}]" for _, mean, low, high in points)
-        self.message(f"evaluation at iteration {position['iteration']}: return {curve}")
+        self.message(f"evaluation at iteration {position['iteration']}: {', '.join(words)}")
 
     def message(self, text: str) -> None:
         """Show a line to the user."""

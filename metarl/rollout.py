@@ -77,6 +77,8 @@ class _Recorder:
         self.reward = np.zeros(shape, np.float32)
         self.terminated, self.truncated, self.first, self.valid = (np.zeros(shape, np.bool_) for _ in range(4))
         self.final_obs = np.zeros((self.rows, unit.episodes, spaces.observation.size), np.float32)
+        self.diverged = np.zeros(self.rows, np.int64)
+        self.success: NDArray[np.bool_] | None = None
         self.outputs: list[torch.Tensor] = []
 
     def run(self) -> None:
@@ -97,7 +99,7 @@ class _Recorder:
             drawn, outputs, state = unit.policy.act(self.params, step, state, noise)
             action = drawn.numpy()
             self._require_finite("actions", action, t)
-            raw_obs, reward, terminated, truncated, _ = env.step(action)
+            raw_obs, reward, terminated, truncated, info = env.step(action)
             self._require_finite("observations", raw_obs, t)
             self._require_finite("rewards", reward, t)
             next_obs = raw_obs.astype(np.float32)
@@ -105,6 +107,8 @@ class _Recorder:
             self.obs[t], self.action[t], self.reward[t] = obs, action, reward
             self.terminated[t], self.truncated[t] = terminated & live, truncated & live
             self.first[t], self.valid[t] = first & live, live
+            if info:
+                self._record_info(info, live, t)
             ended = live & (terminated | truncated)
             if ended.any():
                 rows = np.flatnonzero(ended)
@@ -145,8 +149,19 @@ class _Recorder:
         if padding.any():
             for name in ("obs", "action", "reward", *described):
                 result[name][padding] = 0
+        if self.success is not None:
+            result["success"] = by_task(self.success)
+        result["diverged"] = self.diverged.reshape(n, lanes)
         result["final_obs"] = self.final_obs.reshape(n, lanes, *self.final_obs.shape[1:])
         return result
+
+    def _record_info(self, info: dict[str, Any], live: NDArray[np.bool_], t: int) -> None:
+        if "diverged" in info:
+            self.diverged += info["diverged"] & live
+        if "success" in info:
+            if self.success is None:
+                self.success = np.zeros((self.steps, self.rows), np.bool_)
+            self.success[t] = info["success"] & live
 
     def _draw_noise(self) -> NDArray[np.float32]:
         """[T, rows, noise_size], one block per lane from the lane's own stream."""

@@ -52,6 +52,13 @@ class TaskDistribution(ABC):
     def make_vector(self, num_lanes: int) -> VectorTaskEnv:
         """A vector environment whose lanes can run any of the family's tasks."""
 
+    def hidden_part(self, task: Task) -> Task:
+        """What an episode's first observation must not tell of a task; all of it, unless a family says otherwise.
+
+        ``metarl check-env`` looks for leaks of this part; text outside it (a class name) tells tasks apart openly.
+        """
+        return task
+
 
 def balanced_sample(choices: Sequence[Task], num_tasks: int, rng: np.random.Generator) -> list[Task]:
     """Draw from a finite list in shuffled rounds, so that counts differ by at most one."""
@@ -70,8 +77,13 @@ class VectorTaskEnv(gymnasium.vector.VectorEnv[Floats, Any, Floats], ABC):
       integer or None per lane; a lane's generator is Gymnasium's ``np_random(seed)``, so equal seeds give equal bits.
     * ``step`` advances live lanes only. A lane that has ended keeps its last observation and flags, with reward 0,
       until it is reset.
-    * ``truncated`` means that the horizon was reached, ``terminated`` that the task itself ended; both may hold.
+    * ``truncated`` means that the horizon was reached (or the simulation diverged), ``terminated`` that the task itself
+      ended; both may hold.
     * Box actions in ±``action_scale`` span the control range; what lies beyond is clipped. Nothing else scales actions.
+    * A family that knows success keeps ``_success`` [lanes], and ``step`` returns ``info["success"]``: whether the last
+      step of a lane succeeded. It ends no episode.
+    * A lane whose simulation diverges goes back to its last good state, which the observation shows, and is truncated
+      there with reward 0; ``info["diverged"]`` marks it.
     """
 
     metadata: dict[str, Any] = {  # noqa: RUF012 (declared so by Gymnasium)
@@ -100,6 +112,8 @@ class VectorTaskEnv(gymnasium.vector.VectorEnv[Floats, Any, Floats], ABC):
         self._elapsed = np.zeros(num_lanes, dtype=np.int64)
         self._terminated = np.ones(num_lanes, dtype=np.bool_)  # nothing moves before the first reset
         self._truncated = np.zeros(num_lanes, dtype=np.bool_)
+        self._success: Bools | None = None
+        self._diverged = np.zeros(num_lanes, dtype=np.bool_)
 
     def set_tasks(self, tasks: Sequence[Task]) -> None:
         """Give each lane its task, in lane order; all lanes then wait for a reset."""
@@ -134,11 +148,16 @@ class VectorTaskEnv(gymnasium.vector.VectorEnv[Floats, Any, Floats], ABC):
     ) -> tuple[Floats, Floats, Bools, Bools, dict[str, Any]]:
         """Advance the live lanes by one step; ``actions`` is [lanes, size] for Box, [lanes] for Discrete."""
         live = ~(self._terminated | self._truncated)
+        self._diverged[:] = False
         reward, terminated = self._advance(self._controls(actions), live)
         self._elapsed[live] += 1
-        self._terminated |= live & terminated
-        self._truncated |= live & (self._elapsed >= self.horizon)
-        return self._observations(), np.where(live, reward, 0.0), self._terminated.copy(), self._truncated.copy(), {}
+        good = live & ~self._diverged
+        self._terminated |= good & terminated
+        self._truncated |= live & (self._diverged | (self._elapsed >= self.horizon))
+        info = {} if self._success is None else {"success": self._success & live}
+        if self._diverged.any():
+            info["diverged"] = self._diverged.copy()
+        return self._observations(), np.where(good, reward, 0.0), self._terminated.copy(), self._truncated.copy(), info
 
     def _controls(self, actions: NDArray[Any]) -> NDArray[Any]:
         """Actions in the environment's own units: scaled and clipped, or checked choices."""
@@ -166,7 +185,10 @@ class VectorTaskEnv(gymnasium.vector.VectorEnv[Floats, Any, Floats], ABC):
 
     @abstractmethod
     def _advance(self, controls: NDArray[Any], live: Bools) -> tuple[Floats, Bools]:
-        """One step of the live lanes: reward [lanes] and terminated [lanes]; entries of other lanes are ignored."""
+        """One step of the live lanes: reward [lanes] and terminated [lanes]; entries of other lanes are ignored.
+
+        A lane that diverges is put back to its last good state and marked in ``_diverged``, which is clear on entry.
+        """
 
     @abstractmethod
     def _observe(self) -> Floats:

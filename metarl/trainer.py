@@ -22,7 +22,7 @@ from metarl.logger import Logger, MetricsFile
 from metarl.report import write_curves_csv, write_report
 from metarl.schema import RunConfig
 from metarl.seeding import Domain, Stream, generator
-from metarl.types import Metrics
+from metarl.types import Metrics, Trajectory
 
 EVALUATIONS = "evaluations.jsonl"
 MAX_FAILED_SAVES = 3  # in a row
@@ -172,14 +172,13 @@ class Trainer:
         self.iteration += 1
         self.env_steps += steps
         total = time.monotonic() - started
-        returns = {f"train/return/{k}": float(batch.episode_returns().mean()) for k, batch in enumerate(batches)}
         perf = {
             "perf/env_steps_per_s": steps / total,
             "perf/sample_s": total - learning,
             "perf/learn_s": learning,
             "perf/seconds": self._seconds(),
         }
-        return {**returns, **metrics, **perf}
+        return {**_outcomes(batches), **metrics, **perf}
 
     def evaluate(self) -> None:
         """The adaptation curve of the current parameters, appended to evaluations.jsonl and logged."""
@@ -271,3 +270,15 @@ class Trainer:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _outcomes(batches: Sequence[Trajectory]) -> Metrics:
+    """What the episodes of each phase came to: returns, successes where known, divergences where any."""
+    outcomes: Metrics = {}
+    for k, batch in enumerate(batches):
+        outcomes[f"train/return/{k}"] = float(batch.episode_returns().mean())
+        success = batch.episode_success()
+        if success is not None:
+            outcomes[f"train/success/{k}"] = float(success.double().mean())
+    outcomes["env/diverged"] = float(sum(int(batch.diverged.sum()) for batch in batches))
+    return outcomes

@@ -47,6 +47,7 @@ class Trajectory:
     log_prob: Tensor  # [N, E, T] of ``action`` under the behaviour policy
     dist: Mapping[str, Tensor]  # behaviour distribution parameters, each [N, E, T, …]
     final_obs: Tensor  # [N, E, episodes, obs], the observation after each episode's last step
+    diverged: Tensor  # [N, E] steps at which the simulation diverged and the episode was cut off
     success: Tensor | None = None  # [N, E, T] bool where the family knows success
 
     @property
@@ -64,10 +65,17 @@ class Trajectory:
 
     def episode_returns(self) -> Tensor:
         """Undiscounted return of every episode, [N, E, episodes], in the task's reward units."""
-        episodes = self.final_obs.shape[2]
+        return self._by_episode(self.reward.double() * self.valid)
+
+    def episode_success(self) -> Tensor | None:
+        """Whether an episode succeeded at any of its steps, [N, E, episodes] bool; None where nobody knows."""
+        return None if self.success is None else self._by_episode((self.success & self.valid).double()) > 0
+
+    def _by_episode(self, values: Tensor) -> Tensor:
+        """Sums of ``values`` [N, E, T], zero on padding, over the steps of every episode: [N, E, episodes]."""
         index = (self.first.cumsum(-1) - 1).clamp(min=0)
-        returns = torch.zeros(*self.reward.shape[:2], episodes, dtype=torch.float64, device=self.reward.device)
-        return returns.scatter_add_(2, index, self.reward.double() * self.valid)
+        sums = torch.zeros(*values.shape[:2], self.final_obs.shape[2], dtype=values.dtype, device=values.device)
+        return sums.scatter_add_(2, index, values)
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Trajectory:
         def apply(value: Any) -> Any:

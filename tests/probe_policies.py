@@ -108,7 +108,8 @@ class ScriptDistribution(TaskDistribution):
     """Tasks ``{"n": 2, "lengths": [[3, 1], …]}``: the lengths of the episodes of each lane, in order.
 
     An episode shorter than the horizon terminates, a longer one is cut off there, one of exactly its length does both.
-    An optional ``"nan": "observation"`` or ``"reward"`` spoils lane 1's second step.
+    An optional ``"nan": "observation"`` or ``"reward"`` spoils lane 1's second step. With ``"succeeds": [t, …]`` the
+    steps t of the trial succeed in every lane; with ``"diverges": t`` lane 1 diverges in step t of the trial.
     """
 
     config_class = TaskConfig
@@ -138,6 +139,11 @@ class ScriptEnv(VectorTaskEnv):
         earlier = [sum(other["n"] == task["n"] for other in tasks[:row]) for row, task in enumerate(tasks)]
         self._place = np.array([100.0 * task["n"] + 10 * lane for task, lane in zip(tasks, earlier, strict=True)])
         self._script = [task["lengths"][lane] for task, lane in zip(tasks, earlier, strict=True)]
+        self._succeeds = [task.get("succeeds") for task in tasks]
+        self._diverges = np.array(
+            [task.get("diverges", -1) if lane == 1 else -1 for task, lane in zip(tasks, earlier, strict=True)]
+        )
+        self._success = np.zeros(self.num_envs, np.bool_) if any(self._succeeds) else None
         self._spoilt = [task.get("nan") if lane == 1 else None for task, lane in zip(tasks, earlier, strict=True)]
         self._time = np.zeros(self.num_envs)
         self._episode = np.full(self.num_envs, -1)
@@ -149,7 +155,10 @@ class ScriptEnv(VectorTaskEnv):
 
     def _advance(self, controls: NDArray[Any], live: Bools) -> tuple[Floats, Bools]:
         reward = self._place + self._time
-        self._time[live] += 1
+        if self._success is not None:
+            self._success[:] = [t in (times or ()) for t, times in zip(self._time, self._succeeds, strict=True)]
+        self._diverged[live & (self._time == self._diverges)] = True
+        self._time[live & ~self._diverged] += 1
         lengths = np.array([lane[episode] for lane, episode in zip(self._script, self._episode, strict=True)])
         return reward + self._nan("reward"), self._time - self._began >= lengths
 

@@ -80,6 +80,7 @@ def trajectory(reward: list[list[float]], first: Tensor, end: Tensor, valid: Ten
         log_prob=torch.zeros_like(rewards),
         dist={"mean": torch.zeros(1, lanes, steps, 1)},
         final_obs=torch.zeros(1, lanes, int(first[0, 0].sum()), 1),
+        diverged=torch.zeros(1, lanes, dtype=torch.int64),
     )
 
 
@@ -171,4 +172,5 @@ def roll_out(
         log_prob=stacked(3),
         dist={name: stacked(4 + index) for index, name in enumerate(dist)},
         final_obs=obs.unsqueeze(2),
+        diverged=torch.zeros(tasks, lanes, dtype=torch.int64),
     )

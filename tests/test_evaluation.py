@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from probe_envs import ProbeConfig, ProbeDistribution
-from probe_policies import MirrorPolicy
+from probe_policies import MirrorPolicy, ScriptDistribution
 from torch import Tensor
 
 from metarl import config, trainer
@@ -23,10 +23,10 @@ from metarl.evaluation import AdaptationCurve, Evaluator, evaluate_run
 from metarl.executors import InProcess
 from metarl.policies import Policy
 from metarl.sampler import Sampler
-from metarl.schema import EvalConfig, LearnerConfig
+from metarl.schema import EvalConfig, LearnerConfig, TaskConfig
 from metarl.seeding import Domain, Stream, generator
 from metarl.statistics import bootstrap_ci
-from metarl.tasks import Task, TaskDistribution
+from metarl.tasks import Split, Task, TaskDistribution
 from metarl.types import Metrics, Trajectory
 
 
@@ -62,6 +62,13 @@ class StepAgent(Agent):
 
     def load_parameters(self, state: dict[str, Tensor]) -> None:
         raise NotImplementedError("expected evaluation not to load")
+
+
+class LateSuccess(ScriptDistribution):
+    """Task 0 would succeed in step 7, behind its end, the others succeed in step 1."""
+
+    def sample(self, num_tasks: int, *, split: Split, rng: np.random.Generator) -> list[Task]:
+        return [{"n": n, "lengths": [[3], [3]], "succeeds": [1] if n else [7]} for n in range(num_tasks)]
 
 
 class SpySampler(Sampler):
@@ -222,6 +229,22 @@ def test_the_summary_is_what_a_direct_bootstrap_gives() -> None:
     for low, mean, high in zip(summary["low"], summary["mean"], summary["high"], strict=True):
         assert low < mean < high
     assert AdaptationCurve(returns).summary(seed=4) == summary
+
+
+def test_success_has_its_own_curve() -> None:
+    """Two tasks, four episodes: after no step 0 and 1 of 4 succeed, after one step 2 and 4 of 4."""
+    success = np.array([[[0, 0, 0, 0], [1, 0, 0, 0]], [[1, 0, 1, 0], [1, 1, 1, 1]]], dtype=np.bool_)
+    summary = AdaptationCurve(np.zeros((2, 2, 4)), success).summary(seed=4)
+    assert summary["success"]["mean"] == [0.125, 0.75]
+    assert (summary["success"]["low"], summary["success"]["high"]) == ([0.0, 0.5], [0.25, 1.0])
+    assert "success" not in AdaptationCurve(np.zeros((2, 2, 4))).summary(seed=4)
+
+
+def test_success_is_measured_where_the_family_knows_it() -> None:
+    distribution = LateSuccess(TaskConfig(name="script", horizon=3))
+    config = SMALL.model_copy(update={"num_tasks": 2, "score_episodes": 2, "adapt_steps": 0})
+    curve = Evaluator(Sampler(distribution, InProcess()), config, seed=0).evaluate(StepAgent())
+    assert curve.success is not None and curve.success.tolist() == [[[False, False], [True, True]]]
 
 
 def test_the_summary_counts_tasks_not_episodes() -> None:

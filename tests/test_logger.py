@@ -411,6 +411,7 @@ class TestLogger:
         values = {"iteration": 1, "env_steps": np.int64(80), "loss": np.float32(0.5), "kl": torch.tensor(0.25)}
         logger.log(values)
         summary = {"steps": [0, 1], "mean": [2.0, 30.0], "low": [1.0, 25.0], "high": [4.0, 32.0], "returns": []}
+        summary["success"] = {"mean": [0.0, 0.5], "low": [0.0, 0.25], "high": [0.0, 0.75]}
         logger.evaluation({"iteration": 1, "env_steps": 80}, summary)
         logger.message("done")
         logger.close()
@@ -419,10 +420,12 @@ class TestLogger:
         assert json.loads(line) == {"iteration": 1, "env_steps": 80, "loss": 0.5, "kl": 0.25}
         printed = capsys.readouterr().out.splitlines()
         assert printed[0].startswith("iteration 1/3  env_steps 80")
-        assert printed[1:] == ["evaluation at iteration 1: return 2 [1, 4] → 30 [25, 32]", "done"]
+        curve = "return 2 [1, 4] → 30 [25, 32], success 0 [0, 0] → 0.5 [0.25, 0.75]"
+        assert printed[1:] == [f"evaluation at iteration 1: {curve}", "done"]
         found = records(run, "abcd1234")
         history = [record["history"]["item"] for record in found if record["type"] == "history"]
         assert history[0]["loss"] == 0.5 and history[1]["eval/return/1"] == 30 and history[1]["env_steps"] == 80
+        assert history[1]["eval/success/1"] == 0.5 and history[1]["eval/success_low/1"] == 0.25
         config = next(record["run"]["config"]["update"] for record in found if record["type"] == "run")
         assert config["agent"] == {"name": "maml", "lineage": None, "inner_lr": 0.1}  # its own keys too
 

@@ -111,9 +111,35 @@ def test_padding_is_zero_in_every_field() -> None:
     padding = ~arrays["valid"]
     assert padding.sum() == 3 + 0 + 2 + 2
     for name, values in arrays.items():
-        if name not in ("valid", "final_obs"):
+        if name not in ("valid", "final_obs", "diverged"):
             assert not values[padding].any(), name
             assert values[arrays["valid"]].any(), name
+
+
+def test_success_is_recorded_step_by_step_and_ends_nothing() -> None:
+    tasks = [{**SCRIPT[0], "succeeds": [0, 4]}, SCRIPT[1]]
+    arrays = run(script(), MirrorPolicy(), tasks, [[0.1], [0.2]], lanes=2, episodes=2)
+    # Lane 0 of task 1 plays 3 steps in all, so its time 4 never comes; task 2 knows no success.
+    assert arrays["success"].tolist() == [[bits("x....."), bits("x...x.")], [bits("......"), bits("......")]]
+    plain = run_script()
+    assert "success" not in plain
+    for name in plain:
+        assert np.array_equal(arrays[name], plain[name]), name
+
+
+def test_a_diverged_lane_is_truncated_at_its_last_good_state_and_plays_on() -> None:
+    """Lane 1 diverges in its step 1: reward 0, cut off there, and its second episode follows."""
+    tasks = [{**SCRIPT[0], "diverges": 1}, SCRIPT[1]]
+    arrays = run(script(), MirrorPolicy(), tasks, [[0.1], [0.2]], lanes=2, episodes=2)
+    assert arrays["diverged"].tolist() == [[0, 2], [0, 0]]  # the lane's time stands still: it diverges at once again
+    assert arrays["truncated"][0, 1].tolist() == bits(".xx...")
+    assert not arrays["terminated"][0, 1].any()
+    assert arrays["reward"][0, 1].tolist() == [110, 0, 0, 0, 0, 0]
+    assert arrays["final_obs"][0, 1].tolist() == [[111, 0], [111, 1]]
+    plain = run_script()
+    for name in plain:
+        assert np.array_equal(arrays[name][1], plain[name][1]), name
+        assert np.array_equal(arrays[name][0, 0], plain[name][0, 0]), name
 
 
 def test_shapes_and_dtypes() -> None:
@@ -128,6 +154,7 @@ def test_shapes_and_dtypes() -> None:
         "valid": ((6,), "bool"),
         "log_prob": ((6,), "float32"),
         "final_obs": ((2, 2), "float32"),
+        "diverged": ((), "int64"),
         "dist/obs": ((6, 2), "float32"),
         **{f"dist/{name}": ((6, 1), "float32") for name in ("prev_action", "prev_reward", "prev_terminated")},
         **{f"dist/{name}": ((6, 1), "float32") for name in ("prev_truncated", "first", "steps")},

@@ -195,6 +195,7 @@ def test_metrics_have_one_line_per_iteration_with_the_documented_names(reference
         "env_steps",
         "train/return/0",
         "train/return/1",
+        "env/diverged",
         "perf/env_steps_per_s",
         "perf/sample_s",
         "perf/learn_s",

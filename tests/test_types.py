@@ -18,6 +18,17 @@ def test_episode_returns_are_summed_per_episode_without_padding():
     assert batch.num_steps == 7
 
 
+def test_an_episode_succeeds_if_any_of_its_steps_does():
+    batch = trajectory(
+        [[0.0] * 4, [0.0] * 4], first=bits("1010", "1100"), end=bits("0101", "1010"), valid=bits("1111", "1110")
+    )
+    assert batch.episode_success() is None
+    known = replace(batch, success=bits("1000", "0111"))
+    assert known.episode_success().tolist() == [[[True, False], [False, True]]]
+    behind_the_end = replace(batch, success=bits("0000", "0001"))
+    assert not behind_the_end.episode_success().any()
+
+
 def test_long_returns_do_not_lose_small_rewards():
     steps = 4000
     first, end = torch.zeros(2, 1, 1, steps, dtype=torch.bool)
@@ -31,7 +42,7 @@ def test_a_trajectory_moves_as_a_whole_and_is_frozen():
     batch = roll_out(policy, torch.zeros(2, policy.num_parameters), lambda o, a: a[..., 0], lanes=3, steps=4, seed=0)
     moved = replace(batch, success=batch.valid).to("meta")
     tensors = {name: value for name, value in vars(moved).items() if isinstance(value, torch.Tensor)}
-    assert len(tensors) == 10 and all(value.is_meta for value in tensors.values())
+    assert len(tensors) == 11 and all(value.is_meta for value in tensors.values())
     assert set(moved.dist) == {"mean", "log_std"} and all(value.is_meta for value in moved.dist.values())
     assert batch.to("cpu").success is None
     part = batch.tasks(slice(1, 2))
