@@ -11,7 +11,6 @@ from metarl.tasks import Floats, VectorTaskEnv
 from .ant import LINEAGES, AntConfig, AntDistribution, AntEnv
 from .locomotion import HeadingConfig, HeadingDistribution, HeadingEnv, with_pins
 
-
 _GYM = {"alive_bonus": 1.0, "ctrl_cost_weight": 0.5, "terminate_when_unhealthy": True, "observe_position": False}
 
 

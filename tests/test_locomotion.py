@@ -1,6 +1,7 @@
 """Rewards, tasks, health and published definitions of the locomotion families, by numbers worked out by hand."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -346,6 +347,65 @@ def test_every_lineage_of_every_family_is_in_a_table_above() -> None:
     tabulated = {*ANT, *OTHERS, ("swimmer_vel", "promp2018")}
     families = [name for name in TASKS if not name.startswith("half_cheetah")]
     assert tabulated == {(name, key) for name in families for key in task_distribution(name).config_class.lineages}
+
+
+PAGE = Path(__file__).parent.parent / "docs" / "locomotion.md"
+ROBOT_FAMILY = {
+    "half_cheetah": "dir",
+    "ant": "dir",
+    "walker2d": "dir",
+    "hopper": "vel",
+    "humanoid": "dir",
+    "swimmer": "vel",
+}
+
+
+def tables(first_column: str) -> list[list[dict[str, str]]]:
+    """The page's tables that start with this column, as rows of column → cell, without backticks."""
+    found = []
+    for block in re.findall(r"(?:^\|.*\n)+", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE):
+        head, _, *rows = (
+            [c.strip() for c in line.strip("|").split(" |")] for line in block.replace("`", "").splitlines()
+        )
+        if head[0] == first_column:
+            found.append([dict(zip(head, row, strict=True)) for row in rows])
+    return found
+
+
+def written(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(list(value)) if isinstance(value, tuple | list) else str(value)
+
+
+def test_the_documented_defaults_are_the_defaults() -> None:
+    (keys,) = tables("key")
+    for robot, kind in ROBOT_FAMILY.items():
+        config_class = task_distribution(f"{robot}_{kind}").config_class
+        fields = {name: field.default for name, field in config_class.model_fields.items()}
+        own = {"name", "lineage", "action_scale", "reveal", "velocity_range", "directions"}
+        table = {row["key"]: row[robot] for row in keys if row[robot] != "–"}
+        if robot == "hopper":
+            fields["alive_bonus"] = 1.0  # of the robot; the family's own is in the other table
+        assert table == {name: written(default) for name, default in fields.items() if name not in own}
+    (families,) = tables("family")
+    for row in families:
+        fields = task_distribution(row["family"]).config_class.model_fields
+        for key, value in re.findall(r"(\w+) (\[.*?\]|[\w.]+)", row["its own keys and defaults"]):
+            assert written(fields[key].default) == value, row
+
+
+def test_the_documented_lineages_are_the_lineages() -> None:
+    seen = set()
+    for row in [row for table in tables("lineage") for row in table]:
+        for family in (row.get("families") or row["family"]).split(", "):
+            pins = task_distribution(family).config_class.lineages[row["lineage"]].pins
+            seen.add((family, row["lineage"]))
+            stated = {key: cell for key, cell in row.items() if cell and key not in ("lineage", "families", "family")}
+            if family == "half_cheetah_dir":
+                del stated["velocity_range"]
+            assert stated == {key: written(value) for key, value in pins.items() if key in row}, family
+    assert seen == {(name, key) for name in TASKS for key in task_distribution(name).config_class.lineages}
 
 
 def test_building_distributions_loads_neither_mujoco_nor_torch() -> None:
