@@ -75,8 +75,8 @@ def metaworldplus2025(num_test_goals: int, differs: str = "", **pins: Any) -> Ma
         "metaworldplus2025": Lineage(
             pins={**shared, "action_scale": 1.0, **pins},
             why="rainx0r/metaworld-algorithms: metaworld_algorithms/envs/metaworld.py, examples/meta_learning/",
-            differs=f"{differs}its evaluation ends an episode on success and counts the first three episodes of a class to "
-            "end, which favours successes; here every goal counts alike",
+            differs=f"{differs}its evaluation ends an episode on success and counts a class's first three episodes "
+            "to end, which favours successes; here every goal counts alike",
         )
     }
 
@@ -176,17 +176,18 @@ class MetaWorldEnv(VectorTaskEnv):
         self._lanes = [Lane(row) for row in self._observation]
         self._simulators: list[Any] = []
         self._vectors: list[tuple[float, ...]] = []
+        self._order = np.arange(num_lanes)
 
     def _assign(self, tasks: Sequence[Task]) -> None:
         for task in tasks:
             _check_task(task)
         self._simulators = [self._simulator(task["env"], self._reward_version) for task in tasks]
         self._vectors = [tuple(map(float, task["rand_vec"])) for task in tasks]
+        self._order = np.argsort([task["env"] for task in tasks], kind="stable")  # a model in use stays in cache
 
     def _reset_lanes(self, lanes: NDArray[np.int64], rngs: Sequence[np.random.Generator]) -> None:
         for lane in lanes.tolist():
-            simulator = self._simulators[lane]
-            start = simulator.start(self._vectors[lane])
+            simulator, start = self._simulators[lane], self._start(lane)
             simulator.begin(self._lanes[lane], start)
             self._target[lane], self._mocap_pos[lane] = start.target, start.mocap_pos
             self._mocap_low[lane], self._mocap_high[lane] = simulator.mocap_low, simulator.mocap_high
@@ -195,10 +196,9 @@ class MetaWorldEnv(VectorTaskEnv):
 
     def _advance(self, controls: NDArray[Any], live: Bools) -> tuple[Floats, Bools]:
         actions = controls.astype(np.float32)
-        move = actions[:, :3] * self._simulators[0].action_scale  # 1/100 m in all classes
-        mocap_pos = np.clip(self._mocap_pos + move, self._mocap_low, self._mocap_high)
+        mocap_pos = self._moved(self._mocap_pos, actions)
         assert self._success is not None
-        for lane in np.flatnonzero(live).tolist():
+        for lane in self._order[live[self._order]].tolist():
             stepped = self._simulators[lane].step(self._lanes[lane], mocap_pos[lane], actions[lane])
             if stepped is None:
                 self._diverged[lane] = True
@@ -208,6 +208,30 @@ class MetaWorldEnv(VectorTaskEnv):
                 self._success[lane] = stepped[1]["success"] == 1.0
         self._mocap_pos = mocap_pos
         return self._reward, np.zeros(self.num_envs, dtype=np.bool_)
+
+    def replay(self, actions: NDArray[Any]) -> float:
+        """Seconds of bare ``mj_step`` and ``mj_forward`` for one episode per lane under ``actions`` [T, lanes, 4].
+
+        The limit that stepping is measured against. Lanes must have been reset; they stay where they are.
+        """
+        controls = np.stack([self._controls(step).astype(np.float32) for step in actions])
+        path = [np.stack([self._start(lane).mocap_pos for lane in range(self.num_envs)])]
+        for step in controls:
+            path.append(self._moved(path[-1], step))
+        mocap_pos = np.stack(path[1:])
+        seconds = 0.0
+        for lane in self._order.tolist():
+            seconds += self._simulators[lane].replay(self._start(lane), mocap_pos[:, lane], controls[:, lane, 3])
+        return seconds
+
+    def _start(self, lane: int) -> Any:
+        return self._simulators[lane].start(self._vectors[lane])
+
+    def _moved(self, mocap_pos: Floats, actions: NDArray[np.float32]) -> Floats:
+        """Where the hand is pulled to [lanes, 3]: at most 1 cm per axis and step from before, in all classes."""
+        move = actions[:, :3] * self._simulators[0].action_scale
+        moved: Floats = np.clip(mocap_pos + move, self._mocap_low, self._mocap_high)
+        return moved
 
     def _observe(self) -> Floats:
         return self._observation.copy()

@@ -1,9 +1,9 @@
 """Meta-World's rewards and observations computed faster, bit for bit.
 
 Nothing of a reward is written down again here. Every class keeps its own code; its functions are bound to other
-globals, in which the slow helpers (``numpy.linalg.norm``, ``reward_utils``, SciPy's rotations, look-ups by name in ``MjData``)
-are replaced by ones that do the same floating-point operations in the same order, and return the same types: a Python
-float where there was one, since ``float * float32`` and ``float64 * float32`` round differently.
+globals, in which the slow helpers (``numpy.linalg.norm``, ``reward_utils``, SciPy's rotations, look-ups by name in
+``MjData``) are replaced by ones that do the same floating-point operations in the same order, and return the same
+types: a Python float where there was one, since ``float * float32`` and ``float64 * float32`` round differently.
 ``tests/test_meta_world_exact.py`` compares all 50 classes with Meta-World's own.
 
 Importing this module imports Meta-World; nothing that validates a configuration does.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import math
+import sys
 import types
 from collections.abc import Callable
 from typing import Any
@@ -25,25 +26,31 @@ from metaworld.utils import reward_utils
 Array = Any  # whatever Meta-World hands over
 
 _float64 = np.float64
+_FLOAT64 = np.dtype(np.float64)
+_SCALARS = (np.float64, np.float32)
 _sqrt = math.sqrt  # correctly rounded, as numpy's is
 _numpy_norm = np.linalg.norm
 _numpy_clip = np.clip
-_LONG_TAIL_SCALE = np.sqrt(1 / 0.1 - 1)  # of reward_utils._sigmoids, at its default value_at_margin
+
+# The constants in reward_utils._sigmoids for its default value_at_margin of 0.1.
+_LONG_TAIL_SCALE = np.sqrt(1 / 0.1 - 1)
+_GAUSSIAN_SCALE = np.sqrt(-2 * np.log(0.1))
 
 
 def norm(x: Array, ord: Any = None, axis: Any = None, keepdims: Any = None) -> Any:
     """``numpy.linalg.norm``, which for vectors is the square root of BLAS's dot product, called here directly."""
-    if type(x) is np.ndarray and x.ndim == 1 and x.dtype == _float64 and ord in (None, 2) and axis is keepdims is None:
-        x = x.ravel("K")
+    if type(x) is np.ndarray and x.ndim == 1 and x.dtype is _FLOAT64 and ord in (None, 2) and axis is keepdims is None:
+        if x.strides != (8,):
+            x = x.ravel("K")
         return _float64(_sqrt(x.dot(x)))
     return _numpy_norm(x, ord, axis, bool(keepdims))
 
 
 def clip(a: Array, *args: Any, **kwargs: Any) -> Any:
-    """``numpy.clip``; plain comparisons where all three are numbers."""
-    if isinstance(a, float) and len(args) == 2 and not kwargs and type(a) is _float64:
+    """``numpy.clip``; plain comparisons for one number between two of Python's."""
+    if type(a) in _SCALARS and len(args) == 2 and type(args[0]) is not np.ndarray and not kwargs:
         low, high = args
-        return _float64(low if a < low else high if a > high else a)
+        return a if low <= a <= high else _numpy_clip(a, low, high)
     return _numpy_clip(a, *args, **kwargs)
 
 
@@ -51,17 +58,29 @@ def tolerance(
     x: Array,
     bounds: tuple[float, float] = (0.0, 0.0),
     margin: float = 0.0,
-    sigmoid: str = "gaussian",
+    sigmoid: Any = "gaussian",
     value_at_margin: float = 0.1,
 ) -> Any:
-    """``reward_utils.tolerance``; numbers (``numpy.float64`` is a float) with a long tail take the short way."""
+    """``reward_utils.tolerance``; numbers (``numpy.float64`` is a float) take the short way through the usual tails."""
     lower, upper = bounds
-    if sigmoid != "long_tail" or value_at_margin != 0.1 or not isinstance(x, float) or not margin > 0 or lower > upper:
+    if value_at_margin != 0.1 or not isinstance(x, float) or not margin > 0 or lower > upper:
         return reward_utils.tolerance(x, bounds, margin, sigmoid, value_at_margin)
     if lower <= x <= upper:
         return 1.0
     d = _float64(lower - x if x < lower else x - upper) / margin
-    return float(1 / ((d * _LONG_TAIL_SCALE) ** 2 + 1))
+    if sigmoid == "long_tail":
+        return float(1 / ((d * _LONG_TAIL_SCALE) ** 2 + 1))
+    if sigmoid == "gaussian":
+        return float(np.exp(-0.5 * (d * _GAUSSIAN_SCALE) ** 2))
+    return reward_utils.tolerance(x, bounds, margin, sigmoid, value_at_margin)
+
+
+def hstack(arrays: Any) -> Any:
+    """``numpy.hstack``; pairs of numbers and tuples of vectors need none of its conversions."""
+    kinds = {type(array) for array in arrays}
+    if kinds == {np.ndarray} and all(array.ndim == 1 for array in arrays):
+        return np.concatenate(arrays)
+    return np.array(arrays) if kinds == {_float64} else np.hstack(arrays)
 
 
 def hamacher_product(a: float, b: float) -> float:
@@ -115,6 +134,7 @@ class Named:
         self.geom = self._views(data.geom, ("xpos", "xmat"))
         self.site = self._views(data.site, ("xpos", "xmat"))
         self.joint = self._views(data.joint, ("qpos", "qvel"))
+        self.fingers = data.site("rightEndEffector").xpos, data.site("leftEndEffector").xpos
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._data, name)
@@ -129,37 +149,35 @@ class Named:
         return named
 
 
-class _Faster(SawyerXYZEnv):  # type: ignore[misc]
+class _Faster(SawyerXYZEnv):
     """Between a class and Meta-World's base: replaces what the class itself does not define."""
 
     @property
     def tcp_center(self) -> Array:
-        site = self.data.site
-        return (site("rightEndEffector").xpos + site("leftEndEffector").xpos) / 2.0
+        right, left = self.data.fingers
+        return (right + left) / 2.0
 
     def get_body_com(self, body_name: str) -> Array:
         return self.data.body(body_name).xpos
 
     def touching_object(self, object_geom_id: int) -> bool:
         """Whether both pads press on the object: forces added up contact by contact, as in Meta-World."""
-        pads = self.data.geom("leftpad_geom").id, self.data.geom("rightpad_geom").id
         contact = self.data.contact
-        touching: tuple[list[int], list[int]] = [], []
-        for index, pair in enumerate(contact.geom.tolist()):
-            if object_geom_id in pair:
-                for pad, found in zip(pads, touching, strict=True):
-                    if pad in pair:
-                        found.append(index)
-        if not (touching[0] and touching[1]):
+        pairs = contact.geom.tolist()
+        touching = [index for index, pair in enumerate(pairs) if object_geom_id in pair]
+        if len(touching) < 2:
             return False
         address, force = contact.efc_address, self.data.efc_force
-        left, right = (sum(force[address[index]] for index in found) for found in touching)
-        return bool(left > 0 and right > 0)
+        for name in ("leftpad_geom", "rightpad_geom"):
+            pad = self.data.geom(name).id
+            if not sum(force[address[index]] for index in touching if pad in pairs[index]) > 0:
+                return False
+        return True
 
 
 def _numpy() -> types.SimpleNamespace:
     namespace = types.SimpleNamespace(**{name: getattr(np, name) for name in np.__all__})
-    namespace.clip = clip
+    namespace.clip, namespace.hstack = clip, hstack
     namespace.linalg = types.SimpleNamespace(**{name: getattr(np.linalg, name) for name in np.linalg.__all__})
     namespace.linalg.norm = norm
     return namespace
@@ -177,20 +195,27 @@ _HELPERS = {
 }
 
 
-def _rebound(member: Any) -> Any:
-    """A class member whose function sees the faster helpers; None if it is neither a function nor a property."""
+def _rebound(member: Any, names: dict[str, Any]) -> Any:
+    """A class member whose function looks up globals in ``names``; None if it is no function, property or such."""
     if isinstance(member, property):
-        return property(_rebound(member.fget))
+        return property(_rebound(member.fget, names))
+    if isinstance(member, staticmethod):
+        return staticmethod(_rebound(member.__func__, names))
     if not isinstance(member, types.FunctionType):
         return None
     if member.__code__.co_freevars == ("func",):  # Meta-World's assert_task_is_set: the decorated function
-        return _rebound(member.__closure__[0].cell_contents)  # type: ignore[index]
-    names = {name: helper for name, helper in _HELPERS.items() if name in member.__globals__}
-    bound = types.FunctionType(
-        member.__code__, {**member.__globals__, **names}, member.__name__, member.__defaults__, member.__closure__
-    )
+        return _rebound(member.__closure__[0].cell_contents, names)  # type: ignore[index]
+    bound = types.FunctionType(member.__code__, names, member.__name__, member.__defaults__, member.__closure__)
     bound.__kwdefaults__ = member.__kwdefaults__
     return bound
+
+
+def _members(cls: type) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The members of a class bound to the faster helpers, and the globals that they share."""
+    module = vars(sys.modules[cls.__module__])
+    names = {**module, **{name: helper for name, helper in _HELPERS.items() if name in module}}
+    members = {name: _rebound(member, names) for name, member in vars(cls).items() if not name.startswith("__")}
+    return {name: member for name, member in members.items() if member is not None}, names
 
 
 @functools.cache
@@ -199,7 +224,10 @@ def faster(cls: type) -> type:
 
     Instances are made with ``__new__`` and given the attributes of one of Meta-World's, with ``data`` a :class:`Named`.
     """
-    members = {name: _rebound(member) for name, member in vars(cls).items() if not name.startswith("__")}
-    base = {"_gripper_caging_reward": _rebound(SawyerXYZEnv._gripper_caging_reward)}
-    between = type("_Faster", (_Faster,), base)
-    return type(f"Faster{cls.__name__}", (cls, between), {n: m for n, m in members.items() if m is not None})
+    members, names = _members(cls)
+    made = type(f"Faster{cls.__name__}", (cls, _Faster), members)
+    names[cls.__name__] = made  # some call their own static methods by the class's name
+    return made
+
+
+_Faster._gripper_caging_reward = _members(SawyerXYZEnv)[0]["_gripper_caging_reward"]  # type: ignore[method-assign]

@@ -13,6 +13,8 @@ Importing this module imports Meta-World; nothing that validates a configuration
 from __future__ import annotations
 
 import functools
+import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -52,6 +54,8 @@ class Lane:
 
     def __init__(self, observation: Floats) -> None:
         self.observation = observation
+        self.now, self.before, self.hand = observation[:18], observation[18:36], observation[:3]
+        self.objects = [(observation[at : at + 3], observation[at + 3 : at + 7]) for at in (4, 11)]
         self.physics: Floats = np.empty(0)
         self.start: Start | None = None
         self.env: Any = None
@@ -61,11 +65,11 @@ class Simulator:
     """One class of Meta-World with one reward version. ``name`` such as ``"reach-v3"``, ``reward_version`` v1 or v2."""
 
     def __init__(self, name: str, reward_version: str) -> None:
-        cls = ALL_V3_ENVIRONMENTS[name]
+        cls: Any = ALL_V3_ENVIRONMENTS[name]
         self.name = name
         self._env: Any = cls(reward_function_version=reward_version)
         self._env._set_task_called = True
-        self._faster = faster(cls)
+        self._faster: Any = faster(cls)
         model, data = self._env.model, self._env.data
         self.model: mujoco.MjModel = model
         self.data: mujoco.MjData = data
@@ -124,12 +128,7 @@ class Simulator:
         its own initial state. The lane then is as it was before the step.
         """
         model, data = self.model, self.data
-        mujoco.mj_setState(model, data, lane.physics, STATE)
-        arrays = lane.start.model  # type: ignore[union-attr]
-        if self._loaded is not arrays:
-            for array, own in zip(self._model_arrays, arrays, strict=True):
-                array[:] = own
-            self._loaded = arrays
+        self._load(lane.physics, lane.start.model)  # type: ignore[union-attr]
         self._mocap_pos[0] = mocap_pos
         grip = action[3]
         self._ctrl[0], self._ctrl[1] = grip, -grip
@@ -146,20 +145,45 @@ class Simulator:
         reward, info = lane.env.evaluate_state(lane.observation, action)
         return reward, info
 
+    def replay(self, start: Start, mocap_pos: Floats, grip: NDArray[np.float32]) -> float:
+        """Seconds that MuJoCo alone takes for an episode: targets of the hand [T, 3], gripper controls [T]."""
+        model, data, frame_skip = self.model, self.data, self.frame_skip
+        self._load(start.physics, start.model)
+        targets, controls = list(mocap_pos), [np.array([force, -force], np.float64) for force in grip]
+        started = time.perf_counter()
+        for target, control in zip(targets, controls, strict=True):
+            self._mocap_pos[0] = target
+            self._ctrl[:] = control
+            mujoco.mj_step(model, data, frame_skip)
+            mujoco.mj_forward(model, data)
+        return time.perf_counter() - started
+
+    def _load(self, physics: Floats, arrays: tuple[Floats, ...]) -> None:
+        """Make the shared simulation that of a lane: its state, and its task's rows of the model."""
+        mujoco.mj_setState(self.model, self.data, physics, STATE)
+        if self._loaded is not arrays:
+            for array, own in zip(self._model_arrays, arrays, strict=True):
+                array[:] = own
+            self._loaded = arrays
+
     def _observe(self, lane: Lane) -> None:
         """As ``SawyerXYZEnv._get_obs`` and the clipping in its ``step``."""
         row, env = lane.observation, lane.env
-        row[18:36] = row[:18]
-        row[:3] = self._hand
+        lane.before[:] = lane.now
+        lane.hand[:] = self._hand
         apart = self._claws[0] - self._claws[1]
-        row[3] = min(float(np.sqrt(apart.dot(apart))) / 0.1, 1.0)
+        row[3] = min(math.sqrt(apart.dot(apart)) / 0.1, 1.0)
         positions, quats = env._get_pos_objects(), env._get_quat_objects()
-        for index in range(len(positions) // 3):
-            at = 4 + 7 * index
-            row[at : at + 3] = positions[3 * index : 3 * index + 3]
-            row[at + 3 : at + 7] = quats[4 * index : 4 * index + 4]
-        np.maximum(row, self._low, out=row)
-        np.minimum(row, self._high, out=row)
+        if len(positions) == 3:
+            position, quat = lane.objects[0]
+            position[:] = positions
+            quat[:] = quats
+        else:
+            for index, (position, quat) in enumerate(lane.objects):
+                position[:] = positions[3 * index : 3 * index + 3]
+                quat[:] = quats[4 * index : 4 * index + 4]
+        np.maximum(row, self._low, row)
+        np.minimum(row, self._high, row)
 
 
 class _Frozen:

@@ -71,7 +71,7 @@ def draw_tasks(names: Sequence[str], seed: int) -> dict[str, list[Task]]:
     """
     # np.random.seed(seed) and what Meta-World then draws, but from a generator of our own
     uniform = _legacy_generator(seed).uniform
-    tasks = {}
+    tasks: dict[str, list[Task]] = {}
     for name in names:
         env = _light_environment(name)
         vectors = [_draw(env, uniform) for _ in range(GOALS_PER_CLASS)]
@@ -115,7 +115,7 @@ def _light_class(name: str) -> Any:
     from metaworld.env_dict import ALL_V3_ENVIRONMENTS
     from metaworld.sawyer_xyz_env import SawyerXYZEnv
 
-    class Light(SawyerXYZEnv):  # type: ignore[misc]
+    class Light(SawyerXYZEnv):
         def _initialize_simulation(self) -> tuple[Any, Any]:
             spec = mujoco.MjSpec.from_file(self.fullpath)
             for geom in spec.geoms:

@@ -18,8 +18,8 @@ class ML1Config(MetaWorldConfig):
 
     lineages: ClassVar[Mapping[str, Lineage]] = metaworldplus2025(
         num_test_goals=50,
-        differs='it makes "Meta-World/ML1-train", for which Meta-World 3.0 to 3.1.1 give the test goals: its agents train '
-        "on what they are tested on; ",
+        differs='it makes "Meta-World/ML1-train", for which Meta-World 3.0 to 3.1.1 give the test goals: its agents '
+        "train on what they are tested on; ",
     )
 
     env: str = Field(description="the class, such as reach-v3")
