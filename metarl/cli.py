@@ -97,8 +97,8 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     _add_allow(check)
 
     bench = command("bench", _bench, "measure speed; prints one JSON object")
-    bench.add_argument("part", choices=["sampling", "learner"], metavar="sampling|learner")
-    _add_config(bench)
+    bench.add_argument("part", choices=["sampling", "learner", "metaworld"], metavar="sampling|learner|metaworld")
+    _add_config(bench, optional=True)
     return parser, list(commands.choices)
 
 
@@ -228,6 +228,14 @@ def _check_env(options: argparse.Namespace) -> str:
 
 
 def _bench(options: argparse.Namespace) -> str:
+    if options.part == "metaworld":
+        if options.config is not None or options.overrides:
+            raise ConfigError("bench metaworld always measures ML10: expected no CONFIG and no overrides")
+        from metarl import bench_metaworld
+
+        return json.dumps(bench_metaworld.metaworld())
+    if options.config is None:
+        raise ConfigError(f"bench {options.part}: expected a CONFIG")
     from metarl import config
 
     loaded = config.load(options.config, options.overrides, options.allow)
