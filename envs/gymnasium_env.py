@@ -316,11 +316,11 @@ class ParametrisedEnv(gymnasium.Env[Any, Any]):
         env: Env = gymnasium.make(
             config.env_id, max_episode_steps=-1, disable_env_checker=True, **config.env_arguments, **arguments
         )
-        self._env, self._arguments = env, arguments
         for wrapper in config.env_wrappers:
-            self._env = getattr(gymnasium.wrappers, wrapper.name)(self._env, **wrapper.arguments)
-        self.observation_space, self.action_space = self._env.observation_space, self._env.action_space
+            env = getattr(gymnasium.wrappers, wrapper.name)(env, **wrapper.arguments)
         self._nominal = _nominal_values(config.parameters, env.unwrapped)
+        self.observation_space, self.action_space = env.observation_space, env.action_space
+        self._env, self._arguments = env, arguments
 
 
 def _check_arguments(config: GymnasiumEnvConfig, arguments: Mapping[str, Any]) -> None:
