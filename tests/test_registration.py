@@ -63,7 +63,7 @@ def test_gymnasiums_checker_is_content(name: str) -> None:
         warnings.simplefilter("always")
         check_env(env.unwrapped)
     env.close()
-    complaints = [str(warning.message) for warning in caught]
+    complaints = [str(warning.message) for warning in caught if "WARN: " in str(warning.message)]  # Gymnasium's own
     assert [text for text in complaints if not any(known in text for known in HARMLESS)] == []
 
 
