@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from metarl.env_probe import (
     EPISODES,
     LANES,
+    LONG,
     CheckFailed,
     NotJudged,
     Plan,
@@ -208,9 +209,8 @@ def check_lanes(distribution: TaskDistribution, rng: np.random.Generator) -> str
     """A lane gives the same bits alone as among others."""
     plan = make_plan(distribution, rng)
     together = play(distribution.make_vector(LANES), plan)
-    env = distribution.make_vector(1)
     for lane in range(LANES):
-        found = difference(play(env, plan.lane(lane)), together.lane(lane))
+        found = difference(play(distribution.make_vector(1), plan.lane(lane)), together.lane(lane))
         if found:
             found = found.replace("lane 0", f"lane {lane}")
             raise CheckFailed(f"lanes are coupled: beside others there was {found} (that of the lane alone)")
@@ -224,6 +224,7 @@ def check_reset_mask(distribution: TaskDistribution, rng: np.random.Generator) -
     env = distribution.make_vector(LANES)
     undisturbed = play(env, plan)
     start = env.reset(seed=seeds)[0]
+    env = distribution.make_vector(LANES)
     env.set_tasks(plan.tasks)
     obs = [env.reset(seed=plan.seeds[0].tolist())[0]]
     answers = []
@@ -258,7 +259,7 @@ def check_stationarity(distribution: TaskDistribution, rng: np.random.Generator)
 
 def check_effect(distribution: TaskDistribution, rng: np.random.Generator) -> str:
     """Different tasks differ in something: rewards, observations or ends."""
-    plan = make_plan(distribution, rng)
+    plan = make_plan(distribution, rng, steps=LONG)
     alike = Plan(plan.tasks, plan.seeds[:, [0] * LANES], plan.actions[:, :, [0] * LANES])
     env = distribution.make_vector(LANES)
     first = None

@@ -14,7 +14,8 @@ from metarl.tasks import Bools, Floats, Split, Task, TaskDistribution, VectorTas
 LANES = 4
 EPISODES = 3
 STEPS = 20  # of an episode that is compared with another, or fewer where the horizon is shorter
-MAX_STEPS = 2000  # of an episode that has to be seen to its end
+LONG = 200  # of one that is only looked at
+MAX_STEPS = 2000  # of one that has to be seen to its end
 
 _FIELDS = {
     "obs": "observation",

@@ -13,18 +13,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from metarl.env_probe import LANES, CheckFailed, NotJudged, random_actions, task_key, variant
 from metarl.tasks import Floats, Task, TaskDistribution
 
-NUM_ALIKE = 32  # tasks compared under equal seeds
+NUM_ALIKE = 32  # tasks compared under equal seeds, or
+ALIKE_PER_CLASS = 8
 MIN_TASKS = 40  # different tasks below which predicting held-out ones says nothing
-MAX_TASKS = 600  # per class
+MIN_DRAWS, MAX_DRAWS = 128, 600  # of tasks per class, from which hidden parts are predicted
 # Largest share of a hidden number's variance that may be predicted from an observation. Dynamics may well depend on the
 # task, so that one step can tell much of it: only what is there almost exactly counts as a leak then.
 MAX_R2 = {"the reset's observation": 0.5, "the observation after one step": 0.99}
 FOLDS = 5
 RIDGES = (1e-3, 1e-1, 10.0)
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -40,10 +43,12 @@ def check_leakage(distribution: TaskDistribution, rng: np.random.Generator) -> s
     sample = _draw(distribution, rng, NUM_ALIKE)
     if not any(sample.hidden):
         return "the family hides nothing"
+    if len(sample.groups) > 1:
+        sample = _draw(distribution, rng, ALIKE_PER_CLASS * len(sample.groups))
     if _alike(distribution, rng, sample):
         return f"equal in {len(sample.tasks)} tasks under equal seeds, at the reset and after a step"
-    per_class = min(max(128, 4 * distribution.spaces.observation.size), MAX_TASKS)
-    sample = _draw(distribution, rng, per_class * len(sample.groups))
+    num_draws = min(max(MIN_DRAWS, 4 * distribution.spaces.observation.size), MAX_DRAWS) * len(sample.groups)
+    sample = _draw(distribution, rng, min(num_draws, max(distribution.size("train") or num_draws, MIN_DRAWS)))
     seen = _first_observations(
         distribution,
         sample.tasks,
@@ -91,7 +96,9 @@ def _numbers(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
 
 
 def _alike(distribution: TaskDistribution, rng: np.random.Generator, sample: _Sample) -> bool:
-    """Whether equal seeds and actions give equal observations in all tasks of a class."""
+    """Whether equal seeds and actions give equal observations in all tasks of a class, and some tasks differ."""
+    if all(sample.hidden[row] == sample.hidden[rows[0]] for rows in sample.groups for row in rows):
+        return False
     num_tasks = len(sample.tasks)
     seeds = [int(rng.integers(2**31))] * num_tasks
     actions = random_actions(distribution, rng, 1).repeat(num_tasks, axis=0)
@@ -128,15 +135,18 @@ def _judged(distribution: TaskDistribution, sample: _Sample) -> Iterator[list[in
 
 
 def _best_r2(observations: Floats, sample: _Sample, rows: Sequence[int]) -> tuple[float, str] | None:
-    """The best predicted hidden number and its R²; None where none varies."""
+    """The best predicted hidden number (or its square, which an observed distance tells) and its R²; None where none
+    varies."""
     hidden = [sample.hidden[row] for row in rows]
     names = sorted({name for numbers in hidden for name in numbers})
     targets = np.array([[numbers.get(name, 0.0) for name in names] for numbers in hidden])
-    varies = targets.std(axis=0) > 0
-    if not varies.any():
+    names += [f"the square of {name}" for name in names]
+    targets = np.concatenate([targets, np.square(targets - targets.mean(axis=0))], axis=1)
+    varies = np.flatnonzero(_varies(targets))
+    if not varies.size:
         return None
     r2 = held_out_r2(observations, targets[:, varies])
-    return float(r2.max()), [name for name, keep in zip(names, varies, strict=True) if keep][int(r2.argmax())]
+    return float(r2.max()), names[varies[r2.argmax()]]
 
 
 def held_out_r2(inputs: Floats, targets: Floats) -> Floats:
@@ -146,8 +156,7 @@ def held_out_r2(inputs: Floats, targets: Floats) -> Floats:
     and kernel ridge regression, linear and Gaussian, which finds mixtures, on held-out folds. About 0 (or negative)
     for unrelated numbers, 1 where inputs determine targets.
     """
-    scale = inputs.std(axis=0)
-    inputs = inputs[:, scale > 1e-9 * np.maximum(1.0, np.abs(inputs).max(axis=0, initial=0.0))]
+    inputs = inputs[:, _varies(inputs)]
     if inputs.shape[1] == 0:
         return np.zeros(targets.shape[1])
     x = (inputs - inputs.mean(axis=0)) / inputs.std(axis=0)
@@ -166,3 +175,9 @@ def held_out_r2(inputs: Floats, targets: Floats) -> Floats:
                 predicted[held_out] = kernel[np.ix_(held_out, rest)] @ weights
             best = np.maximum(best, 1 - np.square(y - predicted).mean(axis=0))
     return best
+
+
+def _varies(values: Floats) -> NDArray[np.bool_]:
+    """Which columns of ``values`` [n, d] differ in more than rounding."""
+    varies: NDArray[np.bool_] = values.std(axis=0) > ROUNDING * np.maximum(1.0, np.abs(values).max(axis=0))
+    return varies
