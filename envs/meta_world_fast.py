@@ -27,6 +27,7 @@ Array = Any  # whatever Meta-World hands over
 
 _float64 = np.float64
 _FLOAT64 = np.dtype(np.float64)
+_XZ = np.array([0, 2])
 _SCALARS = (np.float64, np.float32)
 _sqrt = math.sqrt  # correctly rounded, as numpy's is
 _numpy_norm = np.linalg.norm
@@ -128,16 +129,17 @@ class Named:
     """``MjData`` as rewards read it: live views, with each name looked up once; all else comes from ``MjData``."""
 
     def __init__(self, data: mujoco.MjData) -> None:
-        self._data = data
+        self.mujoco = data
         self.qpos, self.qvel, self.site_xpos = data.qpos, data.qvel, data.site_xpos
         self.body = self._views(data.body, ("xpos", "xquat", "xmat"))
         self.geom = self._views(data.geom, ("xpos", "xmat"))
         self.site = self._views(data.site, ("xpos", "xmat"))
         self.joint = self._views(data.joint, ("qpos", "qvel"))
+        self.pads = data.body("leftpad").xpos, data.body("rightpad").xpos
         self.fingers = data.site("rightEndEffector").xpos, data.site("leftEndEffector").xpos
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._data, name)
+        return getattr(self.mujoco, name)
 
     @staticmethod
     def _views(find: Callable[[str], Any], fields: tuple[str, ...]) -> Callable[[str], types.SimpleNamespace]:
@@ -162,17 +164,50 @@ class _Faster(SawyerXYZEnv):
 
     def touching_object(self, object_geom_id: int) -> bool:
         """Whether both pads press on the object: forces added up contact by contact, as in Meta-World."""
-        contact = self.data.contact
+        contact = self.data.mujoco.contact
         pairs = contact.geom.tolist()
         touching = [index for index, pair in enumerate(pairs) if object_geom_id in pair]
         if len(touching) < 2:
             return False
-        address, force = contact.efc_address, self.data.efc_force
+        address, force = contact.efc_address, self.data.mujoco.efc_force
         for name in ("leftpad_geom", "rightpad_geom"):
             pad = self.data.geom(name).id
             if not sum(force[address[index]] for index in touching if pad in pairs[index]) > 0:
                 return False
         return True
+
+    def _gripper_caging_reward(
+        self,
+        action: Array,
+        obj_pos: Array,
+        obj_radius: float,
+        pad_success_thresh: float,
+        object_reach_radius: float,
+        xz_thresh: float,
+        desired_gripper_effort: float = 1.0,
+        high_density: bool = False,
+        medium_density: bool = False,
+    ) -> float:
+        """Meta-World's own with numbers instead of arrays of two; see there for what it rewards."""
+        init_pos: Array = self.obj_init_pos
+        init_tcp, tcp, y = self.init_tcp, self.tcp_center, obj_pos[1]
+        bounds = obj_radius, pad_success_thresh
+        caged = [
+            tolerance(abs(pad[1] - y), bounds, abs(abs(pad[1] - init_pos[1]) - pad_success_thresh), "long_tail")
+            for pad in self.data.pads
+        ]
+        margin = norm(init_pos[_XZ] - init_tcp[_XZ]) - xz_thresh
+        caged_xz = tolerance(norm(tcp[_XZ] - obj_pos[_XZ]), (0, xz_thresh), margin, "long_tail")
+        caging = hamacher_product(hamacher_product(*caged), float(caged_xz))
+        closed = min(max(0, action[-1]), desired_gripper_effort) / desired_gripper_effort
+        reward = hamacher_product(caging, closed if caging > 0.97 else 0.0)
+        if high_density:
+            reward = (reward + caging) / 2
+        if medium_density:
+            margin = abs(norm(init_pos - init_tcp) - object_reach_radius)
+            reach = tolerance(norm(obj_pos - tcp), (0, object_reach_radius), margin, "long_tail")
+            reward = (reward + float(reach)) / 2
+        return reward
 
 
 def _numpy() -> types.SimpleNamespace:
@@ -210,24 +245,16 @@ def _rebound(member: Any, names: dict[str, Any]) -> Any:
     return bound
 
 
-def _members(cls: type) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The members of a class bound to the faster helpers, and the globals that they share."""
-    module = vars(sys.modules[cls.__module__])
-    names = {**module, **{name: helper for name, helper in _HELPERS.items() if name in module}}
-    members = {name: _rebound(member, names) for name, member in vars(cls).items() if not name.startswith("__")}
-    return {name: member for name, member in members.items() if member is not None}, names
-
-
 @functools.cache
 def faster(cls: type) -> type:
     """A subclass of a Meta-World class whose methods are the same code over faster helpers.
 
     Instances are made with ``__new__`` and given the attributes of one of Meta-World's, with ``data`` a :class:`Named`.
     """
-    members, names = _members(cls)
+    module = vars(sys.modules[cls.__module__])
+    names = {**module, **{name: helper for name, helper in _HELPERS.items() if name in module}}
+    members = {name: _rebound(member, names) for name, member in vars(cls).items() if not name.startswith("__")}
+    members = {name: member for name, member in members.items() if member is not None}
     made = type(f"Faster{cls.__name__}", (cls, _Faster), members)
     names[cls.__name__] = made  # some call their own static methods by the class's name
     return made
-
-
-_Faster._gripper_caging_reward = _members(SawyerXYZEnv)[0]["_gripper_caging_reward"]  # type: ignore[method-assign]

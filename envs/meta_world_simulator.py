@@ -1,9 +1,8 @@
 """One Meta-World class in one process: a single model and ``MjData`` that any number of lanes take turns in.
 
-Meta-World wants an environment object of 20 MB per lane. Here a lane is its physics state (MuJoCo's own definition,
-``mjSTATE_INTEGRATION``: all that the next step depends on), its task's rows of the two model arrays that Meta-World
-writes to, and a shallow copy of the environment object's attributes; kilobytes in all. What rewards read of ``MjData``
-is what MuJoCo has just computed for the lane that is being stepped.
+Meta-World wants an environment object of 20 MB per lane. Here a lane is its physics state, its task's rows of the two
+model arrays that Meta-World writes to, and a shallow copy of the environment object's attributes; kilobytes in all.
+What rewards read of ``MjData`` is what MuJoCo has just computed for the lane that is being stepped.
 
 A reset is simulated by Meta-World's own code, once per task, and copied afterwards: it depends on nothing but the task.
 
@@ -29,7 +28,13 @@ from metarl.tasks import Floats
 from .meta_world_fast import Named, faster
 
 OBSERVATION_SIZE = 39  # 18 numbers of now, 18 of the step before, 3 of the goal, which stay zero
-STATE = int(mujoco.mjtState.mjSTATE_INTEGRATION)
+
+# All that the next step depends on (mjSTATE_INTEGRATION) but for controls, set in every step, and what nobody sets:
+# applied forces, switched-off constraints, user data.
+_STATE = mujoco.mjtState
+STATE = int(_STATE.mjSTATE_PHYSICS | _STATE.mjSTATE_TIME | _STATE.mjSTATE_WARMSTART)
+STATE |= int(_STATE.mjSTATE_MOCAP_POS | _STATE.mjSTATE_MOCAP_QUAT)
+
 MODEL_ARRAYS = ("body_pos", "site_pos")  # all of the model that the 50 classes write to; a test compares the rest
 MAX_DRAWS = 100  # a reset asks twice for the task's vector; one that it rejects would be asked for ever
 
