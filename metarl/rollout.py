@@ -125,26 +125,23 @@ class _Recorder:
             obs, first = next_obs, ended
 
     def arrays(self) -> Arrays:
-        """The recorded fields as [n, E, T, …], zero behind the last valid step; T is always episodes × horizon."""
-        outputs = torch.stack(self.outputs)  # [t, rows, O]
+        """The recorded fields as [n, E, T, …], zero behind a lane's last valid step; T ends with the unit's longest."""
+        outputs = torch.stack(self.outputs)  # [T, rows, O]
         n, lanes, steps = len(self.unit.tasks), self.unit.lanes, len(self.outputs)
 
-        def by_task(values: NDArray[Any]) -> NDArray[Any]:  # [T, rows, …] → [n, E, T, …]
-            return np.ascontiguousarray(np.moveaxis(values, 0, 1)).reshape(
-                n, lanes, *values.shape[:1], *values.shape[2:]
-            )
+        def by_task(values: NDArray[Any]) -> NDArray[Any]:  # [T or more, rows, …] → [n, E, T, …]
+            return np.ascontiguousarray(values[:steps].swapaxes(0, 1)).reshape(n, lanes, steps, *values.shape[2:])
 
+        result = {
+            name: by_task(getattr(self, name))
+            for name in ("obs", "action", "reward", "terminated", "truncated", "first", "valid")
+        }
         per_task = outputs.movedim(0, 1).reshape(n, lanes * steps, -1)
-        action = torch.from_numpy(by_task(self.action[:steps])).flatten(1, 2)
+        action = torch.from_numpy(result["action"]).flatten(1, 2)
         log_prob, dist = self.unit.policy.describe(self.params, per_task, action)
         described = {"log_prob": log_prob} | {f"dist/{name}": value for name, value in dist.items()}
-        result: Arrays = {}
-        for name in ("obs", "action", "reward", "terminated", "truncated", "first", "valid"):
-            result[name] = by_task(getattr(self, name))
-        for name, value in described.items():
-            padded = np.zeros((n, lanes, self.steps, *value.shape[2:]), np.float32)
-            padded[:, :, :steps] = value.unflatten(1, (lanes, steps)).numpy()
-            result[name] = padded
+        # contiguous copies: a parameter that is the same at every step (a standard deviation) may come expanded
+        result |= {name: value.unflatten(1, (lanes, steps)).numpy().copy() for name, value in described.items()}
         padding = ~result["valid"]
         if padding.any():
             for name in ("obs", "action", "reward", *described):

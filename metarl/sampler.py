@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from metarl.executors import Executor
@@ -82,7 +83,20 @@ class Sampler:
 
 
 def _trajectory(parts: Sequence[Arrays]) -> Trajectory:
-    """Units' arrays in task order as one trajectory of tensors."""
-    whole = {name: torch.from_numpy(np.concatenate([part[name] for part in parts])) for name in parts[0]}
+    """Units' arrays in task order as one trajectory of tensors, which ends with the longest lane of them all."""
+    steps = max(part["valid"].shape[2] for part in parts)
+    whole = {name: torch.from_numpy(_concatenate([part[name] for part in parts], name, steps)) for name in parts[0]}
     dist = {name.removeprefix("dist/"): whole.pop(name) for name in list(whole) if name.startswith("dist/")}
     return Trajectory(dist=dist, **whole)
+
+
+def _concatenate(parts: Sequence[NDArray[Any]], name: str, steps: int) -> NDArray[Any]:
+    """One field of all units, [n, E, T, …] each, with zeros up to T = ``steps`` where the field has a time axis."""
+    if name in ("final_obs", "diverged"):
+        return np.concatenate(parts)
+    whole = np.zeros((sum(map(len, parts)), parts[0].shape[1], steps, *parts[0].shape[3:]), parts[0].dtype)
+    start = 0
+    for part in parts:
+        whole[start : start + len(part), :, : part.shape[2]] = part
+        start += len(part)
+    return whole

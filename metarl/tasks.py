@@ -163,7 +163,10 @@ class VectorTaskEnv(gymnasium.vector.VectorEnv[Floats, Any, Floats], ABC):
         """Actions in the environment's own units: scaled and clipped, or checked choices."""
         actions = np.asarray(actions)
         if self.spaces.action.kind == "discrete":
-            return actions.astype(np.int64)
+            choices = actions.astype(np.int64)
+            if ((choices < 0) | (choices >= self.spaces.action.size)).any():
+                raise ValueError(f"expected actions 0 to {self.spaces.action.size - 1}, got {choices.tolist()}")
+            return choices
         if not np.isfinite(actions).all():
             raise NumericError(f"expected finite actions, got {int((~np.isfinite(actions)).sum())} non-finite numbers")
         unit = actions.astype(np.float64)

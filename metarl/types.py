@@ -32,9 +32,9 @@ class PolicyInput(NamedTuple):
 class Trajectory:
     """What one ``Sampler.collect`` returns: N tasks, E lanes per task, T steps, time last of the batch axes.
 
-    A lane holds ``episodes`` episodes one behind the other without gaps; ``valid`` is false only behind its last
-    step, where all other fields are zero. ``terminated`` and ``truncated`` mark the last step of an episode and
-    never merge.
+    A lane holds ``episodes`` episodes one behind the other without gaps; T is the number of steps of the longest lane.
+    ``valid`` is false only behind a lane's last step, where all other fields are zero. ``terminated`` and ``truncated``
+    mark the last step of an episode and never merge.
     """
 
     obs: Tensor  # [N, E, T, obs]

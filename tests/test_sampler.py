@@ -20,7 +20,7 @@ from metarl.policies import MLPPolicy, init_parameters, make_policy
 from metarl.sampler import Sampler
 from metarl.schema import SamplerConfig, TaskConfig
 from metarl.seeding import Domain, Stream, generator
-from metarl.tasks import TaskDistribution
+from metarl.tasks import Task, TaskDistribution
 from metarl.types import Trajectory
 
 NUM_TASKS = 7
@@ -143,6 +143,18 @@ def test_results_are_in_task_order(workers: int, tasks_per_unit: int, executors:
         assert set(found.obs[place, ..., 0].flatten().tolist()) == {number}
         assert torch.equal(found.action[place], params[place].expand(2, 5, 1))
         assert torch.allclose(found.reward[place], number + params[place])
+
+
+def test_units_of_different_lengths_make_one_trajectory_that_ends_with_the_longest_lane() -> None:
+    """One unit per task; their lanes run 1 and 2, and 4 and 3 of at most 6 steps."""
+    tasks: list[Task] = [{"n": 1, "lengths": [[1], [2]]}, {"n": 2, "lengths": [[4], [3]]}]
+    sampler = Sampler(ScriptDistribution(TaskConfig(name="script", horizon=6)), InProcess(), tasks_per_unit=1)
+    found = sampler.collect(MirrorPolicy(), torch.zeros(2, 1), tasks, STREAM, lanes=2)
+    assert found.valid.sum(-1).tolist() == [[1, 2], [4, 3]]
+    assert found.reward.tolist() == [
+        [[100, 0, 0, 0], [110, 111, 0, 0]],
+        [[200, 201, 202, 203], [210, 211, 212, 0]],
+    ]
 
 
 def test_first_actions_differ_in_all_lanes_tasks_and_workers(executors: dict[int, Executor]) -> None:

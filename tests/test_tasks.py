@@ -98,6 +98,15 @@ def test_a_non_finite_action_is_refused_before_anything_moves():
     assert env.step(actions(0, 0, 0))[0][:, 2].tolist() == [1, 1, 1]
 
 
+@pytest.mark.parametrize("choice", [-1, 3])
+def test_a_choice_that_is_none_is_refused(choice):
+    """Numpy would take -1 for the last one."""
+    env = probe(action="discrete")
+    env.reset(seed=[1, 2, 3])
+    with pytest.raises(ValueError, match=rf"expected actions 0 to 2, got \[0, {choice}, 2\]"):
+        env.step(np.array([0, choice, 2]))
+
+
 def test_discrete_actions_arrive_as_they_are():
     env = probe(action="discrete")
     env.reset(seed=[1, 2, 3])
