@@ -1,4 +1,4 @@
-"""A two-link arm whose hand must reach a goal that only the reward tells, carrying a load that only the motion tells."""
+"""A two-link arm that must reach a goal, which only the reward tells, with a load, which only the motion tells."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ class ArmDistribution(TaskDistribution):
 
     def __init__(self, config):
         super().__init__(config)
-        size = 6 + 3 * config.reveal  # joint angles and velocities, the hand's x and y; the goal and the load if revealed
+        size = 6 + (3 if config.reveal else 0)  # what _observe and _task_vectors return
         self.spaces = SpaceSpec(
             observation=Space("box", size, (-np.inf,) * size, (np.inf,) * size),
             action=Space("box", 2, (-1.0, -1.0), (1.0, 1.0)),  # the motors' ctrlrange
