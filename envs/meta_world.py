@@ -68,12 +68,12 @@ def check_class(name: str) -> str:
     return name
 
 
-def metaworldplus2025(num_test_goals: int, differs: str = "", **pins: Any) -> Mapping[str, Lineage]:
+def metaworldplus2025(num_test_goals: int, differs: str = "") -> Mapping[str, Lineage]:
     """The setting of Meta-World+'s baselines, as it is for one benchmark."""
     shared = {"horizon": MAX_STEPS, "reward_version": "v2", "num_goals": 50, "num_test_goals": num_test_goals}
     return {
         "metaworldplus2025": Lineage(
-            pins={**shared, "action_scale": 1.0, **pins},
+            pins={**shared, "action_scale": 1.0},
             why="rainx0r/metaworld-algorithms: metaworld_algorithms/envs/metaworld.py, examples/meta_learning/",
             differs=f"{differs}its evaluation ends an episode on success and counts a class's first three episodes "
             "to end, which favours successes; here every goal counts alike",

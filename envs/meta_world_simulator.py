@@ -187,8 +187,8 @@ class Simulator:
             for index, (position, quat) in enumerate(lane.objects):
                 position[:] = positions[3 * index : 3 * index + 3]
                 quat[:] = quats[4 * index : 4 * index + 4]
-        np.maximum(row, self._low, row)
-        np.minimum(row, self._high, row)
+        np.maximum(row, self._low, out=row)
+        np.minimum(row, self._high, out=row)
 
 
 class _Frozen:

@@ -19,8 +19,7 @@ class ML25Config(MetaWorldConfig):
 
     lineages: ClassVar[Mapping[str, Lineage]] = metaworldplus2025(
         num_test_goals=40,
-        differs="it has no ML25 script, 40 test goals are its code's default; basketball-v3 is in both splits; ",
-        drop_shared_class=False,
+        differs="it has no ML25 script, 40 test goals are its default; drop_shared_class = false is Meta-World's; ",
     )
 
     drop_shared_class: bool = Field(
