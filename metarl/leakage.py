@@ -26,7 +26,7 @@ MIN_DRAWS, MAX_DRAWS = 128, 600  # of tasks per class, from which hidden parts a
 # task, so that one step can tell much of it: only what is there almost exactly counts as a leak then.
 MAX_R2 = {"the reset's observation": 0.5, "the observation after one step": 0.99}
 FOLDS = 5
-RIDGES = (1e-3, 1e-1, 10.0)
+RIDGES = (1e-2, 1.0)
 ROUNDING = 1e-9
 
 
