@@ -149,7 +149,7 @@ class MAMLTRPO(Agent):
             max_backtracks=config.max_backtracks,
         )
         self.theta = search.parameters
-        explained = torch.cat(variances, dim=1).mean(1).tolist()
+        explained = torch.cat(variances, dim=1).nanmean(1).tolist()  # undefined where all returns are equal
         return {
             "loss/before": objective.old_loss,
             "loss/after": search.loss,

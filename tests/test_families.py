@@ -1,0 +1,49 @@
+"""Every shipped configuration trains: sampling, adaptation, meta-update and evaluation, at reduced size."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from metarl import cli, config, loading
+
+SIZES = [
+    "iterations=3",
+    "meta_batch_size=2",
+    "rollouts_per_task=2",
+    "eval.every=null",
+    "eval.num_tasks=2",
+    "eval.adapt_steps=1",
+    "eval.adapt_episodes=2",
+    "eval.score_episodes=2",
+    "sampler.workers=0",
+    "learner.threads=1",
+    "wandb.mode=disabled",
+]
+
+
+@pytest.mark.parametrize("name", loading.available("configs"))
+def test_every_shipped_configuration_trains(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shipped = config.load(name).config
+    horizon = min(20, shipped.task.horizon)
+    episodes = 3 * 2 * 2 * (getattr(shipped.agent, "num_adapt_steps", 0) + 1)  # iterations · tasks · lanes · phases
+    assert cli.main(["train", name, *SIZES, f"task.horizon={horizon}", f"run_dir={tmp_path}"]) == 0, capsys.readouterr()
+    (run,) = (tmp_path / name).iterdir()
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [record["iteration"] for record in records] == [1, 2, 3]
+    assert episodes <= records[-1]["env_steps"] <= episodes * horizon
+    for record in records:
+        undefined = {name for name, value in record.items() if value is None}  # where no two returns differ
+        assert all(name.startswith("baseline/explained_variance/") for name in undefined)
+    assert records[-1]["env/diverged"] == 0
+    (curve,) = [json.loads(line) for line in (run / "evaluations.jsonl").read_text().splitlines()]
+    assert np.isfinite(curve["mean"]).all() and len(curve["mean"]) == 2
+
+
+def test_every_family_has_a_configuration() -> None:
+    """One command trains on it; custom splits are the user's own, and Gymnasium environments have their ids' names."""
+    trained = {config.load(name).config.task.name for name in loading.available("configs")}
+    assert trained >= set(loading.available("envs")) - {"ml_custom"}
