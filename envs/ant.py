@@ -130,7 +130,7 @@ class AntEnv(LeggedEnv):
 
     def _recorded_views(self) -> Mapping[str, Floats]:
         torso = self.model.body("torso").id
-        views = {**super()._recorded_views(), "torso": self.data.xpos[torso]}
+        views = {"torso": self.data.xpos[torso]}
         if self._torso != "none":
             views["torso_rotation"] = self.data.xmat[torso]
         if self._torso == "com":

@@ -126,7 +126,7 @@ class HumanoidEnv(LeggedEnv):
 
     def _recorded_views(self) -> Mapping[str, Floats]:
         data = self.data
-        views = {**super()._recorded_views(), "body_position": data.xipos}
+        views = {"body_position": data.xipos}
         if self._observe_bodies:
             views |= {"cinert": data.cinert, "cvel": data.cvel, "qfrc_actuator": data.qfrc_actuator}
         return views

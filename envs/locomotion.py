@@ -9,7 +9,6 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import gymnasium
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import AfterValidator, Field, NonNegativeFloat
 
 from metarl.mujoco_batch import MujocoBatchEnv
@@ -219,11 +218,7 @@ class LeggedConfig(TaskConfig):
 
 
 class LeggedEnv(MujocoBatchEnv):
-    """A robot that is healthy or not, and where asked the forces that act on its bodies from outside.
-
-    ``recorded["contact_forces"]`` [lanes, bodies, 6]: MuJoCo's ``cfrc_ext`` after a step, torque (Nm) before force (N),
-    zero after a reset, as Gymnasium has them. They cost an extra pass over the bodies, so they are there on request.
-    """
+    """A robot that is healthy or not: what that is worth, and whether it ends the episode."""
 
     def __init__(
         self,
@@ -239,7 +234,6 @@ class LeggedEnv(MujocoBatchEnv):
         self._alive_bonus = config.alive_bonus
         self._only_if_healthy = config.alive_bonus_if == "healthy"
         self._terminate_when_unhealthy = config.terminate_when_unhealthy
-        self._contact_forces = contact_forces
         super().__init__(
             num_lanes,
             spaces,
@@ -247,20 +241,8 @@ class LeggedEnv(MujocoBatchEnv):
             model_path=model_path,
             frame_skip=frame_skip,
             reset_noise_scale=reset_noise_scale,
+            contact_forces=contact_forces,
         )
-
-    def _recorded_views(self) -> Mapping[str, Floats]:
-        return {"contact_forces": self.data.cfrc_ext} if self._contact_forces else {}
-
-    def _simulate(self, lanes: NDArray[np.int64], controls: Floats) -> None:
-        if not self._contact_forces:
-            super()._simulate(lanes, controls)
-            return
-        forces = self.recorded["contact_forces"]
-        for lane in lanes:  # mj_step alone leaves the forces of no step in cfrc_ext
-            super()._simulate(lane[np.newaxis], controls)
-            self._mujoco.mj_rnePostConstraint(self.models[lane], self.data)
-            forces[lane] = self.data.cfrc_ext
 
     def _ended(self) -> Bools:
         return ~self._healthy() if self._terminate_when_unhealthy else super()._ended()

@@ -57,6 +57,9 @@ class MujocoBatchEnv(VectorTaskEnv):
         model_path: MJCF file.
         frame_skip: MuJoCo steps per environment step.
         reset_noise_scale: spread of the initial state, see :meth:`_initial_state`.
+        contact_forces: keep ``recorded["contact_forces"]`` [lanes, bodies, 6], MuJoCo's ``cfrc_ext`` after a step:
+            torque (Nm) before force (N), zero after a reset, as Gymnasium has them. ``mj_step`` does not compute them;
+            they cost another pass over the bodies.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class MujocoBatchEnv(VectorTaskEnv):
         model_path: Path,
         frame_skip: int,
         reset_noise_scale: float,
+        contact_forces: bool = False,
     ) -> None:
         import mujoco  # here, so that configs can be validated without loading the physics engine
 
@@ -88,7 +92,8 @@ class MujocoBatchEnv(VectorTaskEnv):
         self._act = np.zeros((num_lanes, self.model.na))
         self._ctrl = np.zeros((num_lanes, self.model.nu))
         self._start = (self.qpos.copy(), self.qvel.copy())
-        views = self._recorded_views()
+        self._contact_forces = contact_forces
+        views = {**self._recorded_views(), **({"contact_forces": self.data.cfrc_ext} if contact_forces else {})}
         self.recorded: dict[str, Floats] = {name: np.zeros((num_lanes, *view.shape)) for name, view in views.items()}
         self._state = (self.qpos, self.qvel, self._warmstart, self._act, *self.recorded.values())
         self._rows = [
@@ -181,6 +186,7 @@ class MujocoBatchEnv(VectorTaskEnv):
     def _simulate(self, lanes: NDArray[np.int64], controls: Floats) -> None:
         """One environment step of the given lanes."""
         models, data, frame_skip, mj_step = self.models, self.data, self.frame_skip, self._mujoco.mj_step
+        contact_forces, mj_rnePostConstraint = self._contact_forces, self._mujoco.mj_rnePostConstraint
         live_qpos, live_qvel, live_warmstart, live_ctrl = self._live
         self._ctrl[lanes] = controls[lanes]
         for lane in lanes.tolist():
@@ -192,6 +198,8 @@ class MujocoBatchEnv(VectorTaskEnv):
                 view[:] = row
             live_ctrl[:] = ctrl
             mj_step(models[lane], data, frame_skip)
+            if contact_forces:
+                mj_rnePostConstraint(models[lane], data)
             qpos[:] = live_qpos
             qvel[:] = live_qvel
             warmstart[:] = live_warmstart
