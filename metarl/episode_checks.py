@@ -85,6 +85,8 @@ def check_flags(distribution: TaskDistribution, rng: np.random.Generator) -> str
             merged.append(all(end.terminated and not end.constant for end in at_horizon))
         counts["terminated"] += sum(end.terminated for end in ends)
         counts["truncated"] += sum(end.truncated for end in ends)
+    if not families:
+        raise NotJudged(f"the horizon is fixed above {MAX_STEPS} steps")
     if len(merged) == len(families) and all(merged):
         horizons = " and ".join(str(family.horizon) for family in families)
         raise CheckFailed(

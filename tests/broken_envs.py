@@ -518,6 +518,29 @@ class BadLineage(Walk):
     config_class = BadLineageConfig
 
 
+class FixedHorizonConfig(WalkConfig):
+    horizon: PositiveInt = Field(3000, ge=3000, le=3000, description="steps after which an episode is truncated")
+
+
+class FixedHorizon(Walk):
+    """Sound, but too long to be seen to its end."""
+
+    config_class = FixedHorizonConfig
+
+
+class LateErrorEnv(WalkEnv):
+    def _advance(self, controls: NDArray[Any], live: Bools) -> tuple[Floats, Bools]:
+        if self._elapsed.max() == 5:
+            raise ZeroDivisionError("no sixth step")
+        return super()._advance(controls, live)
+
+
+class LateError(Walk):
+    """The sixth step raises."""
+
+    env_class = LateErrorEnv
+
+
 class NoEnvironment(Walk):
     """No environment can be made."""
 

@@ -140,6 +140,20 @@ def test_tasks_that_change_nothing_are_pointed_out():
     assert results["effect"].detail == "no difference between 32 tasks in 3 × 6 random steps"
 
 
+def test_what_is_too_long_to_be_seen_is_not_judged():
+    results = {result.name: result for result in check_env.check_family(broken("FixedHorizon"))}
+    assert [results[name].result for name in ("horizon", "flags", "ended lanes")] == ["not judged"] * 3
+    assert results["flags"].detail == "the horizon is fixed above 2000 steps"
+    assert "failed" not in {result.result for result in results.values()}
+
+
+def test_an_error_in_the_middle_of_an_episode_is_a_failure_like_others(capsys):
+    assert cli.main(["check-env", "broken_envs:LateError"]) == 5
+    out, err = capsys.readouterr()
+    assert "error: seeding: raised ZeroDivisionError: no sixth step (broken_envs.py:" in err
+    assert "lane-steps/s" not in out
+
+
 def test_a_bandit_may_terminate_at_its_horizon():
     distribution = families.build("bernoulli_bandit", ["task.horizon=4"])
     ends = play(distribution.make_vector(4), make_plan(distribution, np.random.default_rng(0)))
