@@ -25,6 +25,11 @@ from metarl.envs.ml1 import ML1Config, ML1Distribution
 FEW = ("reach-v3", "push-v3", "door-open-v3", "stick-push-v3", "peg-insert-side-v3")
 VERSIONS = ("v1", "v2")
 
+# Where Meta-World's v1 reward leaves its own success out of reach: success is read from what the reward returns, which
+# is the distance at the start in hand-insert, a gripper that is never open in stick-push, and the distance of the peg's
+# middle instead of its head in peg-insert-side. Its scripted policies solve all three by the measure of v2.
+UNREACHABLE = {("hand-insert-v3", "v1"), ("stick-push-v3", "v1"), ("peg-insert-side-v3", "v1")}
+
 
 def stock_env(name: str, version: str) -> Any:
     return ALL_V3_ENVIRONMENTS[name](reward_function_version=version)
@@ -109,8 +114,8 @@ def test_a_few_classes_are_equal_to_the_last_bit(name: str, version: str, monkey
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("name", NAMES)
 def test_every_class_is_equal_to_the_last_bit(name: str, version: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whole episodes of 500 steps, in which Meta-World's policy must succeed, or both tasks have told us nothing."""
-    assert any(compare(name, version, 500, monkeypatch))
+    """Whole episodes of 500 steps. Meta-World's policy succeeds in them, so that more is compared than free motion."""
+    assert any(compare(name, version, 500, monkeypatch)) == ((name, version) not in UNREACHABLE)
 
 
 def changed_arrays(model: mujoco.MjModel, before: dict[str, bytes]) -> set[str]:
