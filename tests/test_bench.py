@@ -77,8 +77,8 @@ def test_the_learner_is_measured_against_a_matrix_product() -> None:
         "device": "cpu",
         "threads": 1,
     }
-    assert 0 < product < update < 10
-    assert ratio > 1
+    assert 0 < product < 10 and 0 < update < 10
+    assert 0.1 < ratio / (update / product) < 10  # the median of ratios is near the ratio of medians
     assert 50 < peak < 64e3
 
 
