@@ -96,15 +96,17 @@ class Simulator:
         """The state after a reset in the task of ``rand_vec``, which a cache keeps.
 
         Raises:
-            ValueError: the vector has the wrong length, or Meta-World rejects it.
+            ValueError: the vector has the wrong length, Meta-World rejects it, or its simulation diverges.
         """
         env = self._env
         size = env._random_reset_space.low.size
         if len(rand_vec) != size:
             raise ValueError(f"{self.name}: expected a rand_vec of {size} numbers, got {list(rand_vec)}")
         env._get_state_rand_vec = _Frozen(self.name, np.array(rand_vec))
-        observation, _ = env.reset()
         self._loaded = None
+        observation, _ = env.reset()
+        if self._has_diverged():
+            raise ValueError(f"{self.name}: the simulation diverges in the reset of rand_vec {list(rand_vec)}")
         physics = np.empty(mujoco.mj_stateSize(self.model, STATE))
         mujoco.mj_getState(self.model, self.data, physics, STATE)
         attributes = {name: value for name, value in vars(env).items() if name not in ("data", "_get_state_rand_vec")}
@@ -139,11 +141,7 @@ class Simulator:
         self._ctrl[0], self._ctrl[1] = grip, -grip
         mujoco.mj_step(model, data, self.frame_skip)
         mujoco.mj_forward(model, data)  # computes every site anew, so Meta-World's writes to their positions are void
-        mujoco.mj_checkPos(model, data)
-        mujoco.mj_checkVel(model, data)
-        mujoco.mj_checkAcc(model, data)
-        if any(self._warnings.tolist()):
-            mujoco.mj_resetData(model, data)  # also sets the counters to zero
+        if self._has_diverged():
             return None
         mujoco.mj_getState(model, data, lane.physics, STATE)
         self._observe(lane)
@@ -170,6 +168,20 @@ class Simulator:
             for array, own in zip(self._model_arrays, arrays, strict=True):
                 array[:] = own
             self._loaded = arrays
+
+    def _has_diverged(self) -> bool:
+        """Whether MuJoCo has met, or now holds, a number that is not finite or above 1e10; it then starts from scratch.
+
+        A check counts a warning and resets the simulation if it fails, as those within ``mj_step`` do.
+        """
+        model, data = self.model, self.data
+        mujoco.mj_checkPos(model, data)
+        mujoco.mj_checkVel(model, data)
+        mujoco.mj_checkAcc(model, data)
+        if any(self._warnings.tolist()):
+            mujoco.mj_resetData(model, data)  # also sets the counters to zero
+            return True
+        return False
 
     def _observe(self, lane: Lane) -> None:
         """As ``SawyerXYZEnv._get_obs`` and the clipping in its ``step``."""

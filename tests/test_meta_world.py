@@ -210,6 +210,16 @@ def test_a_task_that_meta_world_rejects_for_ever_is_an_error() -> None:
         env.reset()
 
 
+def test_a_task_whose_reset_diverges_is_an_error() -> None:
+    """The puck of push-v3 is put where MuJoCo takes numbers for errors; other tasks are not affected."""
+    env = ml1("push-v3").make_vector(1)
+    task = ml1("push-v3")._table("train")["push-v3"][0]
+    env.set_tasks([{"env": "push-v3", "rand_vec": [1e11, 0.6, 0.02, 0.0, 0.9, 0.02]}])
+    with pytest.raises(ValueError, match="push-v3: the simulation diverges in the reset"):
+        env.reset()
+    assert "diverged" not in one_lane(task).step(np.zeros((1, 4)))[4]
+
+
 def test_the_goal_is_hidden_constant_and_revealed_on_request() -> None:
     task = ml1()._table("train")["reach-v3"][0]
     hidden, shown = one_lane(task), one_lane(task, reveal=True)
