@@ -286,7 +286,7 @@ def _start(process: ForkServerProcess) -> None:
         try:
             _start_fork_server()
             return process.start()
-        except ConnectionError:
+        except (ConnectionError, EOFError):  # refused, or taken by a server that died before it answered
             if not patience:
                 raise
             time.sleep(patience)

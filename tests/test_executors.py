@@ -178,8 +178,8 @@ def test_no_units_no_results(either: Executor) -> None:
 
 def test_all_workers_take_part(shared: Processes) -> None:
     start = time.monotonic()
-    shared.map(square_after, [(0, 0.5)] * 4)
-    assert time.monotonic() - start < 1.8  # 2 s one after the other
+    shared.map(square_after, [(0, 1.0)] * 4)
+    assert time.monotonic() - start < 3.8  # 4 s one after the other
 
 
 def test_both_executors_give_the_same_bits_for_any_layout(shared: Processes) -> None:
@@ -283,7 +283,7 @@ def test_a_worker_killed_in_a_unit_is_replaced_and_the_unit_run_again(shared: Pr
     start = time.monotonic()
     units = [Once(0), Once(1, tmp_path / "flag"), Once(2), Once(3)]
     assert new_faults(shared, die_once, units) == ([0, 1, 4, 9], {"worker_died": 1})
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 15  # not the timeout's 30
     assert len(set(shared.pids) - before) == 1 and len(shared.pids) == 2
     assert int((tmp_path / "flag").read_text()) in before - set(shared.pids)
 
@@ -292,7 +292,7 @@ def test_every_worker_killed_from_outside_changes_no_result(shared: Processes) -
     killers = [threading.Timer(0.15 * (i + 1), os.kill, (pid, signal.SIGKILL)) for i, pid in enumerate(shared.pids)]
     for killer in killers:
         killer.start()
-    results, faults = new_faults(shared, square_after, [(number, 0.1) for number in range(8)])
+    results, faults = new_faults(shared, square_after, [(number, 0.4) for number in range(8)])
     assert results == [0, 1, 4, 9, 16, 25, 36, 49]
     assert faults == {"worker_died": 2}
 
@@ -311,12 +311,12 @@ def test_a_stopped_worker_is_replaced_at_its_deadline(tmp_path: Path) -> None:
         start = time.monotonic()
         units = [Once(0), Once(1, tmp_path / "flag"), Once(2)]
         assert new_faults(executor, stop_once, units) == ([0, 1, 4], {"worker_hung": 1})
-        assert 1 <= time.monotonic() - start < 3
+        assert 1 <= time.monotonic() - start < 15
         assert gone(int((tmp_path / "flag").read_text()))
 
 
 def test_an_idle_stopped_worker_cannot_block_a_unit_that_no_buffer_holds() -> None:
-    with Processes(1, timeout_s=0.5, retries=1, restarts=1) as executor:
+    with Processes(1, timeout_s=2, retries=1, restarts=1) as executor:
         executor.map(square, [0])
         os.kill(executor.pids[0], signal.SIGSTOP)
         results, faults = new_faults(executor, torch.sum, [torch.ones(1 << 20)])
@@ -365,8 +365,8 @@ def test_an_interrupt_stops_promptly_and_no_late_result_reaches_the_next_map(sha
     shared.interrupt = raise_after(0.3)
     start = time.monotonic()
     with pytest.raises(Interrupted):
-        shared.map(square_after, [(number, 1.0) for number in range(10)])
-    assert time.monotonic() - start < 0.9
+        shared.map(square_after, [(number, 6.0) for number in range(10)])
+    assert time.monotonic() - start < 5
     shared.interrupt = None
     assert new_faults(shared, square, [5, 6, 7]) == ([25, 36, 49], {})
 
@@ -379,7 +379,7 @@ def test_an_interrupt_gets_through_a_transfer_that_a_stopped_worker_blocks() -> 
         start = time.monotonic()
         with pytest.raises(Interrupted):
             executor.map(torch.sum, [torch.ones(1 << 22)])
-        assert time.monotonic() - start < 0.9
+        assert time.monotonic() - start < 15
         executor.interrupt = None
         assert executor.map(square, [2]) == [4]
 

@@ -165,7 +165,7 @@ class TestWandb:
         assert wandb.mode == "online"
         for iteration in range(200):
             wandb.log(metrics(iteration))
-        assert time.monotonic() - started < 0.5
+        assert time.monotonic() - started < 1.5  # not INIT_TIMEOUT_S
         wandb.finish(timeout=20)
         assert wandb.mode == "offline" and len(warnings) == 1
         assert "wandb is offline" in warnings[0] and f"wandb sync {tmp_path}/run/wandb/offline-run" in warnings[0]
@@ -180,7 +180,7 @@ class TestWandb:
         time.sleep(1.0)
         started = time.monotonic()
         wandb.finish(timeout=0.5)
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 8  # an unreachable server takes 13
         assert len(warnings) == 1 and "did not finish in 0.5 s" in warnings[0]
         assert wandb._process is not None and wandb._process.poll() == -signal.SIGKILL
 
@@ -208,13 +208,13 @@ class TestWandb:
 
     def test_a_queue_that_is_full_drops_instead_of_waiting(self, tmp_path, monkeypatch):
         monkeypatch.setattr(wandb_sink, "QUEUE_SIZE", 5)
-        monkeypatch.setattr(WandbSink, "_feed", lambda self: time.sleep(1.0))
+        monkeypatch.setattr(WandbSink, "_feed", lambda self: time.sleep(3.0))
         warnings: list[str] = []
         wandb = sink(tmp_path / "run", "offline", warnings)
         started = time.monotonic()
         for iteration in range(100):
             wandb.log(metrics(iteration))
-        assert time.monotonic() - started < 0.5
+        assert time.monotonic() - started < 2.5
         assert len(warnings) == 1 and "cannot keep up" in warnings[0]
 
     def test_disabled_starts_nothing(self, tmp_path):
@@ -240,7 +240,7 @@ class TestWandb:
         started = time.monotonic()
         command, environment = [sys.executable, "-c", code, str(tmp_path)], {**os.environ, **UNREACHABLE}
         result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=environment)
-        assert time.monotonic() - started < 4, "the interpreter waited for wandb"
+        assert time.monotonic() - started < 9, "the interpreter waited for wandb"
         mode, pid, *rest = result.stdout.split()
         assert mode == "online" and rest == ["False", "True"] and result.stderr == ""
         while Path(f"/proc/{pid}").exists() and time.monotonic() - started < 20:
