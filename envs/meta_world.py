@@ -142,14 +142,16 @@ class MetaWorldDistribution(TaskDistribution):
     def _table(self, split: Split) -> dict[str, list[Task]]:
         """Class → tasks. Both splits are drawn on first use: milliseconds per class, once Meta-World is imported."""
         if not self._tables:
+            tables: dict[Split, dict[str, list[Task]]] = {}
             for part in get_args(Split):
                 drawn = draw_tasks(self.drawn_classes(part), self.goals_seed(part))
-                self._tables[part] = {name: drawn[name][: self._num_goals(part)] for name in self.classes(part)}
+                tables[part] = {name: drawn[name][: self._num_goals(part)] for name in self.classes(part)}
             train, test = (
-                {(name, *task["rand_vec"]) for name in table for task in table[name]} for table in self._tables.values()
+                {(name, *task["rand_vec"]) for name in table for task in table[name]} for table in tables.values()
             )
             if train & test:
                 raise ConfigError(f"goals_seed {self.config.goals_seed}: {len(train & test)} tasks are in both splits")
+            self._tables = tables
         return self._tables[split]
 
 
