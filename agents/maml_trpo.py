@@ -54,6 +54,10 @@ class MAMLTRPOConfig(AgentConfig):
     later_step_lr_scale: PositiveFloat = Field(
         1.0, description="factor on inner_lr for every adaptation step after the first (Finn 2017: 0.5)"
     )
+    outer_phases: Literal["last", "all"] = Field(
+        "last",
+        description="what the meta-update improves: the phase after all K steps, or the mean over those after 1 … K",
+    )
     first_order: bool = Field(False, description="ignore second derivatives of adaptation (FOMAML)")
     gamma: float = Field(0.99, ge=0, le=1, description="discount factor")
     gae_lambda: float = Field(1.0, ge=0, le=1, description="λ of generalised advantage estimation; 1 = Monte Carlo")
@@ -75,7 +79,8 @@ class MAMLTRPO(Agent):
 
     L(θ) = meanᵢ −Σₘ wₘ Aₘ π_{θ'ᵢ(θ)}(aₘ|sₘ)/π_old(aₘ|sₘ), subject to meanᵢ KL(π_old ‖ π_{θ'ᵢ(θ)}) ≤ δ, over the last
     phase's samples of the tasks i, where π_old is the policy θ'ᵢ(θ_old) recomputed by the same code: the ratio is
-    exactly 1 there, the KL exactly 0.
+    exactly 1 there, the KL exactly 0. With ``outer_phases: all`` both are means over the phases after 1 … K steps, the
+    multi-step loss of Antoniou et al. 2019, arXiv:1810.09502, section 4, with equal weights.
     """
 
     config_class = MAMLTRPOConfig
@@ -184,46 +189,79 @@ class MAMLTRPO(Agent):
         )
 
 
-class TaskObjective:
-    """The surrogate loss and the KL constraint of C tasks around θ_old; everything is summed over these tasks.
+class Surrogate:
+    """One phase's surrogate loss and KL around the parameters [C, P] that gathered it, summed over its C tasks."""
 
-    ``phases`` holds K inner phases and the outer one. What depends only on θ_old and the data is kept for the products
-    of the conjugate gradient; memory is linear in K.
+    def __init__(self, policy: MLPPolicy, params: Tensor, samples: Samples, scratch: Scratch) -> None:
+        self._policy, self._params, self._samples, self._scratch = policy, params, samples, scratch
+        self._fisher = Fisher(policy, params, samples, scratch)
+        self._old = (self._fisher.net.output, policy.extra(params))
+        self._old_log_prob = policy.distribution.log_prob(*self._old, samples.action)
+        self.old_loss = float(samples.loss_coef.sum(dtype=torch.float64))
+        self.entropy = float((policy.distribution.entropy(*self._old) * samples.weight).sum())
+
+    def gradient(self) -> Tensor:
+        """By the parameters, [C, P]. At ratio 1 the surrogate's gradient is that of the policy-gradient loss."""
+        return policy_gradient(self._policy, self._params, self._samples, self._scratch)
+
+    def fisher_product(self, v: Tensor) -> Tensor:
+        """F·v [C, P] for directions v [C, P]."""
+        return self._fisher.product(v)
+
+    def evaluate(self, params: Tensor) -> tuple[float, float]:
+        """(surrogate loss, mean KL(old ‖ new)) at other parameters [C, P]."""
+        samples, distribution = self._samples, self._policy.distribution
+        new = self._policy.outputs(params, samples.obs)
+        ratio = torch.exp(distribution.log_prob(*new, samples.action) - self._old_log_prob)
+        loss = (samples.loss_coef * ratio).sum(dtype=torch.float64)
+        kl = (distribution.kl(self._old, new) * samples.weight).sum(dtype=torch.float64)
+        return float(loss), float(kl)
+
+
+class TaskObjective:
+    """The surrogate loss and the KL constraint of C tasks around θ_old: summed over tasks, mean over outer phases.
+
+    ``phases`` holds the K+1 phases. What depends only on θ_old and the data is kept for the products of the conjugate
+    gradient; memory is linear in K.
     """
 
     def __init__(
         self, policy: MLPPolicy, theta: Tensor, phases: Sequence[Samples], config: MAMLTRPOConfig, scratch: Scratch
     ) -> None:
         self._policy, self._config, self._scratch = policy, config, scratch
-        *self._inner, self._outer = phases
-        self.num_tasks = len(self._outer.obs)
+        self._inner = phases[:-1]
+        self.num_tasks, last = len(phases[-1].obs), len(phases) - 1
         self._adaptation = self._adapt(theta, first_order=config.first_order)
-        adapted = self._adaptation.adapted
-        self._fisher = Fisher(policy, adapted, self._outer, scratch)
-        self._old = (self._fisher.net.output, policy.extra(adapted))
-        self._old_log_prob = policy.distribution.log_prob(*self._old, self._outer.action)
-        self.old_loss = float(self._outer.loss_coef.sum(dtype=torch.float64))
-        self.entropy = float((policy.distribution.entropy(*self._old) * self._outer.weight).sum())
-        self.step_norm = float((adapted - theta).norm(dim=1).sum())
+        trail = self._adaptation.trail
+        self._surrogates = {
+            k: Surrogate(policy, trail[k], phases[k], scratch)
+            for k in range(1 if config.outer_phases == "all" else last, last + 1)
+        }
+        self.old_loss = self._mean([surrogate.old_loss for surrogate in self._surrogates.values()])
+        self.entropy = self._surrogates[last].entropy
+        self.step_norm = float((trail[-1] - theta).norm(dim=1).sum())
 
     def gradient(self) -> Tensor:
-        """Σᵢ (∂θ'ᵢ/∂θ)ᵀ∇Lᵢ(θ'ᵢ) [P]. At ratio 1 the surrogate's gradient is that of the policy-gradient loss."""
-        by_adapted = policy_gradient(self._policy, self._adaptation.adapted, self._outer, self._scratch)
-        return self._adaptation.pull_back(by_adapted).sum(0)
+        """Σᵢ (∂θ'ᵢ/∂θ)ᵀ∇Lᵢ(θ'ᵢ) [P]."""
+        return self._pull_back({k: surrogate.gradient() for k, surrogate in self._surrogates.items()})
 
     def fisher_product(self, v: Tensor) -> Tensor:
         """Σᵢ (∂θ'ᵢ/∂θ)ᵀ Fᵢ (∂θ'ᵢ/∂θ) v [P]."""
         pushed = self._adaptation.push_forward(v.expand(self.num_tasks, -1))
-        return self._adaptation.pull_back(self._fisher.product(pushed)).sum(0)
+        return self._pull_back({k: surrogate.fisher_product(pushed[k]) for k, surrogate in self._surrogates.items()})
 
     def evaluate(self, theta: Tensor) -> tuple[float, float]:
         """(Σᵢ surrogate loss, Σᵢ mean KL(old ‖ new)) at θ, adapted anew."""
-        outer, distribution = self._outer, self._policy.distribution
-        new = self._policy.outputs(self._adapt(theta, first_order=True).adapted, outer.obs)
-        ratio = torch.exp(distribution.log_prob(*new, outer.action) - self._old_log_prob)
-        loss = (outer.loss_coef * ratio).sum(dtype=torch.float64)
-        kl = (distribution.kl(self._old, new) * outer.weight).sum(dtype=torch.float64)
-        return float(loss), float(kl)
+        trail = self._adapt(theta, first_order=True).trail
+        losses, kls = zip(*(s.evaluate(trail[k]) for k, s in self._surrogates.items()), strict=True)
+        return self._mean(losses), self._mean(kls)
+
+    def _pull_back(self, cotangents: dict[int, Tensor]) -> Tensor:
+        trail = [cotangents.get(k) for k in range(len(self._inner) + 1)]
+        return self._adaptation.pull_back(trail).sum(0) / len(self._surrogates)
+
+    def _mean(self, values: Sequence[float]) -> float:
+        return sum(values) / len(self._surrogates)
 
     def _adapt(self, theta: Tensor, *, first_order: bool) -> Adaptation:
         """The inner steps from θ; ``first_order`` also where only the adapted parameters are wanted."""

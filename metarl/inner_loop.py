@@ -77,7 +77,10 @@ class Fisher:
 
 
 class Adaptation:
-    """K inner steps of C tasks from θ [C, P], kept so that vectors can be pushed and pulled through them."""
+    """K inner steps of C tasks from θ₀ = θ [C, P] to θₖ, k = 1 … K, kept so that vectors go through them both ways.
+
+    ``trail`` holds θ₀ … θₖ. With ``first_order`` every Jacobian ∂θₖ/∂θ is taken for the identity.
+    """
 
     def __init__(
         self,
@@ -89,27 +92,39 @@ class Adaptation:
         first_order: bool,
         scratch: Scratch,
     ) -> None:
-        self._steps: list[tuple[float, ScoreLoss]] = []
+        self.trail = [params]
+        self._steps: list[tuple[float, ScoreLoss | None]] = []
         for samples, rate in zip(phases, rates, strict=True):
-            if first_order:
-                params = params - rate * policy_gradient(policy, params, samples, scratch)
-            else:
-                loss = ScoreLoss(policy, params, samples, scratch)
-                self._steps.append((rate, loss))
-                params = params - rate * loss.gradient
-        self.adapted = params
+            loss = None if first_order else ScoreLoss(policy, params, samples, scratch)
+            gradient = loss.gradient if loss else policy_gradient(policy, params, samples, scratch)
+            params = params - rate * gradient
+            self._steps.append((rate, loss))
+            self.trail.append(params)
 
-    def push_forward(self, direction: Tensor) -> Tensor:
-        """(∂θ'/∂θ)·v [C, P]; v itself with ``first_order``."""
+    @property
+    def adapted(self) -> Tensor:
+        """The parameters after the last step, [C, P]."""
+        return self.trail[-1]
+
+    def push_forward(self, direction: Tensor) -> list[Tensor]:
+        """(∂θₖ/∂θ)·v [C, P] for k = 0 … K."""
+        pushed = [direction]
         for rate, loss in self._steps:
-            direction = direction - rate * loss.hessian_product(direction)
-        return direction
+            if loss:
+                direction = direction - rate * loss.hessian_product(direction)
+            pushed.append(direction)
+        return pushed
 
-    def pull_back(self, cotangent: Tensor) -> Tensor:
-        """(∂θ'/∂θ)ᵀ·g [C, P]; g itself with ``first_order``."""
-        for rate, loss in reversed(self._steps):
-            cotangent = cotangent - rate * loss.hessian_product(cotangent)
-        return cotangent
+    def pull_back(self, cotangents: Sequence[Tensor | None]) -> Tensor:
+        """Σₖ (∂θₖ/∂θ)ᵀ·gₖ [C, P] for g₀ … gₖ; None counts as zero, but for the last."""
+        total = cotangents[-1]
+        assert total is not None
+        for (rate, loss), cotangent in zip(reversed(self._steps), reversed(cotangents[:-1]), strict=True):
+            if loss:
+                total = total - rate * loss.hessian_product(total)
+            if cotangent is not None:
+                total = total + cotangent
+        return total
 
 
 def policy_gradient(policy: MLPPolicy, params: Tensor, samples: Samples, scratch: Scratch) -> Tensor:

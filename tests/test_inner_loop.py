@@ -26,6 +26,10 @@ def close(actual: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-11)
 
 
+def at_the_end(cotangent: torch.Tensor, ours: Adaptation) -> list[torch.Tensor | None]:
+    return [*[None] * (len(ours.trail) - 1), cotangent]
+
+
 def adaptation(policy: MLPPolicy, params: torch.Tensor, phases: list[Samples], first_order: bool = False) -> Adaptation:
     return Adaptation(policy, params, phases, [LR] * len(phases), first_order=first_order, scratch=Scratch())
 
@@ -90,7 +94,7 @@ def test_adaptation_and_its_jacobian_are_autograds_through_the_chain(policy, ste
     params, phases = random_params(policy, TASKS), phases_of(policy, steps)
     v, g = random_params(policy, TASKS, seed=1), random_params(policy, TASKS, seed=2)
     ours = adaptation(policy, params, phases)
-    pushed, pulled = ours.push_forward(v).clone(), ours.pull_back(g).clone()
+    pushed, pulled = ours.push_forward(v)[-1].clone(), ours.pull_back(at_the_end(g, ours)).clone()
     for task in range(TASKS):
 
         def chain(theta, task=task):
@@ -107,10 +111,11 @@ def test_pulling_back_is_the_adjoint_of_pushing_forward(policy):
     params = random_params(policy, TASKS)
     v, g = random_params(policy, TASKS, seed=1), random_params(policy, TASKS, seed=2)
     ours = adaptation(policy, params, phases_of(policy, 3))
-    pushed, pulled = ours.push_forward(v).clone(), ours.pull_back(g).clone()
+    pushed, pulled = ours.push_forward(v)[-1].clone(), ours.pull_back(at_the_end(g, ours)).clone()
     close((g * pushed).sum(-1), (pulled * v).sum(-1))
     assert not torch.allclose(pushed, v)  # second derivatives are there at all
-    assert torch.equal(ours.push_forward(v), pushed) and torch.equal(ours.pull_back(g), pulled)
+    assert torch.equal(ours.push_forward(v)[-1], pushed)
+    assert torch.equal(ours.pull_back(at_the_end(g, ours)), pulled)
 
 
 @POLICIES
@@ -118,14 +123,17 @@ def test_first_order_adapts_alike_and_has_the_identity_as_jacobian(policy):
     params, phases, v = random_params(policy, TASKS), phases_of(policy, 2), random_params(policy, TASKS, seed=1)
     full, first = adaptation(policy, params, phases), adaptation(policy, params, phases, first_order=True)
     assert torch.equal(first.adapted, full.adapted)
-    assert torch.equal(first.push_forward(v), v) and torch.equal(first.pull_back(v), v)
+    assert all(torch.equal(pushed, v) for pushed in first.push_forward(v)) and len(first.push_forward(v)) == 3
+    assert torch.equal(first.pull_back(at_the_end(v, first)), v)
+    assert torch.equal(first.pull_back([v, None, v]), 2 * v)
 
 
 def test_no_inner_step_is_the_identity():
     policy = small_policy()
     params, v = random_params(policy, TASKS), random_params(policy, TASKS, seed=1)
     ours = adaptation(policy, params, [])
-    assert torch.equal(ours.adapted, params) and torch.equal(ours.push_forward(v), v)
+    assert torch.equal(ours.adapted, params) and torch.equal(ours.push_forward(v)[0], v)
+    assert torch.equal(ours.pull_back([v]), v)
 
 
 @POLICIES
@@ -147,7 +155,7 @@ def test_a_deviation_at_its_floor_is_not_adapted():
     ours = adaptation(policy, params, [samples])
     assert (ours.adapted[:, -1] == -20.0).all() and (ours.adapted[:, -2] != params[:, -2]).all()
     v = random_params(policy, TASKS, seed=1)
-    close(ours.push_forward(v)[:, -1], v[:, -1])
+    close(ours.push_forward(v)[-1][:, -1], v[:, -1])
 
 
 def test_every_step_has_its_own_rate():
@@ -160,5 +168,20 @@ def test_every_step_has_its_own_rate():
     second = Adaptation(policy, first.adapted, phases[1:], [0.1], first_order=False, scratch=Scratch())
     assert torch.equal(both.adapted, second.adapted)
     direction = torch.randn_like(params)
-    chained = second.push_forward(first.push_forward(direction))
-    torch.testing.assert_close(both.push_forward(direction), chained)
+    along = first.push_forward(direction)
+    for found, chained in zip(both.push_forward(direction), [*along, second.push_forward(along[1])[1]], strict=True):
+        torch.testing.assert_close(found, chained)
+
+
+@POLICIES
+def test_cotangents_of_all_steps_are_pulled_back_together(policy):
+    """The sum of what each step's cotangent gives alone, through the steps before it."""
+    params, phases = random_params(policy, TASKS), phases_of(policy, 3)
+    ours = adaptation(policy, params, phases)
+    cotangents = [random_params(policy, TASKS, seed=seed) for seed in range(4)]
+    alone = [
+        adaptation(policy, params, phases[:k]).pull_back([*[None] * k, cotangent]).clone()
+        for k, cotangent in enumerate(cotangents)
+    ]
+    close(ours.pull_back(cotangents), sum(alone))
+    close(ours.pull_back([None, cotangents[1], None, cotangents[3]]), alone[1] + alone[3])

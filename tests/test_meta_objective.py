@@ -40,9 +40,9 @@ class Case:
     def objective(self, chunk: int = 2, phases: list[Samples] | None = None, **config) -> MetaObjective:
         return build(self.policy, self.theta, phases or self.phases, MAMLTRPOConfig(inner_lr=LR, **config), chunk)
 
-    def naive(self, theta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(surrogate loss, KL(old ‖ new)), means over tasks, differentiable by ``theta``."""
-        *inner, outer = self.phases
+    def naive(self, theta: torch.Tensor, last: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """(surrogate loss, KL(old ‖ new)) of phase ``last``, means over tasks, differentiable by ``theta``."""
+        *inner, outer = self.phases if last is None else self.phases[: last + 1]
         losses, kls = [], []
         for task in range(TASKS):
             old = naive_policy(
@@ -106,6 +106,33 @@ def test_fisher_products_are_the_hessian_of_the_kl(kind, steps):
     close(matrix, matrix.T)
     eigenvalues = torch.linalg.eigvalsh(matrix)
     assert float(eigenvalues[0]) > -1e-12 * float(eigenvalues[-1]) and float(eigenvalues[-1]) > 0
+
+
+@KINDS
+def test_all_outer_phases_count_alike(kind):
+    """Loss, KL, gradient and Fisher product are means of those after 1, 2 and 3 steps."""
+    case = Case(kind, 3)
+    objective = case.objective(outer_phases="all")
+
+    def naive(theta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        losses, kls = zip(*(case.naive(theta, last) for last in (1, 2, 3)), strict=True)
+        return torch.stack(losses).mean(), torch.stack(kls).mean()
+
+    v = random_params(case.policy, 1, seed=1)[0]
+    for theta in (case.theta, case.theta + 0.1 * v):
+        loss, kl = naive(theta)
+        assert objective.evaluate(theta) == pytest.approx((loss.item(), kl.item()), rel=1e-9, abs=1e-12)
+    assert objective.old_loss == pytest.approx(naive(case.theta)[0].item(), rel=1e-9)
+    close(objective.gradient(), torch.autograd.functional.jacobian(lambda theta: naive(theta)[0], case.theta))
+    close(objective.fisher_product(v), torch.autograd.functional.hvp(lambda theta: naive(theta)[1], case.theta, v)[1])
+    last_alone = case.objective()
+    assert not torch.allclose(objective.gradient(), last_alone.gradient(), rtol=0.05)
+
+
+@KINDS
+def test_one_step_has_one_outer_phase(kind):
+    case = Case(kind, 1)
+    assert torch.equal(case.objective(outer_phases="all").gradient(), case.objective().gradient())
 
 
 @KINDS
