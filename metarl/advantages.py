@@ -47,10 +47,24 @@ def policy_gradient_samples(
     if not bool(advantage.isfinite().all() and batch.obs.isfinite().all()):
         raise NumericError("expected finite advantages and observations, got NaN or infinity: check the environment")
     samples = Samples(batch.obs.flatten(1, 2), batch.action.flatten(1, 2), advantage * (weight > 0), weight)
-    return samples, explained_variance(value.flatten(1, 2), returns.flatten(1, 2), weight)
+    return _packed(samples), explained_variance(value.flatten(1, 2), returns.flatten(1, 2), weight)
 
 
 def _weights(valid: Tensor) -> Tensor:
     """1/(valid steps of the task) on valid steps, 0 on padding: [N, E·T]."""
     flat = valid.flatten(1, 2).float()
     return flat / flat.sum(-1, keepdim=True)
+
+
+def _packed(samples: Samples) -> Samples:
+    """The same samples without padding that no task needs: every task's valid ones first, in their order."""
+    valid = samples.weight > 0
+    size = int(valid.sum(-1).max())
+    if size == valid.shape[1]:
+        return samples
+    order = valid.byte().argsort(dim=-1, descending=True, stable=True)[:, :size]
+
+    def pack(values: Tensor) -> Tensor:
+        return values.gather(1, order if values.ndim == 2 else order.unsqueeze(-1).expand(-1, -1, values.shape[2]))
+
+    return Samples(*(pack(values) for values in (samples.obs, samples.action, samples.advantage, samples.weight)))

@@ -76,10 +76,18 @@ def test_every_task_is_normalised_by_itself():
 def test_weights_sum_to_one_per_task_and_vanish_on_padding(baseline):
     batch = ragged()
     samples, _ = policy_gradient_samples(batch, **USUAL | {"baseline": baseline})
-    valid = batch.valid.flatten(1, 2)
-    expected = torch.where(valid, torch.tensor([[1 / 16], [1 / 11]]), 0.0)  # 8 + 3 + 5 and 2 + 8 + 1 steps
+    expected = torch.zeros(2, 16)  # 8 + 3 + 5 and 2 + 8 + 1 steps: as many columns as the longer task needs
+    expected[0], expected[1, :11] = 1 / 16, 1 / 11
     torch.testing.assert_close(samples.weight, expected)
-    assert not samples.advantage[~valid].any()
+    assert not samples.advantage[1, 11:].any()
+
+
+def test_valid_samples_come_first_and_stay_in_order():
+    batch = ragged()
+    samples, _ = policy_gradient_samples(batch, **USUAL)
+    for task, size in enumerate([16, 11]):
+        for found, field in ((samples.obs, batch.obs), (samples.action, batch.action)):
+            assert torch.equal(found[task, :size], field[task][batch.valid[task]])
 
 
 @pytest.mark.parametrize("change", [{}, {"baseline": "none"}, {"advantage_norm": "none"}, {"gae_lambda": 1.0}], ids=str)
@@ -88,10 +96,10 @@ def test_a_padded_batch_is_its_episodes_alone(change):
     padded, _ = policy_gradient_samples(batch, **USUAL | change)
     for task in range(2):
         alone, _ = policy_gradient_samples(packed(batch, task), **USUAL | change)
-        valid = batch.valid[task].flatten()
-        torch.testing.assert_close(padded.advantage[task][valid], alone.advantage[0], rtol=1e-4, atol=1e-5)
-        assert torch.equal(padded.obs[task][valid], alone.obs[0])
-        assert torch.equal(padded.action[task][valid], alone.action[0])
+        size = int(batch.valid[task].sum())
+        torch.testing.assert_close(padded.advantage[task, :size], alone.advantage[0], rtol=1e-4, atol=1e-5)
+        assert torch.equal(padded.obs[task, :size], alone.obs[0])
+        assert torch.equal(padded.action[task, :size], alone.action[0])
 
 
 def test_tasks_do_not_see_each_other():
@@ -120,7 +128,7 @@ def test_the_baseline_explains_returns_that_depend_on_time():
 
 def test_discrete_actions_stay_integers():
     samples, _ = policy_gradient_samples(ragged("categorical"), **USUAL)
-    assert samples.action.shape == (2, 24) and samples.action.dtype == torch.int64
+    assert samples.action.shape == (2, 16) and samples.action.dtype == torch.int64
 
 
 @pytest.mark.parametrize("baseline", ["linear", "none"])
