@@ -80,15 +80,16 @@ class Scratch(threading.local):
     """
 
     def __init__(self) -> None:
-        self._tensors: dict[tuple[str, torch.Size], Tensor] = {}
+        self._memory: dict[str, Tensor] = {}
 
     def take(self, name: str, like: Tensor, width: int) -> Tensor:
         """An uninitialised tensor [C, M, width] of the dtype and device of ``like`` [C, M, …]."""
-        shape = torch.Size((*like.shape[:2], width))
-        tensor = self._tensors.get((name, shape))
-        if tensor is None or tensor.dtype != like.dtype or tensor.device != like.device:
-            tensor = self._tensors[name, shape] = like.new_empty(shape)
-        return tensor
+        rows, columns = like.shape[:2]
+        size = rows * columns * width
+        memory = self._memory.get(name)
+        if memory is None or len(memory) < size or memory.dtype != like.dtype or memory.device != like.device:
+            memory = self._memory[name] = like.new_empty(size)
+        return memory[:size].view(rows, columns, width)
 
 
 class Linearization:

@@ -116,11 +116,17 @@ def test_networks_that_share_scratch_do_not_disturb_each_other():
     assert all((g == 1).all() for g in cotangents)
 
 
-def test_scratch_is_reused_by_name_and_shape_and_follows_the_dtype():
+def test_scratch_keeps_one_memory_per_name_that_grows_and_follows_the_dtype():
     scratch, like = Scratch(), torch.zeros(2, 3, 9)
     first = scratch.take("a", like, 4)
-    assert first.shape == (2, 3, 4) and scratch.take("a", like, 4) is first
-    assert scratch.take("b", like, 4) is not first and scratch.take("a", like, 5) is not first
+    assert first.shape == (2, 3, 4) and first.is_contiguous()
+    memory = first.data_ptr()
+    assert scratch.take("a", like, 4).data_ptr() == memory
+    smaller = scratch.take("a", like[:, :2], 4)  # batches of many sizes share one memory
+    assert smaller.shape == (2, 2, 4) and smaller.data_ptr() == memory
+    assert scratch.take("b", like, 4).data_ptr() != memory
+    larger = scratch.take("a", like, 5)
+    assert larger.shape == (2, 3, 5) and scratch.take("a", like, 4).data_ptr() == larger.data_ptr()
     assert scratch.take("a", like.double(), 4).dtype == torch.float64
 
 
