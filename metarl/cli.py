@@ -272,9 +272,13 @@ def _curve_table(result: dict[str, Any]) -> str:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("adaptation steps", "mean return", "95 % low", "95 % high", title="held-out tasks")
-    for row in zip(result["steps"], result["mean"], result["low"], result["high"], strict=True):
-        table.add_row(str(row[0]), *(f"{value:.1f}" for value in row[1:]))
+    columns = ["adaptation steps", "mean return", "95 % low", "95 % high"]
+    success = result.get("success")
+    table = Table(*columns, *(["success", "95 % low", "95 % high"] if success else []), title="held-out tasks")
+    for step in result["steps"]:
+        cells = [f"{result[name][step]:.1f}" for name in ("mean", "low", "high")]
+        cells += [f"{success[name][step]:.2f}" for name in ("mean", "low", "high")] if success else []
+        table.add_row(str(step), *cells)
     console = Console(width=80)
     with console.capture() as capture:
         console.print(table)

@@ -22,7 +22,7 @@ class AdaptationCurve:
     """Returns of fresh episodes after 0, 1, … adaptation steps on held-out tasks, and their success where known."""
 
     returns: NDArray[np.float64]  # [points, tasks, episodes], undiscounted
-    success: NDArray[np.bool_] | None = None  # [points, tasks, episodes], whether any step of the episode succeeded
+    success: NDArray[np.float64] | None = None  # [3, points, tasks, episodes]: the fields of EpisodeSuccess
 
     @property
     def by_task(self) -> NDArray[np.float64]:
@@ -32,13 +32,20 @@ class AdaptationCurve:
     def summary(self, seed: int) -> dict[str, Any]:
         """Mean over tasks with a 95 % bootstrap interval at every point, as plain JSON data.
 
-        ``success``, where known, holds the same of the fraction of successful episodes.
+        Where success is known, ``success`` holds the same of the fraction of episodes with success at any step,
+        ``success_final`` of those with success at the last step, and ``first_success_step`` the mean number of steps
+        until the first success over the episodes that have one, None where none has.
         """
         rng = generator(seed, Domain.BOOTSTRAP)
         result = {"steps": list(range(len(self.returns))), **_mean_and_interval(self.by_task, rng)}
         result["returns"] = self.by_task.tolist()
         if self.success is not None:
-            result["success"] = _mean_and_interval(self.success.mean(axis=2), rng)
+            succeeded, final, first_step = self.success
+            result["success"] = _mean_and_interval(succeeded.mean(axis=2), rng)
+            result["success_final"] = _mean_and_interval(final.mean(axis=2), rng)
+            result["first_success_step"] = [
+                float(steps[hit].mean()) if (hit := np.isfinite(steps)).any() else None for steps in first_step
+            ]
         return result
 
 
@@ -82,13 +89,13 @@ class Evaluator:
             returns.append(scored.episode_returns().squeeze(-1).numpy())
             succeeded = scored.episode_success()
             if succeeded is not None:
-                success.append(succeeded.squeeze(-1).numpy())
+                success.append(np.stack([field.squeeze(-1).numpy() for field in succeeded]))
             if step < config.adapt_steps:
                 stream = self._stream(2 * step + 1)
                 batch = self.sampler.collect(agent.policy(), adapted, self.tasks, stream, lanes=config.adapt_episodes)
                 rng = generator(self.seed, Domain.EVAL_LEARNER, phase=step)
                 adapted = agent.adapt(adapted, batch, step=step, rng=rng)
-        return AdaptationCurve(np.stack(returns), np.stack(success) if success else None)
+        return AdaptationCurve(np.stack(returns), np.stack(success, axis=1) if success else None)
 
     def _stream(self, phase: int) -> Stream:
         return Stream(self.seed, iteration=0, phase=phase, evaluation=True)

@@ -279,6 +279,6 @@ def _outcomes(batches: Sequence[Trajectory]) -> Metrics:
         outcomes[f"train/return/{k}"] = float(batch.episode_returns().mean())
         success = batch.episode_success()
         if success is not None:
-            outcomes[f"train/success/{k}"] = float(success.double().mean())
+            outcomes[f"train/success/{k}"] = float(success.any.double().mean())
     outcomes["env/diverged"] = float(sum(int(batch.diverged.sum()) for batch in batches))
     return outcomes

@@ -28,6 +28,14 @@ class PolicyInput(NamedTuple):
     first: Tensor  # [rows], 1 at the first step of an episode
 
 
+class EpisodeSuccess(NamedTuple):
+    """Three ways in which the literature counts success, each [N, E, episodes]."""
+
+    any: Tensor  # bool: at some step; Meta-World's definition
+    final: Tensor  # bool: at the last step
+    first_step: Tensor  # float64: steps until the first success, from 1; NaN where there was none
+
+
 @dataclass(frozen=True)
 class Trajectory:
     """What one ``Sampler.collect`` returns: N tasks, E lanes per task, T steps, time last of the batch axes.
@@ -67,15 +75,30 @@ class Trajectory:
         """Undiscounted return of every episode, [N, E, episodes], in the task's reward units."""
         return self._by_episode(self.reward.double() * self.valid)
 
-    def episode_success(self) -> Tensor | None:
-        """Whether an episode succeeded at any of its steps, [N, E, episodes] bool; None where nobody knows."""
-        return None if self.success is None else self._by_episode((self.success & self.valid).double()) > 0
+    def episode_success(self) -> EpisodeSuccess | None:
+        """Success of every episode; None where nobody knows."""
+        if self.success is None:
+            return None
+        succeeded, last = self.success & self.valid, self.terminated | self.truncated
+        steps = torch.arange(self.valid.shape[-1], device=self.valid.device).expand(self.valid.shape)
+        start = torch.where(self.first, steps, 0).cummax(-1).values
+        never = torch.full(self.final_obs.shape[:3], torch.inf, dtype=torch.float64, device=self.valid.device)
+        counted = torch.where(succeeded, (steps - start + 1).double(), torch.inf)
+        first_step = never.scatter_reduce(2, self._episode_index(), counted, "amin")
+        return EpisodeSuccess(
+            any=first_step.isfinite(),
+            final=self._by_episode((succeeded & last).double()) > 0,
+            first_step=first_step.where(first_step.isfinite(), torch.nan),
+        )
 
     def _by_episode(self, values: Tensor) -> Tensor:
         """Sums of ``values`` [N, E, T], zero on padding, over the steps of every episode: [N, E, episodes]."""
-        index = (self.first.cumsum(-1) - 1).clamp(min=0)
         sums = torch.zeros(*values.shape[:2], self.final_obs.shape[2], dtype=values.dtype, device=values.device)
-        return sums.scatter_add_(2, index, values)
+        return sums.scatter_add_(2, self._episode_index(), values)
+
+    def _episode_index(self) -> Tensor:
+        """The number of the episode that a step belongs to, [N, E, T]."""
+        return (self.first.cumsum(-1) - 1).clamp(min=0)
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Trajectory:
         def apply(value: Any) -> Any:

@@ -233,10 +233,15 @@ def test_the_summary_is_what_a_direct_bootstrap_gives() -> None:
 
 def test_success_has_its_own_curve() -> None:
     """Two tasks, four episodes: after no step 0 and 1 of 4 succeed, after one step 2 and 4 of 4."""
-    success = np.array([[[0, 0, 0, 0], [1, 0, 0, 0]], [[1, 0, 1, 0], [1, 1, 1, 1]]], dtype=np.bool_)
-    summary = AdaptationCurve(np.zeros((2, 2, 4)), success).summary(seed=4)
+    success = np.array([[[0, 0, 0, 0], [1, 0, 0, 0]], [[1, 0, 1, 0], [1, 1, 1, 1]]], dtype=np.float64)
+    first_step = np.where(success > 0, np.arange(1.0, 5.0), np.nan)
+    summary = AdaptationCurve(np.zeros((2, 2, 4)), np.stack([success, 1 - success, first_step])).summary(seed=4)
     assert summary["success"]["mean"] == [0.125, 0.75]
     assert (summary["success"]["low"], summary["success"]["high"]) == ([0.0, 0.5], [0.25, 1.0])
+    assert summary["success_final"]["mean"] == [0.875, 0.25]
+    assert summary["first_success_step"] == [1.0, pytest.approx((1 + 3 + 1 + 2 + 3 + 4) / 6)]
+    never = AdaptationCurve(np.zeros((1, 1, 2)), np.stack([np.zeros((1, 1, 2))] * 2 + [np.full((1, 1, 2), np.nan)]))
+    assert never.summary(seed=4)["first_success_step"] == [None]
     assert "success" not in AdaptationCurve(np.zeros((2, 2, 4))).summary(seed=4)
 
 
@@ -244,7 +249,10 @@ def test_success_is_measured_where_the_family_knows_it() -> None:
     distribution = LateSuccess(TaskConfig(name="script", horizon=3))
     config = SMALL.model_copy(update={"num_tasks": 2, "score_episodes": 2, "adapt_steps": 0})
     curve = Evaluator(Sampler(distribution, InProcess()), config, seed=0).evaluate(StepAgent())
-    assert curve.success is not None and curve.success.tolist() == [[[False, False], [True, True]]]
+    assert curve.success is not None
+    succeeded, final, first_step = curve.success
+    assert succeeded.tolist() == [[[0, 0], [1, 1]]] and not final.any()
+    assert first_step[0, 1].tolist() == [2, 2] and np.isnan(first_step[0, 0]).all()
 
 
 def test_the_summary_counts_tasks_not_episodes() -> None:

@@ -18,15 +18,20 @@ def test_episode_returns_are_summed_per_episode_without_padding():
     assert batch.num_steps == 7
 
 
-def test_an_episode_succeeds_if_any_of_its_steps_does():
+def test_success_at_any_step_at_the_last_and_for_the_first_time():
     batch = trajectory(
         [[0.0] * 4, [0.0] * 4], first=bits("1010", "1100"), end=bits("0101", "1010"), valid=bits("1111", "1110")
     )
     assert batch.episode_success() is None
-    known = replace(batch, success=bits("1000", "0111"))
-    assert known.episode_success().tolist() == [[[True, False], [False, True]]]
-    behind_the_end = replace(batch, success=bits("0000", "0001"))
-    assert not behind_the_end.episode_success().any()
+    found = replace(batch, success=bits("1101", "0111")).episode_success()
+    assert found.any.tolist() == [[[True, True], [False, True]]]
+    assert found.final.tolist() == [[[True, True], [False, True]]]
+    assert found.first_step[0].nan_to_num(-1).tolist() == [[1, 2], [-1, 1]]
+    lost_again = replace(batch, success=bits("1000", "0100")).episode_success()
+    assert lost_again.any.tolist() == [[[True, False], [False, True]]]
+    assert not lost_again.final.any()
+    behind_the_end = replace(batch, success=bits("0000", "0001")).episode_success()
+    assert not behind_the_end.any.any() and behind_the_end.first_step.isnan().all()
 
 
 def test_long_returns_do_not_lose_small_rewards():
