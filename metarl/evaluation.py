@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from metarl.agent import Agent
 from metarl.sampler import Sampler
 from metarl.schema import EvalConfig
 from metarl.seeding import Domain, Stream, generator
 from metarl.statistics import bootstrap_ci
+from metarl.types import Trajectory
 
 
 @dataclass(frozen=True)
@@ -91,14 +94,32 @@ class Evaluator:
             if succeeded is not None:
                 success.append(np.stack([field.squeeze(-1).numpy() for field in succeeded]))
             if step < config.adapt_steps:
-                stream = self._stream(2 * step + 1)
-                batch = self.sampler.collect(agent.policy(), adapted, self.tasks, stream, lanes=config.adapt_episodes)
+                batch = self._gather(agent, adapted, 2 * step + 1)
                 rng = generator(self.seed, Domain.EVAL_LEARNER, phase=step)
                 adapted = agent.adapt(adapted, batch, step=step, rng=rng)
         return AdaptationCurve(np.stack(returns), np.stack(success, axis=1) if success else None)
 
-    def _stream(self, phase: int) -> Stream:
-        return Stream(self.seed, iteration=0, phase=phase, evaluation=True)
+    def _gather(self, agent: Agent, adapted: Tensor, phase: int) -> Trajectory:
+        """The episodes to adapt on: ``adapt_episodes`` per task, and whole ones more until ``adapt_env_steps``."""
+        episodes, wanted = self.config.adapt_episodes, self.config.adapt_env_steps
+
+        def collect(repeat: int) -> Trajectory:
+            stream = self._stream(phase, repeat)
+            return self.sampler.collect(agent.policy(), adapted, self.tasks, stream, lanes=episodes)
+
+        parts = [collect(0)]
+        if wanted is None:
+            return parts[0]
+        while int(torch.stack([part.valid.sum((1, 2)) for part in parts]).sum(0).min()) < wanted:
+            parts.append(collect(len(parts)))
+        batch = Trajectory.side_by_side(parts)
+        steps = batch.valid.sum(-1)  # [N, E]
+        needed = steps.cumsum(-1) - steps < wanted
+        needed[:, :episodes] = True
+        return batch.lanes(needed)
+
+    def _stream(self, phase: int, repeat: int = 0) -> Stream:
+        return Stream(self.seed, iteration=repeat, phase=phase, evaluation=True)
 
 
 def evaluate_run(run: Path, overrides: Sequence[str] = (), allow: Sequence[str] = ()) -> dict[str, Any]:

@@ -96,6 +96,9 @@ class EvalConfig(Frozen):
     )
     adapt_steps: NonNegativeInt = Field(3, description="adaptation steps on the curve")
     adapt_episodes: PositiveInt = Field(20, description="episodes per task gathered for each adaptation step")
+    adapt_env_steps: PositiveInt | None = Field(
+        None, description="gather further episodes until a task has this many steps (Finn 2017: 4000); null = do not"
+    )
     score_episodes: PositiveInt = Field(20, description="fresh episodes per task that score each point of the curve")
     deterministic: bool = Field(False, description="score the policy's mode instead of its samples")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
@@ -70,6 +70,35 @@ class Trajectory:
     def to(self, device: torch.device | str) -> Trajectory:
         """The same trajectory on another device."""
         return self._map(lambda tensor: tensor.to(device))
+
+    def lanes(self, keep: Tensor) -> Trajectory:
+        """Only the lanes in ``keep`` [N, E]; the others' steps become padding."""
+
+        def blank(value: Tensor) -> Tensor:
+            mask = keep.reshape(*keep.shape, *[1] * (value.ndim - 2)).expand_as(value)
+            return torch.where(mask, value, torch.zeros_like(value))
+
+        return self._map(blank)
+
+    @staticmethod
+    def side_by_side(parts: Sequence[Trajectory]) -> Trajectory:
+        """The same tasks' trajectories as lanes of one; shorter ones are padded."""
+        steps = max(part.valid.shape[2] for part in parts)
+
+        def join(name: str, values: Sequence[Any]) -> Any:
+            if values[0] is None:
+                return None
+            if isinstance(values[0], Mapping):
+                return {key: join(key, [value[key] for value in values]) for key in values[0]}
+            if name not in ("final_obs", "diverged"):
+                values = [
+                    torch.cat([v, v.new_zeros(*v.shape[:2], steps - v.shape[2], *v.shape[3:])], dim=2) for v in values
+                ]
+            return torch.cat(list(values), dim=1)
+
+        return Trajectory(
+            **{f.name: join(f.name, [getattr(part, f.name) for part in parts]) for f in fields(Trajectory)}
+        )
 
     def episode_returns(self) -> Tensor:
         """Undiscounted return of every episode, [N, E, episodes], in the task's reward units."""

@@ -142,6 +142,34 @@ def test_only_scores_are_deterministic_where_that_is_asked_for() -> None:
     assert modes == [True, False, True, False, True]
 
 
+def test_episodes_are_gathered_until_there_are_as_many_steps_as_asked_for() -> None:
+    """Episodes of 1 to 5 steps, three at a time: whole ones, none more than needed, each on streams of its own."""
+    sampler, agent = spy(ends="random"), StepAgent()
+    seen: list[Trajectory] = []
+    agent.adapt = lambda adapted, batch, *, step, rng: (seen.append(batch), adapted)[1]  # type: ignore[method-assign]
+    Evaluator(sampler, SMALL.model_copy(update={"adapt_env_steps": 30}), seed=0).evaluate(agent)
+    assert len(seen) == 2
+    for batch in seen:
+        steps = batch.valid.sum(-1)
+        for task in range(4):
+            lanes = steps[task][: int(steps[task].nonzero().max()) + 1]
+            assert (lanes > 0).all() and int(lanes.sum()) >= 30 > int(lanes[:-1].sum())
+        assert not batch.reward[~batch.valid].any()
+        starts = batch.obs[:, :, 0, 1][steps > 0].tolist()  # the resets' random numbers
+        assert len(set(starts)) == len(starts)
+    exact = spy(ends="random")
+    Evaluator(exact, SMALL, seed=0).evaluate(StepAgent())
+    first = exact.batches[1]  # the batch that is adapted to without a number of steps begins the longer one
+    assert torch.equal(seen[0].obs[:, :3, : first.obs.shape[2]], first.obs)
+
+
+def test_enough_steps_cost_no_further_episodes() -> None:
+    sampler = spy()
+    config = SMALL.model_copy(update={"adapt_env_steps": 15})  # three episodes of five steps
+    Evaluator(sampler, config, seed=0).evaluate(StepAgent())
+    assert len(sampler.calls) == 5
+
+
 def test_evaluation_has_streams_of_its_own() -> None:
     sampler = spy()
     Evaluator(sampler, SMALL, seed=7).evaluate(StepAgent())

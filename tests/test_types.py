@@ -55,3 +55,22 @@ def test_a_trajectory_moves_as_a_whole_and_is_frozen():
     assert len(part.final_obs) == 1 and part.num_steps == 12 and part.success is None
     with pytest.raises(FrozenInstanceError):
         batch.reward = batch.log_prob
+
+
+def test_trajectories_side_by_side_are_lanes_of_one():
+    policy = small_policy()
+
+    def roll(steps: int, seed: int):
+        params = torch.zeros(2, policy.num_parameters)
+        return roll_out(policy, params, lambda o, a: a[..., 0], lanes=3, steps=steps, seed=seed)
+
+    short, long = roll(4, 0), replace(roll(6, 1), success=None)
+    both = type(short).side_by_side([short, long])
+    assert both.obs.shape[:3] == (2, 6, 6) and both.final_obs.shape[:2] == (2, 6) and both.diverged.shape == (2, 6)
+    assert torch.equal(both.obs[:, :3, :4], short.obs) and torch.equal(both.reward[:, 3:], long.reward)
+    assert not both.valid[:, :3, 4:].any() and not both.dist["mean"][:, :3, 4:].any()
+    assert both.success is None and both.num_steps == short.num_steps + long.num_steps
+    keep = torch.tensor([[True] * 5 + [False], [False] + [True] * 5])
+    some = both.lanes(keep)
+    assert torch.equal(some.obs[0, :5], both.obs[0, :5]) and not some.valid[0, 5].any() and not some.obs[1, 0].any()
+    assert some.num_steps == both.num_steps - int(both.valid[0, 5].sum()) - int(both.valid[1, 0].sum())
