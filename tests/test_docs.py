@@ -24,6 +24,7 @@ SMALL = [
     "eval.num_tasks=2",
     "eval.adapt_steps=1",
     "eval.adapt_episodes=2",
+    "eval.adapt_env_steps=null",
     "eval.score_episodes=2",
     "sampler.executor=in_process",
     "sampler.workers=0",

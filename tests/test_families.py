@@ -18,6 +18,7 @@ SIZES = [
     "eval.num_tasks=2",
     "eval.adapt_steps=1",
     "eval.adapt_episodes=2",
+    "eval.adapt_env_steps=null",
     "eval.score_episodes=2",
     "sampler.workers=0",
     "learner.threads=1",

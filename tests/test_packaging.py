@@ -26,6 +26,7 @@ TINY = [
     "eval.num_tasks=2",
     "eval.adapt_steps=1",
     "eval.adapt_episodes=2",
+    "eval.adapt_env_steps=null",
     "eval.score_episodes=2",
     "sampler.workers=1",
     "wandb.mode=disabled",

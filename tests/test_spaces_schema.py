@@ -81,6 +81,7 @@ def test_what_is_not_given_has_the_documented_defaults() -> None:
             "num_tasks": 40,
             "adapt_steps": 3,
             "adapt_episodes": 20,
+            "adapt_env_steps": None,
             "score_episodes": 20,
             "deterministic": False,
         },
