@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import torch
@@ -9,18 +11,34 @@ from torch import Tensor
 
 from metarl.baselines import features, fit_predict, time_in_episode
 from metarl.errors import NumericError
-from metarl.inner_loop import Samples
-from metarl.returns import discounted_returns, explained_variance, gae, standardize, successor_values
+from metarl.inner_losses import Samples
+from metarl.returns import discounted_returns, explained_variance, gae, normalize, successor_values
 from metarl.types import Trajectory
 
 Baseline = Literal["linear", "none"]
-AdvantageNorm = Literal["std", "none"]
+AdvantageNorm = Literal["std", "var", "none"]
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """What one phase's samples were made with, per task [N]."""
+
+    explained_variance: Tensor  # of the baseline; NaN where returns do not vary
+    scale: Tensor  # what advantages were divided by
+    episode_return: Tensor  # mean discounted return of an episode
+    steps: Tensor  # valid steps
+    episodes: Tensor
+
+    @staticmethod
+    def cat(parts: Sequence[Estimates]) -> Estimates:
+        """The estimates of several chunks of tasks as one."""
+        return Estimates(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Estimates)})
 
 
 def policy_gradient_samples(
     batch: Trajectory, *, gamma: float, gae_lambda: float, baseline: Baseline, advantage_norm: AdvantageNorm
-) -> tuple[Samples, Tensor]:
-    """Samples of one phase of N tasks, and the baseline's explained variance [N] over them.
+) -> tuple[Samples, Estimates]:
+    """Samples of one phase of N tasks, and what went into them.
 
     The baseline is fitted to each task's own discounted returns and evaluated on the same data. The end of an
     episode ends the return, whether it terminated or ran into the horizon (value 0 behind it): the finite-horizon
@@ -41,13 +59,18 @@ def policy_gradient_samples(
             raise NumericError(str(error)) from error
     advantage = gae(batch.reward, value, successor_values(value, end), end, end, gamma=gamma, lam=gae_lambda)
     weight = _weights(batch.valid)
-    advantage = advantage.flatten(1, 2)
-    if advantage_norm == "std":
-        advantage = standardize(advantage, weight)
+    advantage, scale = normalize(advantage.flatten(1, 2), weight, advantage_norm)
     if not bool(advantage.isfinite().all() and batch.obs.isfinite().all()):
         raise NumericError("expected finite advantages and observations, got NaN or infinity: check the environment")
-    samples = Samples(batch.obs.flatten(1, 2), batch.action.flatten(1, 2), advantage * (weight > 0), weight)
-    return _packed(samples), explained_variance(value.flatten(1, 2), returns.flatten(1, 2), weight)
+    episodes = batch.first.sum((1, 2))
+    estimates = Estimates(
+        explained_variance(value.flatten(1, 2), returns.flatten(1, 2), weight),
+        scale,
+        (returns * batch.first).sum((1, 2)) / episodes,
+        batch.valid.sum((1, 2)),
+        episodes,
+    )
+    return _samples(batch, advantage, weight), estimates
 
 
 def _weights(valid: Tensor) -> Tensor:
@@ -56,15 +79,17 @@ def _weights(valid: Tensor) -> Tensor:
     return flat / flat.sum(-1, keepdim=True)
 
 
-def _packed(samples: Samples) -> Samples:
-    """The same samples without padding that no task needs: every task's valid ones first, in their order."""
-    valid = samples.weight > 0
+def _samples(batch: Trajectory, advantage: Tensor, weight: Tensor) -> Samples:
+    """Without padding that no task needs: every task's valid steps first, in their order."""
+    obs, action, first = batch.obs.flatten(1, 2), batch.action.flatten(1, 2), batch.first.flatten(1, 2)
+    valid = weight > 0
     size = int(valid.sum(-1).max())
-    if size == valid.shape[1]:
-        return samples
-    order = valid.byte().argsort(dim=-1, descending=True, stable=True)[:, :size]
+    if size < valid.shape[1]:
+        order = valid.byte().argsort(dim=-1, descending=True, stable=True)[:, :size]
 
-    def pack(values: Tensor) -> Tensor:
-        return values.gather(1, order if values.ndim == 2 else order.unsqueeze(-1).expand(-1, -1, values.shape[2]))
+        def pack(values: Tensor) -> Tensor:
+            return values.gather(1, order if values.ndim == 2 else order.unsqueeze(-1).expand(-1, -1, values.shape[2]))
 
-    return Samples(*(pack(values) for values in (samples.obs, samples.action, samples.advantage, samples.weight)))
+        obs, action, advantage, weight, first = (pack(values) for values in (obs, action, advantage, weight, first))
+    action = action if action.ndim == 2 else action.mT.contiguous()
+    return Samples(obs.mT.contiguous(), action, advantage, weight, first)

@@ -1,7 +1,8 @@
 """Action distributions as pure functions of network outputs, with the derivatives that policy gradients need.
 
-A distribution has ``outputs`` o [C, M, O] that depend on the state, and ``extra`` parameters s [C, S] that do not
-(the Gaussian's log standard deviations; S = 0 for the categorical). C parameter vectors, M samples each.
+A distribution has ``outputs`` o [C, O, M] that depend on the state, and ``extra`` parameters s [C, S] that do not
+(the Gaussian's log standard deviations; S = 0 for the categorical). C parameter vectors, M samples each; actions are
+[C, A, M], discrete ones [C, M]. Acting alone is rows first: :meth:`Distribution.sample` and ``parameters``.
 ``coef`` [C, M] weights samples: derivatives are of Σₘ coefₘ·log π(aₘ), so a loss passes −weight·advantage.
 """
 
@@ -33,7 +34,7 @@ class Distribution(ABC):
 
     @abstractmethod
     def sample(self, outputs: Tensor, spread: Tensor, noise: Tensor | None) -> Tensor:
-        """Actions for noise [C, M, noise_size]; the mode where it is None."""
+        """Actions [C, M, …] for outputs [C, M, O] and noise [C, M, noise_size]; the mode where it is None."""
 
     @abstractmethod
     def log_prob(self, outputs: Tensor, extra: Tensor, action: Tensor) -> Tensor:
@@ -49,7 +50,19 @@ class Distribution(ABC):
 
     @abstractmethod
     def gradient(self, outputs: Tensor, extra: Tensor, action: Tensor, coef: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradient of Σ coef·log π by outputs [C, M, O] and by extra [C, S]."""
+        """Gradient of Σ coef·log π by outputs [C, O, M] and by extra [C, S]."""
+
+    @abstractmethod
+    def log_prob_change(
+        self, outputs: Tensor, extra: Tensor, action: Tensor, d_outputs: Tensor, d_extra: Tensor
+    ) -> Tensor:
+        """The change of log π [C, M] along a change of (outputs, extra)."""
+
+    @abstractmethod
+    def kl_gradient(
+        self, old: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor], weight: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Gradient of Σ weight·KL(old ‖ new) by new's outputs [C, O, M] and extra [C, S]."""
 
     @abstractmethod
     def hessian(self, outputs: Tensor, extra: Tensor, action: Tensor, coef: Tensor) -> OutputMap:
@@ -61,7 +74,7 @@ class Distribution(ABC):
 
     @abstractmethod
     def parameters(self, outputs: Tensor, extra: Tensor) -> dict[str, Tensor]:
-        """The distribution's parameters by name, each [C, M, …], as a trajectory records them."""
+        """Its parameters by name, each [C, M, …], as a trajectory records them, for outputs [C, M, O]."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +101,7 @@ class DiagonalGaussian(Distribution):
         return self.size
 
     def spread(self, extra: Tensor) -> Tensor:
-        return self._log_std(extra).exp()
+        return self._log_std(extra).mT.exp()
 
     def sample(self, outputs: Tensor, spread: Tensor, noise: Tensor | None) -> Tensor:
         return outputs if noise is None else torch.addcmul(outputs, noise, spread)
@@ -96,41 +109,58 @@ class DiagonalGaussian(Distribution):
     def log_prob(self, outputs: Tensor, extra: Tensor, action: Tensor) -> Tensor:
         log_std = self._log_std(extra)
         z = (action - outputs) * torch.exp(-log_std)
-        return z.square().sum(-1) * -0.5 - (log_std.sum(-1) + 0.5 * self.size * math.log(2 * math.pi))
+        return z.square().sum(1) * -0.5 - (log_std.sum(1) + 0.5 * self.size * math.log(2 * math.pi))
 
     def kl(self, old: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor]) -> Tensor:
         old_log_std, new_log_std = self._log_std(old[1]), self._log_std(new[1])
         shift = (old[0] - new[0]).square()
         ratio = torch.exp(2 * (old_log_std - new_log_std))
-        spread = (ratio - 1).sum(-1) * 0.5 + (new_log_std - old_log_std).sum(-1)
-        return (shift * torch.exp(-2 * new_log_std)).sum(-1) * 0.5 + spread
+        spread = (ratio - 1).sum(1) * 0.5 + (new_log_std - old_log_std).sum(1)
+        return (shift * torch.exp(-2 * new_log_std)).sum(1) * 0.5 + spread
 
     def entropy(self, outputs: Tensor, extra: Tensor) -> Tensor:
-        per_task = self._log_std(extra).sum(-1) + 0.5 * self.size * math.log(2 * math.pi * math.e)
-        return per_task.expand(outputs.shape[:2])
+        per_task = self._log_std(extra).sum(1) + 0.5 * self.size * math.log(2 * math.pi * math.e)
+        return per_task.expand(-1, outputs.shape[2])
 
     def gradient(self, outputs: Tensor, extra: Tensor, action: Tensor, coef: Tensor) -> tuple[Tensor, Tensor]:
         inverse_std = torch.exp(-self._log_std(extra))
         z = (action - outputs) * inverse_std
-        by_extra = torch.bmm(coef.unsqueeze(1), z.square() - 1).squeeze(1)
-        return z * coef.unsqueeze(-1) * inverse_std, by_extra * self._free(extra)
+        by_extra = torch.bmm(z.square() - 1, coef.unsqueeze(2)).squeeze(2)
+        return z * coef.unsqueeze(1) * inverse_std, by_extra * self._free(extra)
+
+    def log_prob_change(
+        self, outputs: Tensor, extra: Tensor, action: Tensor, d_outputs: Tensor, d_extra: Tensor
+    ) -> Tensor:
+        inverse_std = torch.exp(-self._log_std(extra))
+        z = (action - outputs) * inverse_std
+        spread = (d_extra * self._free(extra)).unsqueeze(2)
+        return (z * inverse_std * d_outputs + (z.square() - 1) * spread).sum(1)
+
+    def kl_gradient(
+        self, old: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor], weight: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        precision = torch.exp(-2 * self._log_std(new[1]))
+        shift = new[0] - old[0]
+        second_moment = shift.square() + torch.exp(2 * self._log_std(old[1]))
+        by_extra = torch.bmm(1 - second_moment * precision, weight.unsqueeze(2)).squeeze(2)
+        return shift * precision * weight.unsqueeze(1), by_extra * self._free(new[1])
 
     def hessian(self, outputs: Tensor, extra: Tensor, action: Tensor, coef: Tensor) -> OutputMap:
         inverse_std, free = torch.exp(-self._log_std(extra)), self._free(extra)
         z = (action - outputs) * inverse_std
-        weight = coef.unsqueeze(-1)
+        weight = coef.unsqueeze(1)
         mean_mean = -weight * inverse_std.square()
-        mean_std = -2 * weight * z * inverse_std * free.unsqueeze(1)
-        std_std = -2 * torch.bmm(coef.unsqueeze(1), z.square()).squeeze(1) * free
+        mean_std = -2 * weight * z * inverse_std * free.unsqueeze(2)
+        std_std = -2 * torch.bmm(z.square(), coef.unsqueeze(2)).squeeze(2) * free
 
         def product(d_outputs: Tensor, d_extra: Tensor) -> tuple[Tensor, Tensor]:
-            by_extra = torch.einsum("cmo,cmo->co", mean_std, d_outputs) + std_std * d_extra
-            return d_outputs.mul_(mean_mean).addcmul_(mean_std, d_extra.unsqueeze(1)), by_extra
+            by_extra = (mean_std * d_outputs).sum(2) + std_std * d_extra
+            return d_outputs.mul_(mean_mean).addcmul_(mean_std, d_extra.unsqueeze(2)), by_extra
 
         return product
 
     def fisher(self, outputs: Tensor, extra: Tensor, weight: Tensor) -> OutputMap:
-        mean_mean = weight.unsqueeze(-1) * torch.exp(-2 * self._log_std(extra))
+        mean_mean = weight.unsqueeze(1) * torch.exp(-2 * self._log_std(extra))
         std_std = 2 * weight.sum(-1, keepdim=True) * self._free(extra)
 
         def product(d_outputs: Tensor, d_extra: Tensor) -> tuple[Tensor, Tensor]:
@@ -139,10 +169,11 @@ class DiagonalGaussian(Distribution):
         return product
 
     def parameters(self, outputs: Tensor, extra: Tensor) -> dict[str, Tensor]:
-        return {"mean": outputs, "log_std": self._log_std(extra).expand_as(outputs)}
+        return {"mean": outputs, "log_std": self._log_std(extra).mT.expand_as(outputs)}
 
     def _log_std(self, extra: Tensor) -> Tensor:
-        return extra.clamp(min=self.min_log_std).unsqueeze(1)
+        """[C, A, 1]."""
+        return extra.clamp(min=self.min_log_std).unsqueeze(2)
 
     def _free(self, extra: Tensor) -> Tensor:
         return (extra >= self.min_log_std).to(extra.dtype)
@@ -172,29 +203,39 @@ class Categorical(Distribution):
         return (cdf / cdf[..., -1:] <= noise).sum(-1)  # the quotient ends in exactly 1, and noise is below 1
 
     def log_prob(self, outputs: Tensor, extra: Tensor, action: Tensor) -> Tensor:
-        return outputs.log_softmax(-1).gather(-1, action.unsqueeze(-1)).squeeze(-1)
+        return outputs.log_softmax(1).gather(1, action.unsqueeze(1)).squeeze(1)
 
     def kl(self, old: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor]) -> Tensor:
-        old_log, new_log = old[0].log_softmax(-1), new[0].log_softmax(-1)
-        return (old_log.exp() * (old_log - new_log)).sum(-1)
+        old_log, new_log = old[0].log_softmax(1), new[0].log_softmax(1)
+        return (old_log.exp() * (old_log - new_log)).sum(1)
 
     def entropy(self, outputs: Tensor, extra: Tensor) -> Tensor:
-        log = outputs.log_softmax(-1)
-        return -(log.exp() * log).sum(-1)
+        log = outputs.log_softmax(1)
+        return -(log.exp() * log).sum(1)
 
     def gradient(self, outputs: Tensor, extra: Tensor, action: Tensor, coef: Tensor) -> tuple[Tensor, Tensor]:
-        chosen = torch.nn.functional.one_hot(action, self.size)
-        return (chosen - outputs.softmax(-1)) * coef.unsqueeze(-1), torch.zeros_like(extra)
+        by_outputs = outputs.softmax(1).mul_(-coef.unsqueeze(1))
+        return by_outputs.scatter_add_(1, action.unsqueeze(1), coef.unsqueeze(1)), torch.zeros_like(extra)
+
+    def log_prob_change(
+        self, outputs: Tensor, extra: Tensor, action: Tensor, d_outputs: Tensor, d_extra: Tensor
+    ) -> Tensor:
+        return d_outputs.gather(1, action.unsqueeze(1)).squeeze(1) - (outputs.softmax(1) * d_outputs).sum(1)
+
+    def kl_gradient(
+        self, old: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor], weight: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        return (new[0].softmax(1) - old[0].softmax(1)).mul_(weight.unsqueeze(1)), torch.zeros_like(new[1])
 
     def hessian(self, outputs: Tensor, extra: Tensor, action: Tensor, coef: Tensor) -> OutputMap:
         return self.fisher(outputs, extra, -coef)
 
     def fisher(self, outputs: Tensor, extra: Tensor, weight: Tensor) -> OutputMap:
-        p = outputs.softmax(-1)
-        weighted = p * weight.unsqueeze(-1)
+        p = outputs.softmax(1)
+        weighted = p * weight.unsqueeze(1)
 
         def product(d_outputs: Tensor, d_extra: Tensor) -> tuple[Tensor, Tensor]:
-            return d_outputs.sub_((p * d_outputs).sum(-1, keepdim=True)).mul_(weighted), torch.zeros_like(d_extra)
+            return d_outputs.sub_((p * d_outputs).sum(1, keepdim=True)).mul_(weighted), torch.zeros_like(d_extra)
 
         return product
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from metarl.distributions import Categorical, DiagonalGaussian, Distribution
 from metarl.mlp import MLP, Activation, Layer
+from metarl.normalization import CLIP
 from metarl.spaces import SpaceSpec
 from metarl.types import PolicyInput
 
@@ -51,14 +52,20 @@ class Unpacked(NamedTuple):
     layers: list[Layer]
     extra: Tensor  # [N, S]
     spread: Tensor  # what the distribution samples with
+    moments: tuple[Tensor, Tensor] | None  # mean and standard deviation of observations, [N, 1, obs]
 
 
 @dataclass(frozen=True)
 class MLPPolicy(Policy):
-    """A feed-forward network whose outputs parametrise an action distribution."""
+    """A feed-forward network whose outputs parametrise an action distribution.
+
+    With ``normalize_obs`` the parameters end with the mean and standard deviation by which observations are normalised
+    before the network sees them. No gradient reaches these; an agent sets them.
+    """
 
     mlp: MLP
     distribution: Distribution
+    normalize_obs: bool = False
 
     @property
     def noise_size(self) -> int:  # type: ignore[override]
@@ -72,25 +79,38 @@ class MLPPolicy(Policy):
 
     @property
     def num_parameters(self) -> int:
-        """P: the network's parameters and the distribution's own."""
-        return self.mlp.num_parameters + self.distribution.num_extra
+        """P: the network's parameters, the distribution's own, and the moments of observations."""
+        moments = 2 * self.mlp.sizes[0] if self.normalize_obs else 0
+        return self.mlp.num_parameters + self.distribution.num_extra + moments
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the parameters, in the order in which they lie in a flat vector."""
         extra = {"log_std": (self.distribution.num_extra,)} if self.distribution.num_extra else {}
-        return self.mlp.shapes() | extra
+        moments = dict.fromkeys(("obs_mean", "obs_std"), (self.mlp.sizes[0],)) if self.normalize_obs else {}
+        return self.mlp.shapes() | extra | moments
 
     def extra(self, params: Tensor) -> Tensor:
         """The distribution's own parameters [N, S] within [N, P]."""
-        return params[:, self.mlp.num_parameters :]
+        start = self.mlp.num_parameters
+        return params[:, start : start + self.distribution.num_extra]
+
+    def moments(self, params: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of observations, views [N, obs] of parameters [N, P]."""
+        assert self.normalize_obs
+        size = self.mlp.sizes[0]
+        return params[:, -2 * size : -size], params[:, -size:]
 
     def outputs(self, params: Tensor, obs: Tensor) -> tuple[Tensor, Tensor]:
-        """(outputs [N, M, O], extra [N, S]) for observations [N, M, obs]."""
-        return self.mlp.forward(self.mlp.layers(params), obs), self.extra(params)
+        """(outputs [N, O, M], extra [N, S]) for observations [N, obs, M], features first as learning has them."""
+        return self.mlp.outputs(self.mlp.layers(params), obs), self.extra(params)
 
     def unpack(self, params: Tensor) -> Unpacked:
         extra = self.extra(params)
-        return Unpacked(self.mlp.layers(params), extra, self.distribution.spread(extra))
+        moments = None
+        if self.normalize_obs:
+            mean, std = self.moments(params)
+            moments = mean.unsqueeze(1), std.unsqueeze(1)
+        return Unpacked(self.mlp.layers(params), extra, self.distribution.spread(extra), moments)
 
     def initial_state(self, rows: int) -> None:
         return None
@@ -99,22 +119,35 @@ class MLPPolicy(Policy):
         self, params: Unpacked, step: PolicyInput, state: None, noise: Tensor | None
     ) -> tuple[Tensor, Tensor, None]:
         num_tasks, rows = len(params.extra), len(step.obs)
-        outputs = self.mlp.forward(params.layers, step.obs.view(num_tasks, -1, self.mlp.sizes[0]))
+        obs = step.obs.view(num_tasks, -1, self.mlp.sizes[0])
+        outputs = self.mlp.forward(params.layers, obs if params.moments is None else normalized(obs, *params.moments))
         noise = None if noise is None else noise.view(num_tasks, -1, self.noise_size)
         action = self.distribution.sample(outputs, params.spread, noise)
         return action.view(rows, *action.shape[2:]), outputs.view(rows, -1), None
 
     def describe(self, params: Unpacked, outputs: Tensor, action: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        log_prob = self.distribution.log_prob(outputs, params.extra, action)
+        log_prob = self.distribution.log_prob(outputs.mT, params.extra, action if action.ndim == 2 else action.mT)
         return log_prob, self.distribution.parameters(outputs, params.extra)
 
 
-def make_policy(spaces: SpaceSpec, hidden_sizes: tuple[int, ...], activation: Activation, min_std: float) -> MLPPolicy:
+def normalized(obs: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """(o − mean)/std, clipped to ±10, for anything that broadcasts."""
+    return ((obs - mean) / std).clamp(-CLIP, CLIP)
+
+
+def make_policy(
+    spaces: SpaceSpec,
+    hidden_sizes: tuple[int, ...],
+    activation: Activation,
+    min_std: float,
+    normalize_obs: bool = False,
+) -> MLPPolicy:
     """A Gaussian policy for Box actions, a categorical one for Discrete actions."""
     size = spaces.action.size
     box = spaces.action.kind == "box"
     distribution = DiagonalGaussian(size, float(np.log(min_std))) if box else Categorical(size)
-    return MLPPolicy(MLP((spaces.observation.size, *hidden_sizes, distribution.num_outputs), activation), distribution)
+    sizes = (spaces.observation.size, *hidden_sizes, distribution.num_outputs)
+    return MLPPolicy(MLP(sizes, activation), distribution, normalize_obs)
 
 
 def init_parameters(policy: MLPPolicy, init_std: float, rng: np.random.Generator) -> Tensor:
@@ -128,5 +161,5 @@ def init_parameters(policy: MLPPolicy, init_std: float, rng: np.random.Generator
             limit = np.sqrt(6.0 / sum(shape))
             parts.append(rng.uniform(-limit, limit, shape).ravel())
         else:
-            parts.append(np.full(shape, np.log(init_std) if name == "log_std" else 0.0))
+            parts.append(np.full(shape, {"log_std": np.log(init_std), "obs_std": 1.0}.get(name, 0.0)))
     return torch.from_numpy(np.concatenate(parts).astype(np.float32))

@@ -6,6 +6,8 @@ row; padding behind the last one has ``valid`` false and must hold zeros, which 
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -56,17 +58,21 @@ def successor_values(value: Tensor, end: Tensor) -> Tensor:
     return torch.where(end, 0.0, shifted)
 
 
-def standardize(values: Tensor, weight: Tensor, *, epsilon: float = 1e-8) -> Tensor:
-    """(x − μ) / (σ + ε) with the weighted mean and population standard deviation over the last axis.
+def normalize(
+    values: Tensor, weight: Tensor, by: Literal["std", "var", "none"], *, epsilon: float = 1e-8
+) -> tuple[Tensor, Tensor]:
+    """((x − μ)/(s + ε), s + ε) with weighted moments over the last axis: [..., M] and [...].
 
-    ``weight`` [..., M] sums to 1 along it; entries of weight 0 come out as 0. The denominator is the standard
-    deviation, as in Finn et al. 2017's and ProMP's code; garage and the Meta-World+ baselines divide by the variance
-    instead.
+    s is the population standard deviation σ for ``std``, as in Finn et al. 2017's and ProMP's code, and the variance
+    σ² for ``var``, as in garage and the Meta-World+ baselines; ``none`` leaves x as it is, s + ε = 1. ``weight``
+    [..., M] sums to 1 along the last axis; entries of weight 0 come out as 0.
     """
-    mean = (values * weight).sum(-1, keepdim=True)
-    centred = values - mean
-    std = (centred.square() * weight).sum(-1, keepdim=True).sqrt()
-    return torch.where(weight > 0, centred / (std + epsilon), 0.0)
+    if by == "none":
+        return torch.where(weight > 0, values, 0.0), torch.ones_like(values[..., 0])
+    centred = values - (values * weight).sum(-1, keepdim=True)
+    variance = (centred.square() * weight).sum(-1, keepdim=True)
+    scale = (variance if by == "var" else variance.sqrt()) + epsilon
+    return torch.where(weight > 0, centred / scale, 0.0), scale.squeeze(-1)
 
 
 def explained_variance(prediction: Tensor, target: Tensor, weight: Tensor) -> Tensor:

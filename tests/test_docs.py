@@ -112,7 +112,8 @@ def test_relative_links_lead_somewhere(page: Path) -> None:
 
 
 def test_keys_named_in_the_pages_exist() -> None:
-    text = config.describe(config.load("maml_trpo_half_cheetah_vel"))
+    one_per_agent = {config.load(name).config.agent.name: name for name in loading.available("configs")}
+    text = "\n".join(config.describe(config.load(name)) for name in one_per_agent.values())
     for page in PAGES:
         sections = "agent|eval|sampler|learner|checkpoint|wandb"
         for section, key in re.findall(rf"`({sections})\.(?!safetensors)(\w+)", page.read_text("utf-8")):
@@ -120,7 +121,7 @@ def test_keys_named_in_the_pages_exist() -> None:
 
 
 def test_every_logged_metric_is_explained(run: Path) -> None:
-    page = (ROOT / "docs" / "maml_trpo.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "maml.md").read_text(encoding="utf-8")
     metrics = json.loads((run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
     for name in set(metrics) - {"iteration", "env_steps"}:
         assert f"`{re.sub(r'/[0-9]+$', '/<k>', name)}`" in page, name

@@ -1,0 +1,201 @@
+"""What agents share whose meta-gradient goes through adaptation (Finn et al. 2017, arXiv:1703.03400)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field, PositiveInt, model_validator
+from torch import Tensor
+
+from metarl.advantages import Estimates
+from metarl.errors import NumericError
+from metarl.gradient_agent import GradientAgent, GradientAgentConfig
+from metarl.inner_loop import InnerLoop, LearnedRates
+from metarl.inner_losses import INNER_LOSSES, InnerLossName, Samples
+from metarl.meta_objective import MetaObjective, TaskObjective, mean_cosine
+from metarl.schema import Lineage
+from metarl.types import Metrics, Trajectory
+
+LINEAGES = {
+    "finn2017": Lineage(
+        pins={"hidden_sizes": [100, 100], "activation": "relu", "later_step_lr_scale": 0.5, "advantage_norm": "std"},
+        why="cbfinn/maml_rl: two ReLU layers of 100; at test time the step size is halved after the first step",
+        differs="there one baseline serves all tasks, one phase stale, Hessian products are finite differences, and "
+        "Ant is rllab's model of it: its returns on Ant cannot be reproduced",
+    ),
+    "promp2018": Lineage(
+        pins={"hidden_sizes": [64, 64], "activation": "tanh", "inner_lr": 0.1, "advantage_norm": "std"},
+        why="jonasrothfuss/ProMP run_scripts/maml_run_mujoco.py: two tanh layers of 64",
+        differs="its Hessian products are finite differences in float32, ours are exact",
+    ),
+    "garage2020": Lineage(
+        pins={"hidden_sizes": [64, 64], "activation": "tanh", "inner_lr": 0.1, "advantage_norm": "var"},
+        why="rlworkgroup/garage examples/torch/maml_*: two tanh layers of 64; advantages are divided by the variance",
+        differs="its baseline is a network of 2 × 32 that takes a single Adam step per phase; ours is the linear one",
+    ),
+    "metaworldplus2025": Lineage(
+        pins={"hidden_sizes": [512, 512], "activation": "tanh", "inner_lr": 0.1, "advantage_norm": "var"},
+        why="rainx0r/metaworld-algorithms examples/meta_learning/maml_trpo_*: two tanh layers of 512; advantages are "
+        "divided by the variance",
+        differs="its official success counter is biased upwards and not what is reported here",
+    ),
+}
+
+
+class MAMLConfig(GradientAgentConfig):
+    """Settings of agents whose meta-gradient goes through adaptation."""
+
+    num_adapt_steps: PositiveInt = Field(1, description="K adaptation steps in training, each on newly gathered data")
+    inner_loss: InnerLossName = Field(
+        "log_prob", description="log_prob = Finn 2017; ratio = low-variance curvature (ProMP); dice = unbiased, noisier"
+    )
+    first_order: bool = Field(False, description="ignore second derivatives of adaptation (FOMAML)")
+    adapt_layers: Literal["all", "head"] = Field(
+        "all", description="head = adapt the last layer and the standard deviations only (ANIL)"
+    )
+    learn_inner_lr: LearnedRates = Field(
+        "none", description="learn the step size too: one per tensor, or one per parameter (Meta-SGD)"
+    )
+    outer_phases: Literal["last", "all"] = Field(
+        "last",
+        description="what the meta-update improves: the phase after all K steps, or the mean over those after 1 … K",
+    )
+    exploration: Literal["none", "sum", "mean"] = Field(
+        "none", description="E-MAML: credit the data gathered before adaptation with the return after it"
+    )
+
+    @model_validator(mode="after")
+    def _rates_of_what_adapts(self) -> MAMLConfig:
+        if self.adapt_layers == "head" and self.learn_inner_lr != "none":
+            raise ValueError(
+                f"learn_inner_lr = {self.learn_inner_lr} with adapt_layers = head would learn step sizes of tensors "
+                "that never take a step: use adapt_layers = all, or learn_inner_lr = none"
+            )
+        return self
+
+
+class MAMLAgent(GradientAgent):
+    """θ is improved for what it becomes: the outer loss is that of policies after adaptation, and its gradient by ψ
+    goes through the inner steps. How ψ then moves is for the agents to say.
+    """
+
+    config: MAMLConfig
+
+    @property
+    def num_adapt_steps(self) -> int:  # type: ignore[override]
+        """K."""
+        return self.config.num_adapt_steps
+
+    def _inner_loop(self, device: torch.device) -> InnerLoop:
+        config, policy, mask = self.config, self._policy, None
+        if config.adapt_layers == "head":
+            fan_in, fan_out = policy.mlp.sizes[-2:]
+            mask = torch.zeros(policy.num_parameters, device=device)
+            mask[-((fan_in + 1) * fan_out + policy.distribution.num_extra) :] = 1.0
+        return InnerLoop(
+            policy,
+            config.inner_lr,
+            config.later_step_lr_scale,
+            INNER_LOSSES[config.inner_loss],
+            first_order=config.first_order,
+            learned=config.learn_inner_lr,
+            mask=mask,
+        )
+
+    def _objective(
+        self, batches: Sequence[Trajectory], *, fisher_fraction: float = 1.0, rng: np.random.Generator | None = None
+    ) -> tuple[MetaObjective, Tensor, Metrics]:
+        """The objective around ψ, the meta-gradients of its tasks [N, Q], and what is to be logged of both.
+
+        Raises:
+            NumericError: the loss or a gradient is not finite; nothing has changed.
+        """
+        if len(batches) != self.num_adapt_steps + 1:
+            raise ValueError(f"expected {self.num_adapt_steps + 1} phases, got {len(batches)}")
+        batches = [batch.to(self.psi.device) for batch in batches]
+        num_tasks = len(batches[0].obs)
+        keys = [torch.from_numpy(rng.random(batch.valid.flatten(1).shape)) for batch in batches] if rng else []
+
+        def prepare(part: slice) -> tuple[list[Samples], list[Samples] | None, list[Estimates]]:
+            samples, estimates = zip(*(self._samples(batch.tasks(part)) for batch in batches), strict=True)
+            if fisher_fraction == 1.0:
+                return list(samples), None, list(estimates)
+            thinned = [s.thinned(fisher_fraction, key[part]) for s, key in zip(samples, keys, strict=True)]
+            return list(samples), thinned, list(estimates)
+
+        prepared = self._map(prepare, num_tasks)
+        estimates = [Estimates.cat([part[2][k] for part in prepared]) for k in range(len(batches))]
+        credit = exploration_credit(estimates[-1]) if self.config.exploration != "none" else None
+
+        def build(index: int) -> TaskObjective:
+            phases, thinned, _ = prepared[index]
+            start = sum(len(part[0][0].obs) for part in prepared[:index])
+            part = slice(start, start + len(phases[0].obs))
+            coefs = self._coefs(phases, None if credit is None else credit[part], [e.episodes[part] for e in estimates])
+            return TaskObjective(
+                self._loop, self.psi, phases, coefs, self._scratch, constrained=self._improved, thinned=thinned
+            )
+
+        objective = MetaObjective(self._map.over(build, range(len(prepared))), self._map)
+        gradients = objective.gradients()
+        if not (math.isfinite(objective.old_loss) and bool(gradients.isfinite().all())):
+            raise NumericError(
+                f"expected a finite loss and meta-gradient, got loss {objective.old_loss}; parameters are unchanged"
+            )
+        return objective, gradients, self._diagnostics(objective, gradients, batches, estimates)
+
+    @property
+    def _improved(self) -> list[int]:
+        """The phases that the meta-update improves."""
+        return list(range(1 if self.config.outer_phases == "all" else self.num_adapt_steps, self.num_adapt_steps + 1))
+
+    def _coefs(self, phases: Sequence[Samples], credit: Tensor | None, episodes: Sequence[Tensor]) -> dict[int, Tensor]:
+        coefs = {k: phases[k].loss_coef / len(self._improved) for k in self._improved}
+        if credit is None:
+            return coefs
+        for k, samples in enumerate(phases[:-1]):
+            share = credit / episodes[k] if self.config.exploration == "mean" else credit
+            explore = -share.unsqueeze(1) * (samples.weight > 0)
+            coefs[k] = coefs[k] + explore if k in coefs else explore
+        return coefs
+
+    def _diagnostics(
+        self,
+        objective: MetaObjective,
+        gradients: Tensor,
+        batches: Sequence[Trajectory],
+        estimates: Sequence[Estimates],
+    ) -> Metrics:
+        found = objective.diagnostics()
+        returns = [float(batch.episode_returns().mean()) for batch in batches]
+        metrics = {
+            "loss/before": objective.old_loss,
+            "loss/meta_gradient_norm": float(gradients.mean(0).norm()),
+            "loss/meta_gradient_cosine": mean_cosine(gradients),
+            "policy/entropy": found.pop("entropy"),
+        }
+        metrics |= {f"adapt/{name}": value for name, value in found.items()}
+        metrics |= {f"adapt/gain/{k}": returns[k] - returns[k - 1] for k in range(1, len(returns))}
+        explained = (float(e.explained_variance.nanmean()) for e in estimates)  # undefined where all returns are equal
+        return metrics | {f"baseline/explained_variance/{k}": value for k, value in enumerate(explained)}
+
+
+def exploration_credit(after: Estimates) -> Tensor:
+    """What E-MAML credits a task's data before adaptation with, per step: [N].
+
+    R is the return that a policy gradient through sampling multiplies log π(τ) with, for all trajectories τ that
+    adaptation saw: ∇J = E[R(τ')(∇log π_θ'(τ') + Σ_τ ∇log π_θ(τ))]. It is put into the units of the surrogate loss, a
+    mean over steps of advantages divided by their scale: (Rᵢ − b)/(T·σᵢ), b the mean return of the other tasks, which
+    does not depend on task i's data and so leaves the gradient unbiased.
+
+    Source: Stadie et al. 2018, arXiv:1803.01118, eq. 4–5 (E-MAML); Al-Shedivat et al. 2018, arXiv:1710.03641, eq. 6–7.
+    The sum over trajectories is the exact term; E-MAML's experiments use the mean of them, which has less variance
+    and is smaller by the number of episodes.
+    """
+    returns, num_tasks = after.episode_return, len(after.episode_return)
+    others = (returns.sum() - returns) / (num_tasks - 1) if num_tasks > 1 else torch.zeros_like(returns)
+    return (returns - others) / (after.steps / after.episodes * after.scale)

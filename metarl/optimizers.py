@@ -1,0 +1,52 @@
+"""First-order optimisers of one flat vector, with their state as named tensors."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+OptimizerName = Literal["sgd", "adam"]
+
+
+class FlatOptimizer:
+    """torch's SGD (without momentum) or Adam (β = 0.9, 0.999, ε = 1e-8), as a function of vector and gradient."""
+
+    def __init__(self, name: OptimizerName, like: Tensor) -> None:
+        self._parameter = torch.nn.Parameter(torch.zeros_like(like))
+        self._optimizer: torch.optim.Optimizer
+        if name == "adam":
+            self._optimizer = torch.optim.Adam([self._parameter])
+        else:
+            self._optimizer = torch.optim.SGD([self._parameter])
+        self._adam = name == "adam"
+
+    def step(self, vector: Tensor, gradient: Tensor, lr: float) -> Tensor:
+        """The vector after one step of size ``lr`` down the gradient; a new tensor."""
+        self._optimizer.param_groups[0]["lr"] = lr
+        self._parameter.data.copy_(vector)
+        self._parameter.grad = gradient
+        self._optimizer.step()
+        return self._parameter.detach().clone()
+
+    def state(self) -> dict[str, Tensor]:
+        """Moments and step count; the same names and shapes before the first step, nothing for SGD."""
+        if not self._adam:
+            return {}
+        zeros = torch.zeros_like(self._parameter.detach())
+        found = self._optimizer.state.get(self._parameter) or {
+            "step": torch.zeros(()),
+            "exp_avg": zeros,
+            "exp_avg_sq": zeros,
+        }
+        return {f"optimizer.{name}": value.clone() for name, value in found.items()}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Take over :meth:`state` of another optimiser of the same kind; other names are passed over."""
+        if self._adam:
+            names = ("step", "exp_avg", "exp_avg_sq")
+            device = self._parameter.device
+            self._optimizer.state[self._parameter] = {
+                name: state[f"optimizer.{name}"].clone().to("cpu" if name == "step" else device) for name in names
+            }
