@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from metarl.agent import Agent
 from metarl.executors import Executor, make_executor
-from metarl.experiment import Experiment, build, resolve
+from metarl.experiment import Experiment, build, make_agent, resolve
 from metarl.parallel import task_chunks
 from metarl.rollout import draw_reset_seeds
 from metarl.schema import RunConfig
@@ -38,10 +40,7 @@ def sampling(config: RunConfig) -> dict[str, Any]:
     config = resolve(config)
     cores = len(os.sched_getaffinity(0))
     with build(config) as experiment, ExitStack() as stack:
-        raw_executor = experiment.executor
-        if raw_executor.workers != cores:
-            raw_sampler = config.sampler.model_copy(update={"executor": "processes", "workers": cores})
-            raw_executor = stack.enter_context(make_executor(raw_sampler))
+        raw_executor = _one_worker_per_core(experiment, stack)
         _collect(experiment, 0)  # workers import and build their environments
         sampled, raw, ratios = [], [], []
         for round_ in range(1, ROUNDS + 1):
@@ -71,7 +70,8 @@ def learner(config: RunConfig) -> dict[str, Any]:
 
     ``meta_update_s``: all adaptation steps and the meta-update of one iteration, baseline fits included. ``gemm_s``:
     one 2000 × 2000 float32 matrix product on all cores. Medians of 10 interleaved rounds, each from the same parameters
-    and data.
+    and data. ``operations``: the multiplications of all matrix products in that work, in units of those of one
+    2000 × 2000 product, what ``ratio`` would be if nothing else took time and every product ran at that speed.
     """
     config = resolve(config)
     updates, products = [], []
@@ -85,22 +85,28 @@ def learner(config: RunConfig) -> dict[str, Any]:
             if k < agent.num_adapt_steps:
                 adapted = agent.adapt(adapted, phases[-1], step=k, rng=generator(config.seed, Domain.LEARNER))
         state = agent.state()
+
+        def update(learner: Agent) -> None:
+            adapted = learner.init_adapted(len(tasks))
+            for k in range(learner.num_adapt_steps):
+                adapted = learner.adapt(adapted, phases[k], step=k, rng=generator(config.seed, Domain.LEARNER))
+            learner.meta_update(phases, adapted, rng=generator(config.seed, Domain.LEARNER))
+
         matrix = torch.randn(GEMM_SIZE, GEMM_SIZE, generator=torch.Generator().manual_seed(0)).to(config.device)
         for round_ in range(ROUNDS + 1):  # the first one warms up
             agent.load_state(state)
             started = _now(config.device)
-            adapted = agent.init_adapted(len(tasks))
-            for k in range(agent.num_adapt_steps):
-                adapted = agent.adapt(adapted, phases[k], step=k, rng=generator(config.seed, Domain.LEARNER))
-            agent.meta_update(phases, adapted, rng=generator(config.seed, Domain.LEARNER))
+            update(agent)
             updated = _now(config.device)
-            torch.set_num_threads(cores)
-            torch.mm(matrix, matrix)
-            torch.set_num_threads(1)
-            finished = _now(config.device)
+            gemm_s = _gemm_s(matrix, cores, config.device)
             if round_ > 0:
                 updates.append(updated - started)
-                products.append(finished - updated)
+                products.append(gemm_s)
+        peak_memory_mb = _peak_memory_mb()
+        alone = make_agent(_on_one_thread(config), experiment.distribution)  # counting follows a single thread
+        alone.load_state(state)
+        with _CountMultiplications() as counted:
+            update(alone)
     return {
         "config": f"{config.agent.name} on {config.task.name}",
         "tasks": config.meta_batch_size,
@@ -111,8 +117,72 @@ def learner(config: RunConfig) -> dict[str, Any]:
         "meta_update_s": float(np.median(updates)),
         "gemm_s": float(np.median(products)),
         "ratio": float(np.median(np.array(updates) / np.array(products))),
+        "operations": counted.total / GEMM_SIZE**3,
+        "peak_memory_mb": peak_memory_mb,
+    }
+
+
+def iteration(config: RunConfig) -> dict[str, Any]:
+    """A whole training iteration, sampling and learning, against physics and matrix products.
+
+    ``iteration_s``: all phases, adaptation and meta-update, of which ``sample_s`` and ``learn_s``. ``raw_steps_per_s``
+    and ``gemm_s`` as in :func:`sampling` and :func:`learner`, interleaved. Medians of 10 rounds.
+    """
+    config = resolve(config)
+    cores = len(os.sched_getaffinity(0))
+    rounds: list[tuple[float, float, float, float]] = []
+    with build(config) as experiment, ExitStack() as stack:
+        raw_executor = _one_worker_per_core(experiment, stack)
+        agent, state = experiment.agent, experiment.agent.state()
+        matrix = torch.randn(GEMM_SIZE, GEMM_SIZE, generator=torch.Generator().manual_seed(0)).to(config.device)
+        for round_ in range(ROUNDS + 1):  # the first one warms up
+            agent.load_state(state)
+            tasks, phases, learned = _tasks(experiment, round_), [], 0.0
+            started = _now(config.device)
+            adapted = agent.init_adapted(len(tasks))
+            for k in range(agent.num_adapt_steps + 1):
+                phases.append(_collect_phase(experiment, tasks, Stream(config.seed, round_, k), adapted))
+                begun = _now(config.device)
+                rng = generator(config.seed, Domain.LEARNER, iteration=round_, phase=k)
+                if k < agent.num_adapt_steps:
+                    adapted = agent.adapt(adapted, phases[k], step=k, rng=rng)
+                else:
+                    agent.meta_update(phases, adapted, rng=rng)
+                learned += _now(config.device) - begun
+            total = _now(config.device) - started
+            raw = _replay(experiment, raw_executor, tasks, Stream(config.seed, round_, 0), phases[0])
+            rounds.append((total, learned, raw or np.nan, _gemm_s(matrix, cores, config.device)))
+    totals, learns, raws, gemms = (np.array(column) for column in zip(*rounds[1:], strict=True))
+    return {
+        "config": f"{config.agent.name} on {config.task.name}",
+        "env_steps": sum(batch.num_steps for batch in phases),
+        "iteration_s": float(np.median(totals)),
+        "sample_s": float(np.median(totals - learns)),
+        "learn_s": float(np.median(learns)),
+        "raw_steps_per_s": None if np.isnan(raws).any() else float(np.median(raws)),
+        "gemm_s": float(np.median(gemms)),
         "peak_memory_mb": _peak_memory_mb(),
     }
+
+
+class _CountMultiplications(TorchDispatchMode):
+    """Adds up the multiplications of the matrix products that this thread does in its context."""
+
+    _PRODUCTS = ("mm", "bmm", "addmm", "baddbmm", "addmm_", "baddbmm_")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket.__name__ in self._PRODUCTS:
+            left, right = args[-2:]
+            self.total += left.numel() * right.shape[-1]
+        return func(*args, **(kwargs or {}))
+
+
+def _on_one_thread(config: RunConfig) -> RunConfig:
+    return config.model_copy(update={"learner": config.learner.model_copy(update={"threads": 1})})
 
 
 @dataclass(frozen=True)
@@ -186,6 +256,24 @@ def _collect_phase(experiment: Experiment, tasks: list[Task], stream: Stream, pa
     return experiment.sampler.collect(
         agent.policy(), params, tasks, stream, lanes=lanes, episodes=agent.episodes_per_trial
     )
+
+
+def _gemm_s(matrix: torch.Tensor, cores: int, device: str) -> float:
+    """Seconds of one product of the matrix with itself on all cores."""
+    started = _now(device)
+    torch.set_num_threads(cores)
+    torch.mm(matrix, matrix)
+    torch.set_num_threads(1)
+    return _now(device) - started
+
+
+def _one_worker_per_core(experiment: Experiment, stack: ExitStack) -> Executor:
+    """The experiment's own executor, or one beside it, for bare physics on every core."""
+    cores, sampler = len(os.sched_getaffinity(0)), experiment.config.sampler
+    if experiment.executor.workers == cores:
+        return experiment.executor
+    beside = sampler.model_copy(update={"executor": "processes", "workers": cores})
+    return stack.enter_context(make_executor(beside))
 
 
 def _now(device: str) -> float:

@@ -67,7 +67,7 @@ def save(
     """
     if iteration < 0 or keep < 1:
         raise ValueError(f"expected iteration >= 0 and keep >= 1, got iteration {iteration} and keep {keep}")
-    files = {TENSORS: _tensor_bytes(tensors), STATE: _json_bytes(state)}
+    files = {TENSORS: tensor_bytes(tensors), STATE: _json_bytes(state)}
     if len(files[STATE]) > MAX_JSON_BYTES[STATE]:
         raise ValueError(f"expected at most {MAX_JSON_BYTES[STATE]} bytes of state, got {len(files[STATE])}")
     path, temp = directory / str(iteration), directory / f"{_TEMP}{os.getpid()}"
@@ -125,7 +125,8 @@ def latest(directory: Path) -> Checkpoint:
         raise CheckpointError(f"the newest checkpoint is damaged: {error}; {advice}") from error
 
 
-def _tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    """A safetensors file of tensors on any device; views and shared memory are fine."""
     # clone: safetensors refuses views that share memory, and agents keep all parameters in one vector
     return bytes(safetensors.torch.save({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}))
 

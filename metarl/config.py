@@ -25,7 +25,7 @@ from metarl.errors import ConfigError
 from metarl.schema import AgentConfig, Frozen, RunConfig, TaskConfig
 from metarl.strict_yaml import Problems
 
-RESUMABLE = ("iterations", "time_limit_s", "sampler.*", "eval.*", "checkpoint.*", "wandb.*")
+RESUMABLE = ("iterations", "env_steps", "time_limit_s", "sampler.*", "eval.*", "checkpoint.*", "wandb.*")
 SectionClass = type[TaskConfig] | type[AgentConfig]
 _RUN_NAME = re.compile(r"\w[\w.+-]*", re.ASCII)
 

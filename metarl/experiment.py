@@ -49,15 +49,24 @@ class Experiment:
 def build(config: RunConfig) -> Iterator[Experiment]:
     """Build a resolved configuration's parts; the executor's workers end with the context."""
     torch.set_num_threads(1)  # rollouts and chunks of tasks are what runs in parallel, not tensor operations
-    allow = (config.task.name, config.agent.name)  # validated when the configuration was loaded
-    distribution = loading.task_distribution(config.task.name, allow=allow)(config.task)
-    agent = loading.agent(config.agent.name, allow=allow)(
+    distribution = loading.task_distribution(config.task.name, allow=_validated(config))(config.task)
+    agent = make_agent(config, distribution)
+    with make_executor(config.sampler) as executor:
+        sampler = Sampler(distribution, executor, tasks_per_unit=config.sampler.tasks_per_unit)
+        yield Experiment(config, distribution, agent, executor, sampler)
+
+
+def make_agent(config: RunConfig, distribution: TaskDistribution) -> Agent:
+    """A resolved configuration's agent at its initial parameters."""
+    return loading.agent(config.agent.name, allow=_validated(config))(
         distribution.spaces,
         config.agent,
         config.learner,
         device=torch.device(config.device),
         rng=generator(config.seed, Domain.INIT),
     )
-    with make_executor(config.sampler) as executor:
-        sampler = Sampler(distribution, executor, tasks_per_unit=config.sampler.tasks_per_unit)
-        yield Experiment(config, distribution, agent, executor, sampler)
+
+
+def _validated(config: RunConfig) -> tuple[str, str]:
+    """Names that may be loaded: they were validated when the configuration was."""
+    return config.task.name, config.agent.name

@@ -130,6 +130,9 @@ class RunConfig(Frozen):
         "auto", description="where the learner computes; workers stay on the CPU"
     )
     iterations: PositiveInt = Field(description="meta-updates")
+    env_steps: PositiveInt | None = Field(
+        None, description="end earlier, with the iteration at which training has taken this many environment steps"
+    )
     meta_batch_size: PositiveInt = Field(description="tasks per iteration")
     rollouts_per_task: PositiveInt = Field(
         description="episodes (memory agents: trials) per task and phase, run side by side"

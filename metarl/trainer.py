@@ -15,13 +15,14 @@ import numpy as np
 from metarl import checkpoint, run_dir
 from metarl import config as configuration
 from metarl.config import Loaded
-from metarl.errors import CheckpointError, ConfigError, Interrupted, MetarlError, StorageError
+from metarl.errors import CheckpointError, ConfigError, Interrupted, MetarlError, NumericError, StorageError
 from metarl.evaluation import Evaluator
 from metarl.experiment import Experiment, build, resolve
 from metarl.logger import Logger, MetricsFile
 from metarl.report import write_curves_csv, write_report
 from metarl.schema import RunConfig
 from metarl.seeding import Domain, Stream, generator
+from metarl.storage import replace_file
 from metarl.types import Metrics, Trajectory
 
 EVALUATIONS = "evaluations.jsonl"
@@ -122,16 +123,16 @@ class Trainer:
         config = self.config
         if self._evaluation_is_due():  # a stop came between the iteration and its evaluation
             self._or_save(self.evaluate)
-        while self.iteration < config.iterations and not self._out_of_time():
+        while not self._finished() and not self._out_of_time():
             metrics = self._or_save(self.iterate)
             self.logger.log({"iteration": self.iteration, "env_steps": self.env_steps, **metrics})
             if self._evaluation_is_due():
                 self._or_save(self.evaluate)
-            if self.iteration == config.iterations:
+            if self._finished():
                 self.save()
             elif self.iteration % config.checkpoint.every == 0:
                 self._try_to_save()
-        if self.iteration < config.iterations:
+        if not self._finished():
             self.save()
             self.logger.message(f"stopped at the time limit; go on with: metarl resume {self.run}")
             return
@@ -140,22 +141,39 @@ class Trainer:
         write_curves_csv(self.run)
         self.logger.message(f"results: {self.run}\ncurves:  {report}")
 
+    def _finished(self) -> bool:
+        """Whether the last iteration is done: by their number, or by the environment steps they took."""
+        limit = self.config.env_steps
+        return self.iteration >= self.config.iterations or (limit is not None and self.env_steps >= limit)
+
     def _evaluation_is_due(self) -> bool:
         """Whether this boundary has a periodic evaluation not on record; the final one comes after the loop."""
         every = self.config.eval.every
-        if every is None or not 0 < self.iteration < self.config.iterations or self.iteration % every:
+        if every is None or self.iteration == 0 or self._finished() or self.iteration % every:
             return False
         return all(record["iteration"] != self.iteration for record in MetricsFile.read(self.run / EVALUATIONS))
 
     def iterate(self) -> Metrics:
-        """One iteration of the loop: sample tasks, adapt to them phase by phase, update θ."""
+        """One iteration of the loop: sample tasks, adapt to them phase by phase, update θ.
+
+        Raises:
+            NumericError: something is not finite; what it was computed from is written to the run.
+        """
+        batches: list[Trajectory] = []
+        try:
+            return self._iterate(batches)
+        except NumericError as error:
+            raise NumericError(f"{error}{self._keep_offending(batches)}") from error
+
+    def _iterate(self, batches: list[Trajectory]) -> Metrics:
+        """Fills ``batches`` with the phases as they are gathered."""
         config, agent, sampler = self.config, self.experiment.agent, self.experiment.sampler
         started = time.monotonic()
         learning = 0.0
         tasks = self.experiment.distribution.sample(
             config.meta_batch_size, split="train", rng=generator(config.seed, Domain.TASKS, iteration=self.iteration)
         )
-        adapted, batches = agent.init_adapted(len(tasks)), []
+        adapted = agent.init_adapted(len(tasks))
         for k in range(agent.num_adapt_steps + 1):
             stream = Stream(config.seed, self.iteration, phase=k)
             lanes, episodes = config.rollouts_per_task, agent.episodes_per_trial
@@ -179,6 +197,18 @@ class Trainer:
             "perf/seconds": self._seconds(),
         }
         return {**_outcomes(batches), **metrics, **perf}
+
+    def _keep_offending(self, batches: Sequence[Trajectory]) -> str:
+        """Write the phases of a failed iteration beside the checkpoints; returns what to tell about it."""
+        if not batches:
+            return ""
+        path = self.run / f"offending_batch_{self.iteration + 1}.safetensors"
+        tensors = {f"phase{k}.{name}": value for k, batch in enumerate(batches) for name, value in batch.tensors()}
+        try:
+            replace_file(path, checkpoint.tensor_bytes(tensors))
+        except OSError as error:
+            return f"\nthe batch could not be written: {error}"
+        return f"\nthe batch is in {path}; the parameters that gathered it are in the newest checkpoint"
 
     def evaluate(self) -> None:
         """The adaptation curve of the current parameters, appended to evaluations.jsonl and logged."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
@@ -62,6 +62,15 @@ class Trajectory:
     def num_steps(self) -> int:
         """Valid environment steps."""
         return int(self.valid.sum())
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """All fields by name, those of ``dist`` as ``dist.<name>``; what is None is left out."""
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, Tensor):
+                yield f.name, value
+            elif value is not None:
+                yield from ((f"{f.name}.{name}", tensor) for name, tensor in value.items())
 
     def tasks(self, part: slice) -> Trajectory:
         """The trajectories of some of the tasks; a view, no copy."""

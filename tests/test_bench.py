@@ -8,6 +8,7 @@ from typing import Any
 import mujoco
 import numpy as np
 import pytest
+import torch
 
 from metarl import bench, config
 from metarl.envs.half_cheetah_dir import HalfCheetahDirConfig, HalfCheetahDirDistribution
@@ -68,7 +69,7 @@ def test_sampling_without_mujoco_has_nothing_to_compare_with() -> None:
 def test_the_learner_is_measured_against_a_matrix_product() -> None:
     result = bench.learner(tiny("maml_trpo_point", "task.horizon=10", "sampler.workers=0"))
     peak = result.pop("peak_memory_mb")
-    update, product, ratio = (result.pop(key) for key in ("meta_update_s", "gemm_s", "ratio"))
+    update, product, ratio, operations = (result.pop(key) for key in ("meta_update_s", "gemm_s", "ratio", "operations"))
     assert result == {
         "config": "maml_trpo on point",
         "tasks": 4,
@@ -80,6 +81,49 @@ def test_the_learner_is_measured_against_a_matrix_product() -> None:
     assert 0 < product < 10 and 0 < update < 10
     assert 0.1 < ratio / (update / product) < 10  # the median of ratios is near the ratio of medians
     assert 50 < peak < 64e3
+    assert operations > 0
+
+
+def test_multiplications_are_those_of_all_kinds_of_matrix_products() -> None:
+    a, b, c = torch.zeros(2, 3, 5), torch.zeros(2, 5, 7), torch.zeros(2, 3, 7)
+    bias = torch.zeros(2, 1, 7)
+    with bench._CountMultiplications() as counted:
+        torch.bmm(a, b)
+        torch.bmm(a, b, out=c)
+        torch.baddbmm(bias, a, b)
+        c.baddbmm_(a, b)
+        torch.bmm(b.mT, a.mT)
+        assert counted.total == 5 * 2 * 3 * 5 * 7
+        torch.mm(a[0], b[0])
+        assert counted.total == 5 * 2 * 3 * 5 * 7 + 3 * 5 * 7
+        torch.tanh(a) + a * a  # no products of matrices
+    assert counted.total == 5 * 2 * 3 * 5 * 7 + 3 * 5 * 7
+
+
+def test_a_first_order_update_takes_the_products_that_it_must() -> None:
+    """One linear layer and one product of the conjugate gradient, counted by hand."""
+    overrides = ["task.horizon=10", "agent.first_order=true", "agent.cg_iterations=1", "agent.num_adapt_steps=1"]
+    sizes = [override for override in TINY if "hidden" not in override]
+    settings = [*sizes, *overrides, "agent.hidden_sizes=[]", "sampler.workers=0"]
+    result = bench.learner(config.load("maml_trpo_point", settings).config)
+    samples = 4 * 3 * 10  # tasks · lanes · steps: nobody is at the goal after ten steps
+    forward = backward = samples * 2 * 2
+    deviations = samples * 2  # their gradient is a product with the coefficients
+    fit = samples * (8 * 8 + 8 + 8)  # moments, projection and prediction of 8 features
+    adapt = fit + forward + backward + deviations
+    update = 2 * fit + 2 * (forward + backward + deviations)  # both phases
+    fisher, diagnostics = forward + backward, forward
+    candidate = forward + backward + deviations + forward  # adapted anew, and the new policy
+    rest = result["operations"] * bench.GEMM_SIZE**3 - (adapt + update + fisher + diagnostics)
+    assert rest > 0 and rest / candidate == pytest.approx(round(rest / candidate), abs=1e-6)
+
+
+def test_an_iteration_is_sampling_and_learning() -> None:
+    result = bench.iteration(tiny("maml_trpo_half_cheetah_dir", "task.horizon=20", "sampler.workers=1"))
+    assert result["env_steps"] == 2 * 4 * 3 * 20
+    assert result["iteration_s"] == pytest.approx(result["sample_s"] + result["learn_s"], rel=0.5)
+    assert result["raw_steps_per_s"] > 1e3 and 0 < result["gemm_s"] < 10
+    assert bench.iteration(tiny("maml_trpo_point", "task.horizon=5"))["raw_steps_per_s"] is None
 
 
 class ReplaySpy:

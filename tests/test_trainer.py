@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
+from omegaconf import OmegaConf
 from probe_envs import episode_length
 from tiny_runs import (
     POINT,
@@ -34,6 +36,7 @@ from metarl.agents.maml_trpo import MAMLTRPO
 from metarl.errors import MetarlError, NumericError, WorkerError
 from metarl.executors import Processes
 from metarl.experiment import resolve
+from metarl.meta_objective import TaskObjective
 from metarl.sampler import Sampler
 from metarl.trainer import Trainer
 from metarl.types import Trajectory
@@ -324,13 +327,42 @@ def test_a_failed_update_leaves_the_last_boundary_in_the_checkpoint(
         on_call(patch, MAMLTRPO, "meta_update", 4, fail)
         assert metarl("train", POINT, *overrides(tmp_path / "failed")) == code
     output = capsys.readouterr()
-    assert output.err == "error: the loss is nan\n"
+    assert output.err.splitlines()[0] == "error: the loss is nan"
     run = only_run(tmp_path / "failed")
     assert f"failed after iteration 3; the run is in {run}" in output.out
     assert [line["iteration"] for line in training(run)] == [1, 2, 3]
     assert run_dir.digest(run) == run_dir.digest(train(tmp_path / "three", "iterations=3"))
     assert metarl("resume", run) == 0
     assert run_dir.digest(run) == run_dir.digest(reference)
+
+
+def test_what_a_failed_update_failed_on_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A loss that overflows: exit 4, parameters as before, and the batch is there to be looked at."""
+    run = train(tmp_path / "good", "iterations=1")
+    capsys.readouterr()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TaskObjective, "gradient", lambda self: torch.full((self.num_tasks, 1), torch.nan))
+        assert metarl("resume", run, "iterations=2") == 4
+    error = capsys.readouterr().err
+    path = run / "offending_batch_2.safetensors"
+    assert "parameters are unchanged" in error and f"the batch is in {path}" in error
+    kept = safetensors.torch.load_file(path)
+    config = OmegaConf.load(run / "config.yaml")
+    assert kept["phase0.obs"].shape[:2] == (config.meta_batch_size, config.rollouts_per_task)
+    assert {"phase1.reward", "phase1.dist.mean", "phase1.valid"} <= kept.keys()
+    assert metarl("resume", run, "iterations=2") == 0  # the cause is gone
+    assert run_dir.digest(run) == run_dir.digest(train(tmp_path / "two", "iterations=2"))
+
+
+def test_a_run_ends_with_the_iteration_that_reaches_its_environment_steps(tmp_path: Path) -> None:
+    steps = training(train(tmp_path / "full", "iterations=4"))
+    bound = steps[1]["env_steps"]
+    for limit, iterations in ((bound, 2), (bound + 1, 3), (1, 1)):
+        run = train(tmp_path / str(limit), "iterations=4", f"env_steps={limit}")
+        assert [line["iteration"] for line in training(run)] == list(range(1, iterations + 1))
+        assert (run / "report" / "curves.png").exists()  # it is finished, not stopped
+    assert metarl("resume", run, "env_steps=null", "iterations=2") == 0
+    assert len(training(run)) == 2
 
 
 def test_an_unwritable_run_dir_is_a_storage_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
