@@ -58,7 +58,7 @@ def policy_gradient_samples(
         except ValueError as error:
             raise NumericError(str(error)) from error
     advantage = gae(batch.reward, value, successor_values(value, end), end, end, gamma=gamma, lam=gae_lambda)
-    weight = _weights(batch.valid)
+    weight = _weights(batch.valid, batch.reward.dtype)
     advantage, scale = normalize(advantage.flatten(1, 2), weight, advantage_norm)
     if not bool(advantage.isfinite().all() and batch.obs.isfinite().all()):
         raise NumericError("expected finite advantages and observations, got NaN or infinity: check the environment")
@@ -73,9 +73,9 @@ def policy_gradient_samples(
     return _samples(batch, advantage, weight), estimates
 
 
-def _weights(valid: Tensor) -> Tensor:
+def _weights(valid: Tensor, dtype: torch.dtype) -> Tensor:
     """1/(valid steps of the task) on valid steps, 0 on padding: [N, E·T]."""
-    flat = valid.flatten(1, 2).float()
+    flat = valid.flatten(1, 2).to(dtype)
     return flat / flat.sum(-1, keepdim=True)
 
 

@@ -69,11 +69,16 @@ class MAMLConfig(GradientAgentConfig):
     )
 
     @model_validator(mode="after")
-    def _rates_of_what_adapts(self) -> MAMLConfig:
+    def _combinations(self) -> MAMLConfig:
         if self.adapt_layers == "head" and self.learn_inner_lr != "none":
             raise ValueError(
                 f"learn_inner_lr = {self.learn_inner_lr} with adapt_layers = head would learn step sizes of tensors "
                 "that never take a step: use adapt_layers = all, or learn_inner_lr = none"
+            )
+        if self.exploration != "none" and self.inner_loss != "log_prob":
+            raise ValueError(
+                f"exploration = {self.exploration} with inner_loss = {self.inner_loss} would count twice how data "
+                "depends on the policy: use inner_loss = log_prob, or exploration = none"
             )
         return self
 
