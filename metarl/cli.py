@@ -99,6 +99,20 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     bench = command("bench", _bench, "measure speed; prints one JSON object")
     bench.add_argument("part", choices=["sampling", "learner", "metaworld"], metavar="sampling|learner|metaworld")
     _add_config(bench, optional=True)
+
+    reproduce = command("reproduce", _reproduce, "run the controlled comparison and write its page; can be stopped")
+    reproduce.add_argument("what", choices=["comparison"], metavar="comparison")
+    reproduce.add_argument("--tasks", nargs="+", metavar="TASK", help="some of its tasks; default: all")
+    reproduce.add_argument("--methods", nargs="+", metavar="METHOD", help="some of its methods; default: all")
+    reproduce.add_argument("--seeds", type=int, metavar="N", help="runs per task and method; default: as planned")
+    reproduce.add_argument(
+        "--out", type=Path, default=Path("runs/comparison"), metavar="DIR", help="default: %(default)s"
+    )
+    reproduce.add_argument("--page", type=Path, metavar="FILE.md", help="default: comparison.md in DIR")
+    reproduce.add_argument("--small", action="store_true", help="seconds instead of hours, numbers without meaning")
+    only = reproduce.add_mutually_exclusive_group()
+    only.add_argument("--dry-run", action="store_true", help="print what would be run")
+    only.add_argument("--report-only", action="store_true", help="write the page from the runs that are finished")
     return parser, list(commands.choices)
 
 
@@ -244,6 +258,17 @@ def _bench(options: argparse.Namespace) -> str:
 
     measure = bench.sampling if options.part == "sampling" else bench.learner
     return json.dumps(measure(loaded.config))
+
+
+def _reproduce(options: argparse.Namespace) -> str:
+    from metarl import comparison
+
+    plan = comparison.make_plan(options.tasks, options.methods, options.seeds, small=options.small)
+    from metarl import reproduce
+
+    return reproduce.comparison(
+        plan, options.out, options.page, dry_run=options.dry_run, report_only=options.report_only
+    )
 
 
 def _run(text: str) -> Path:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from metarl.statistics import bootstrap_ci, iqm
+from metarl.statistics import bootstrap_ci, iqm, iqm_ci
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -76,12 +76,38 @@ def test_iqm_is_scipys_trimmed_mean(size):
     assert iqm(values) == pytest.approx(stats.trim_mean(values, 0.25), rel=1e-12)
 
 
+def test_the_interval_of_the_iqm_by_hand():
+    """Four draws from {0, 0, 0, 8} hold k eights with k ~ Binomial(4, 1/4); the two middle ones average 0, 0, 4, 8, 8.
+
+    P(0) = 0.738, P(4) = 0.211, P(8) = 0.051: so the quantiles 0.1 and 0.9 are 0 and 4, and 0.025 and 0.975 are 0 and 8.
+    """
+    assert iqm_ci([0.0, 0.0, 0.0, 8.0], rng=rng(), level=0.8, resamples=20_000) == (0.0, 4.0)
+    assert iqm_ci([0.0, 0.0, 0.0, 8.0], rng=rng(), resamples=20_000) == (0.0, 8.0)
+
+
+def test_the_interval_of_the_iqm_keeps_every_seed():
+    """Seeds without spread inside: nothing can vary; their IQM cuts two of the eight values at either end."""
+    values = [[0.0] * 4, [10.0] * 4]
+    assert iqm_ci(values, rng=rng()) == (5.0, 5.0)
+    low, high = iqm_ci(np.ravel(values), rng=rng())
+    assert low < 4 and high > 6
+
+
+@pytest.mark.parametrize("shape", [(1,), (7,), (3, 40), (5, 2)])
+def test_the_interval_of_the_iqm_is_the_bootstraps(shape):
+    values = rng(9).standard_cauchy(size=shape)
+    expected = bootstrap_ci(values, rng=rng(1), level=0.9, resamples=300, statistic=iqm)
+    assert iqm_ci(values, rng=rng(1), level=0.9, resamples=300) == pytest.approx(expected, rel=1e-12)
+
+
 @pytest.mark.parametrize("values", [[], [[]], [1.0, float("nan")], [1.0, float("inf")]])
 def test_nothing_and_non_finite_values_are_errors(values):
     with pytest.raises(ValueError, match="expected"):
         bootstrap_ci(values, rng=rng())
     with pytest.raises(ValueError, match="expected"):
         iqm(values)
+    with pytest.raises(ValueError, match="expected"):
+        iqm_ci(values, rng=rng())
 
 
 def test_wrong_shapes_and_levels_are_errors():
@@ -92,3 +118,5 @@ def test_wrong_shapes_and_levels_are_errors():
     for arguments in ({"level": 0.0}, {"level": 1.0}, {"level": 95}, {"resamples": 0}):
         with pytest.raises(ValueError, match="expected level"):
             bootstrap_ci([1.0, 2.0], rng=rng(), **arguments)
+        with pytest.raises(ValueError, match="expected level"):
+            iqm_ci([1.0, 2.0], rng=rng(), **arguments)

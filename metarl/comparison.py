@@ -1,0 +1,256 @@
+"""The controlled comparison: which runs it consists of, and what their records come to.
+
+Every method meets the same tasks, the same held-out tasks per seed, the same evaluation and the same number of
+environment steps; what else differs is in its configuration.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from metarl import loading
+from metarl.errors import ConfigError
+from metarl.logger import MetricsFile
+from metarl.seeding import Domain, generator
+from metarl.statistics import iqm, iqm_ci
+
+LEVEL, RESAMPLES = 0.95, 2000
+STEPS_MAX = 3  # adaptation steps in evaluation
+
+
+@dataclass(frozen=True)
+class TaskPlan:
+    """What all methods have in common on one task family."""
+
+    seeds: int
+    env_steps: int  # at which training ends, evaluation not counted
+    eval: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class MethodPlan:
+    """One method: the configuration ``<agent>_<task>`` under a few overrides."""
+
+    agent: str
+    about: str
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+
+HALF_CHEETAH = {"every": 10, "adapt_episodes": 20, "adapt_env_steps": None, "score_episodes": 20}
+TASKS: Mapping[str, TaskPlan] = {
+    "point": TaskPlan(5, 10_000_000, {"every": 5, "adapt_episodes": 40, "adapt_env_steps": 4000, "score_episodes": 40}),
+    "half_cheetah_dir": TaskPlan(3, 16_000_000, HALF_CHEETAH),
+    "half_cheetah_vel": TaskPlan(3, 16_000_000, HALF_CHEETAH),
+}
+METHODS: Mapping[str, MethodPlan] = {
+    "random_init": MethodPlan(
+        "random_init",
+        "parameters as they are drawn; the steps of its one iteration teach it nothing",
+        {"iterations": 1, "env_steps": None},
+    ),
+    "pretraining": MethodPlan(
+        "pretraining",
+        "one policy for all tasks, by TRPO; adaptation only in evaluation",
+        {"eval.every": 20},  # its iterations have one phase
+    ),
+    "reptile": MethodPlan("reptile", "moves towards where adaptation ends (Nichol et al. 2018, arXiv:1803.02999)"),
+    "fomaml": MethodPlan(
+        "maml_trpo",
+        "MAML-TRPO without second derivatives (Finn et al. 2017, arXiv:1703.03400)",
+        {"agent.first_order": True},
+    ),
+    "maml_trpo": MethodPlan("maml_trpo", "Finn et al. 2017, arXiv:1703.03400"),
+    "promp": MethodPlan("promp", "Rothfuss et al. 2019, arXiv:1810.06784"),
+}
+SHARED = {
+    "iterations": 100_000,  # environment steps end a run, not these
+    "eval.num_tasks": 40,
+    "eval.adapt_steps": STEPS_MAX,
+    "eval.deterministic": False,
+    "wandb.mode": "disabled",
+}
+SMALL = {  # for tests: seconds, and numbers without meaning
+    "iterations": 2,
+    "env_steps": None,
+    "meta_batch_size": 2,
+    "rollouts_per_task": 2,
+    "task.horizon": 10,
+    "agent.hidden_sizes": [8],
+    "eval.every": 1,
+    "eval.num_tasks": 4,
+    "eval.adapt_episodes": 2,
+    "eval.adapt_env_steps": None,
+    "eval.score_episodes": 2,
+    "sampler.executor": "in_process",
+    "sampler.workers": 0,
+}
+SMALL_SEEDS = 2
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the comparison."""
+
+    task: str
+    method: str
+    seed: int
+    overrides: Mapping[str, Any]
+
+    @property
+    def config(self) -> str:
+        """Name of the shipped configuration."""
+        return f"{METHODS[self.method].agent}_{self.task}"
+
+    def __str__(self) -> str:
+        return f"{self.task}/{self.method}/s{self.seed}"
+
+    def arguments(self, out: Path) -> list[str]:
+        """CONFIG and overrides for ``metarl train``; values as JSON, which YAML reads as it is meant."""
+        values = {"seed": self.seed, **self.overrides, "run_dir": str(out / str(self))}
+        return [self.config, *(f"{key}={json.dumps(value)}" for key, value in values.items())]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which part of the comparison is wanted. ``seeds``: by task, how many; they are 0, 1, …"""
+
+    tasks: list[str]
+    methods: list[str]
+    seeds: Mapping[str, int]
+    small: bool
+
+    @property
+    def command(self) -> str:
+        """The command that makes it, wherever it is kept."""
+        words = ["metarl reproduce comparison"]
+        if self.tasks != list(TASKS):
+            words += ["--tasks", *self.tasks]
+        if self.methods != list(METHODS):
+            words += ["--methods", *self.methods]
+        if any(self.seeds[task] != _default_seeds(task, self.small) for task in self.tasks):
+            words += ["--seeds", str(max(self.seeds.values()))]  # the same number for all
+        return " ".join([*words, "--small"] if self.small else words)
+
+    def cells(self) -> list[Cell]:
+        """All runs, seed by seed, so that a part of them already compares all methods."""
+        wanted = product(range(max(self.seeds.values())), self.tasks, self.methods)
+        return [self._cell(task, method, seed) for seed, task, method in wanted if seed < self.seeds[task]]
+
+    def _cell(self, task: str, method: str, seed: int) -> Cell:
+        common = {f"eval.{key}": value for key, value in TASKS[task].eval.items()}
+        planned = {**SHARED, "env_steps": TASKS[task].env_steps, **common}
+        return Cell(task, method, seed, {**planned, **(SMALL if self.small else {}), **METHODS[method].overrides})
+
+
+def make_plan(
+    tasks: Sequence[str] | None, methods: Sequence[str] | None, seeds: int | None, *, small: bool = False
+) -> Plan:
+    """The runs of some tasks and methods, by default all, in the order of the tables.
+
+    Raises:
+        ConfigError: an unknown task or method, or no seeds; one line each.
+    """
+    problems = _unknown("task", tasks or (), TASKS) + _unknown("method", methods or (), METHODS)
+    if seeds is not None and seeds < 1:
+        problems.append(f"--seeds {seeds}: expected at least 1")
+    if problems:
+        raise ConfigError("\n".join(problems))
+    chosen = [name for name in TASKS if not tasks or name in tasks]
+    count = {task: seeds or _default_seeds(task, small) for task in chosen}
+    return Plan(chosen, [name for name in METHODS if not methods or name in methods], count, small)
+
+
+def _default_seeds(task: str, small: bool) -> int:
+    return SMALL_SEEDS if small else TASKS[task].seeds
+
+
+def _unknown(kind: str, names: Iterable[str], known: Iterable[str]) -> list[str]:
+    known = list(known)
+    return [
+        f"no {kind} {name!r} in the comparison: {loading.nearest(name, known)}one of {', '.join(known)}"
+        for name in names
+        if name not in known
+    ]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one finished run has recorded."""
+
+    cell: Cell
+    evaluations: list[dict[str, Any]]  # lines of evaluations.jsonl, the last one after the last iteration
+    train_seconds: float  # sampling and learning, without evaluation
+    config: dict[str, Any]  # resolved
+    versions: dict[str, Any]
+
+    @property
+    def final(self) -> dict[str, Any]:
+        """The evaluation of the final parameters."""
+        return self.evaluations[-1]
+
+
+def read_result(cell: Cell, run: Path, config: dict[str, Any]) -> Result:
+    """The records of a finished run. Raises StorageError."""
+    training = MetricsFile.read(run / "metrics.jsonl")
+    seconds = sum(line["perf/sample_s"] + line["perf/learn_s"] for line in training)
+    try:
+        versions = json.loads((run / "versions.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        versions = {}  # it only documents
+    return Result(cell, MetricsFile.read(run / "evaluations.jsonl"), seconds, config, versions)
+
+
+def summarise(plan: Plan, results: Sequence[Result]) -> dict[str, Any]:
+    """All numbers of the comparison as plain JSON data; what has not been run is listed under ``missing_seeds``."""
+    by_cell = {(r.cell.task, r.cell.method, r.cell.seed): r for r in results}
+    tasks: dict[str, Any] = {}
+    for task in plan.tasks:
+        methods = {}
+        for method in plan.methods:
+            seeds = range(plan.seeds[task])
+            found = [by_cell[task, method, seed] for seed in seeds if (task, method, seed) in by_cell]
+            missing = [seed for seed in seeds if (task, method, seed) not in by_cell]
+            methods[method] = _summarise_method(found) | {"missing_seeds": missing}
+        tasks[task] = {"env_steps": TASKS[task].env_steps, "seeds": plan.seeds[task], "methods": methods}
+    return {"command": plan.command, "small": plan.small, "level": LEVEL, "resamples": RESAMPLES, "tasks": tasks}
+
+
+def _summarise_method(results: Sequence[Result]) -> dict[str, Any]:
+    """One method on one task: the adaptation curve over all its runs, and the runs themselves."""
+    if not results:
+        return {"runs": []}
+    returns = np.array([result.final["returns"] for result in results]).swapaxes(0, 1)  # [points, seeds, tasks]
+    rng = generator(0, Domain.BOOTSTRAP)  # anew for each method: no interval depends on what else there is
+    intervals = [iqm_ci(values, rng=rng, level=LEVEL, resamples=RESAMPLES) for values in returns]
+    return {
+        "config": results[0].cell.config,
+        "overrides": dict(results[0].cell.overrides),
+        "settings": results[0].config,
+        "steps": results[0].final["steps"],
+        "iqm": [iqm(values) for values in returns],
+        "low": [low for low, _ in intervals],
+        "high": [high for _, high in intervals],
+        "iqm_by_seed": [[iqm(seed) for seed in values] for values in returns],
+        "runs": [_summarise_run(result) for result in results],
+    }
+
+
+def _summarise_run(result: Result) -> dict[str, Any]:
+    kept = ("python", "torch", "numpy", "gymnasium", "mujoco", "metarl", "git")
+    versions = {key: result.versions.get(key) for key in kept} | {"cpu": result.versions.get("cpu", {}).get("model")}
+    return {
+        "seed": result.cell.seed,
+        "iterations": result.final["iteration"],
+        "env_steps": result.final["env_steps"],
+        "train_seconds": result.train_seconds,
+        "returns": result.final["returns"],  # [points, tasks]
+        "learning": [{key: line[key] for key in ("iteration", "env_steps", "mean")} for line in result.evaluations],
+        "versions": versions,
+    }

@@ -1,0 +1,270 @@
+"""The controlled comparison as a page: tables, pictures and small tables of learning curves, from its numbers."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from metarl.comparison import METHODS, STEPS_MAX
+from metarl.errors import StorageError
+from metarl.report import BLUE, GREY, MILLION, ORANGE
+from metarl.storage import replace_file
+
+# Okabe & Ito's palette, with markers for those who see no colours
+LOOKS = {
+    "random_init": (GREY, "x"),
+    "pretraining": ("#56B4E9", "v"),
+    "reptile": ("#009E73", "D"),
+    "fomaml": ("#E69F00", "^"),
+    "maml_trpo": (ORANGE, "o"),
+    "promp": (BLUE, "s"),
+}
+GRID_POINTS = 60
+NOT_SETTINGS = ("seed", "run_dir", "device", "time_limit_s", "init_from", "iterations", "env_steps")
+NOT_SECTIONS = ("task", "sampler", "learner", "eval", "checkpoint", "wandb")
+
+Summary = Mapping[str, Any]
+
+INTRODUCTION = """\
+# Controlled comparison
+
+What is meta-learning worth, and which kind? Each method below trains on the same task families until it has taken the
+same number of environment steps, then adapts to the same held-out tasks with the same number of episodes.
+`metarl reproduce comparison` runs all of it, one run after another; stopped at any moment, the same command goes on.
+With `--report-only` it writes this page from the runs that are finished.
+"""
+
+READING = """\
+**Reading the tables.** Return of fresh episodes on held-out tasks after 0 to 3 adaptation steps: interquartile mean
+over all seeds and tasks, with a 95 % percentile bootstrap interval for which tasks are drawn anew within every seed
+({resamples} resamples; Agarwal et al. 2021, [arXiv:2108.13264](https://arxiv.org/abs/2108.13264)). *Seeds*: lowest and
+highest of the seeds' own interquartile means after the last step; the interval is for these seeds and does not contain
+their spread. Final parameters, none picked. Environment steps are those of training, and time is that of sampling and
+learning; evaluation counts in neither. Both are means over seeds.
+"""
+
+CAVEATS = """\
+## Caveats
+
+- Each method runs with the settings of its configuration. They were not tuned with equal effort: a row is one point in
+  a method's space of settings, not the best that it can do.
+- A run ends with the first iteration that reaches the budget, so steps differ by up to one iteration.
+- Held-out tasks are drawn per seed and are the same for all methods. `half_cheetah_dir` has two tasks only: what counts
+  as a task there is a trial on one of them.
+- Seeds are few. Where intervals overlap, or the seeds' ranges do, there is no difference to speak of.
+- Wall-clock times are of one machine; whatever else ran on it makes them longer.
+"""
+
+
+def write_page(summary: Summary, page: Path) -> None:
+    """Write the page, and beside it in a folder of its name one picture per task and one CSV per run.
+
+    Raises:
+        StorageError: something cannot be written.
+    """
+    folder = page.with_suffix("")
+    files = {page: markdown(summary, folder.name).encode()}
+    for task, content in summary["tasks"].items():
+        if any(method["runs"] for method in content["methods"].values()):
+            files[folder / f"{task}.png"] = picture(task, content)
+        for name, method in content["methods"].items():
+            for run in method["runs"]:
+                files[folder / f"{task}_{name}_s{run['seed']}.csv"] = learning_csv(run).encode()
+    for path, data in files.items():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(path, data)
+        except OSError as error:
+            raise StorageError(f"cannot write {path}: {error}") from error
+
+
+def learning_csv(run: Summary) -> str:
+    """A run's evaluations, one row per point: mean return over held-out tasks by adaptation steps."""
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["iteration", "env_steps", "adaptation_steps", "return"])
+    for line in run["learning"]:
+        for k, value in enumerate(line["mean"]):
+            writer.writerow([line["iteration"], line["env_steps"], k, f"{value:.6g}"])
+    return table.getvalue()
+
+
+def markdown(summary: Summary, folder: str) -> str:
+    """The page's text; ``folder`` is where its pictures are."""
+    parts = [INTRODUCTION]
+    if summary["small"]:
+        parts.append("**Made with `--small`: sizes for a test of the command. The numbers mean nothing.**\n")
+    parts += [_methods(summary), READING.format(resamples=summary["resamples"])]
+    for task, content in summary["tasks"].items():
+        parts += [f"## {task}\n", _budget(summary, content), _table(content), _missing(content)]
+        if any(method["runs"] for method in content["methods"].values()):
+            parts += [f"![{task}: learning and adaptation]({folder}/{task}.png)\n", _settings(content)]
+    parts += [_made(summary), CAVEATS]
+    return "\n".join(filter(None, parts))
+
+
+def _methods(summary: Summary) -> str:
+    names = next(iter(summary["tasks"].values()))["methods"]
+    rows = [f"| `{name}` | {METHODS[name].about} |" for name in names]
+    return "\n".join(["| method | |", "|---|---|", *rows, ""])
+
+
+def _budget(summary: Summary, content: Summary) -> str:
+    seeds = f"{content['seeds']} seed{'s' if content['seeds'] > 1 else ''}"
+    return f"{seeds}.\n" if summary["small"] else f"{content['env_steps'] / MILLION:g} M environment steps, {seeds}.\n"
+
+
+def _table(content: Summary) -> str:
+    heads = ["method", *(f"after {k}" for k in range(STEPS_MAX + 1)), "seeds", "env steps", "time per run", "runs"]
+    rows = [heads, ["---"] * len(heads)]
+    for name, method in content["methods"].items():
+        cells = ["missing"] * (len(heads) - 2)
+        if method["runs"]:
+            points = zip(method["iqm"], method["low"], method["high"], strict=True)
+            cells = [f"{_number(mean)} [{_number(low)}, {_number(high)}]" for mean, low, high in points]
+            last = method["iqm_by_seed"][-1]
+            steps = np.mean([run["env_steps"] for run in method["runs"]])
+            seconds = float(np.mean([run["train_seconds"] for run in method["runs"]]))
+            cells += [f"{_number(min(last))} … {_number(max(last))}", _count(float(steps)), _duration(seconds)]
+        rows.append([f"`{name}`", *cells, f"{len(method['runs'])} of {content['seeds']}"])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+
+
+def _missing(content: Summary) -> str:
+    lines = [
+        f"`{name}` seed{'s' if len(method['missing_seeds']) > 1 else ''} {', '.join(map(str, method['missing_seeds']))}"
+        for name, method in content["methods"].items()
+        if method["missing_seeds"]
+    ]
+    return f"**Not finished, and so not in any number here:** {'; '.join(lines)}.\n" if lines else ""
+
+
+def _settings(content: Summary) -> str:
+    """What the methods' configurations have in common, and what each has of its own."""
+    flat = {name: _flat(method["settings"]) for name, method in content["methods"].items() if method["runs"]}
+    first = next(iter(flat.values()))
+    common = {k: v for k, v in first.items() if all(k in other and other[k] == v for other in flat.values())}
+    lines = [f"Settings of all: {_pairs(common)}.\n"]
+    for name, settings in flat.items():
+        own = {key: value for key, value in settings.items() if key not in common and value is not None}
+        config = content["methods"][name]["config"]
+        lines.append(f"- `{name}` (`{config}`): {_pairs(own) or 'nothing else'}")
+    return "\n".join([*lines, ""])
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Run keys and the agent's keys; not what the plan sets or what decides no result."""
+    skipped = {*NOT_SETTINGS, *NOT_SECTIONS, "agent"}
+    agent = {key: value for key, value in settings["agent"].items() if key not in ("name", "lineage")}
+    return {key: value for key, value in settings.items() if key not in skipped} | agent
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value if isinstance(value, str) else json.dumps(value)}" for key, value in values.items())
+
+
+def _made(summary: Summary) -> str:
+    """Command, versions and machines of the runs, as they recorded them."""
+    methods = [(task, m) for task, content in summary["tasks"].items() for m in content["methods"].values()]
+    found: dict[str, int] = {}
+    for _, method in methods:
+        for run in method["runs"]:
+            line = _environment(run["versions"], method["settings"]["learner"]["threads"])
+            found[line] = found.get(line, 0) + 1
+    lines = [f"- {count} run{'s' if count > 1 else ''}: {line}" for line, count in found.items()]
+    return "\n".join(["## How it was made\n", f"`{summary['command']}`\n", *lines, ""])
+
+
+def _environment(versions: Mapping[str, Any], threads: int) -> str:
+    names = {"python": "Python", "torch": "torch", "numpy": "numpy", "gymnasium": "Gymnasium", "mujoco": "MuJoCo"}
+    parts = [f"{name} {versions[key]}" for key, name in names.items() if versions.get(key)]
+    git = versions.get("git")
+    commit = f", commit `{git['commit'][:7]}`{' with changes' if git['dirty'] else ''}" if git else ""
+    machine = f"{versions.get('cpu') or 'unknown CPU'}, {threads} learner thread{'s' if threads > 1 else ''}"
+    return f"{machine}; metarl {versions.get('metarl')}{commit}; {', '.join(parts)}"
+
+
+def picture(task: str, content: Summary) -> bytes:
+    """A PNG: return after the last adaptation step by environment steps, and final return by adaptation steps."""
+    figure = Figure(figsize=(11, 4.4), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)  # without pyplot: no global figures, no display
+    left, right = figure.subplots(1, 2)
+    figure.suptitle(f"{task}   ·   held-out tasks", fontsize=10, color=GREY)
+    methods = {name: method for name, method in content["methods"].items() if method["runs"]}
+    for index, (name, method) in enumerate(methods.items()):
+        _draw_learning(left, name, method)
+        _draw_adaptation(right, name, method, offset=0.05 * (index - (len(methods) - 1) / 2))
+    left.set(title=f"Return after {STEPS_MAX} steps: mean and range over seeds", xlabel="environment steps (millions)")
+    left.set_xlim(left=0)
+    right.set(title="Adaptation: IQM and 95 % CI over seeds and tasks", xlabel="adaptation steps")
+    right.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for axes in (left, right):
+        axes.set_ylabel("return per episode")
+        axes.title.set_fontsize(11)
+        axes.grid(color="#dddddd", linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    right.legend(fontsize=8, frameon=True, framealpha=0.85, edgecolor="none")
+    png = io.BytesIO()
+    figure.savefig(png, format="png")
+    return png.getvalue()
+
+
+def _draw_learning(axes: Axes, name: str, method: Summary) -> None:
+    color, marker = LOOKS[name]
+    steps, curves = learning_curves(method["runs"])
+    mean = curves.mean(0)
+    if name == "random_init":
+        axes.axhline(float(mean[-1]), color=color, linestyle="--", linewidth=1.4)  # it does not learn
+        return
+    axes.fill_between(steps / MILLION, curves.min(0), curves.max(0), color=color, alpha=0.2, linewidth=0)
+    axes.plot(steps / MILLION, mean, color=color, linewidth=1.6, marker=marker if len(steps) == 1 else "")
+
+
+def _draw_adaptation(axes: Axes, name: str, method: Summary, offset: float) -> None:
+    """Points side by side, so that their intervals can be told apart."""
+    color, marker = LOOKS[name]
+    iqm, low, high = (np.array(method[key]) for key in ("iqm", "low", "high"))
+    x = np.array(method["steps"]) + offset
+    bars = np.maximum([iqm - low, high - iqm], 0)  # the interval of a few values may lie beside their mean
+    axes.errorbar(x, iqm, yerr=bars, color=color, marker=marker, markersize=4.5, capsize=2.5, label=name)
+
+
+def learning_curves(runs: Sequence[Summary]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Environment steps [points] and every seed's mean return after the last adaptation step there [seeds, points].
+
+    Seeds are evaluated at different numbers of steps: between evaluations curves are straight lines, and they are shown
+    from where the last one starts to where the first one ends. A single point where that is nothing.
+    """
+    lines = [run["learning"] for run in runs]
+    start = max(line[0]["env_steps"] for line in lines)
+    end = min(line[-1]["env_steps"] for line in lines)
+    if start >= end:
+        final = [[line[-1]["mean"][-1]] for line in lines]
+        return np.array([np.mean([line[-1]["env_steps"] for line in lines])]), np.array(final)
+    steps = np.linspace(start, end, GRID_POINTS)
+    curves = [np.interp(steps, [p["env_steps"] for p in line], [p["mean"][-1] for p in line]) for line in lines]
+    return steps, np.array(curves)
+
+
+def _number(value: float) -> str:
+    return f"{round(value, 1) + 0.0:.1f}".replace("-", "−")  # + 0.0: no minus before a zero
+
+
+def _count(value: float) -> str:
+    return f"{value / MILLION:.1f} M" if value >= MILLION / 10 else f"{value:.0f}"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.1f} s"

@@ -1,0 +1,244 @@
+"""The controlled comparison: what it consists of, its numbers by hand, and its page."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from metarl import comparison, comparison_page, config, reproduce
+from metarl.comparison import METHODS, TASKS, Plan, Result, make_plan, summarise
+from metarl.errors import ConfigError
+
+# The plan
+
+
+def test_the_plan_is_the_whole_comparison_seed_by_seed() -> None:
+    plan = make_plan(None, None, None)
+    cells = plan.cells()
+    assert len(cells) == 6 * (5 + 3 + 3)
+    assert [str(cell) for cell in cells[:2]] == ["point/random_init/s0", "point/pretraining/s0"]
+    assert {cell.seed for cell in cells[: 6 * 3]} == {0} and cells[-1].seed == 4
+    assert {(cell.task, cell.method, cell.seed) for cell in cells} == {
+        (task, method, seed) for task in TASKS for method in METHODS for seed in range(TASKS[task].seeds)
+    }
+    assert plan.command == "metarl reproduce comparison"
+
+
+def test_the_same_budget_and_evaluation_for_every_method() -> None:
+    for cell in make_plan(None, None, None).cells():
+        same = dict(cell.overrides)
+        if cell.method == "random_init":
+            assert (same["env_steps"], same["iterations"]) == (None, 1)
+        else:
+            assert same["env_steps"] == TASKS[cell.task].env_steps
+        found = {key.removeprefix("eval."): value for key, value in same.items() if key.startswith("eval.")}
+        expected = {**TASKS[cell.task].eval, "num_tasks": 40, "adapt_steps": 3, "deterministic": False}
+        assert found | {"every": 1} == expected | {"every": 1}  # how often changes no curve
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("small", [False, True])
+def test_every_configuration_loads_and_all_methods_meet_the_same_tasks(task: str, small: bool, tmp_path: Path) -> None:
+    jobs = reproduce.find_jobs(make_plan([task], None, 1, small=small).cells(), tmp_path)
+    assert [job.cell.method for job in jobs] == list(METHODS)
+    first = jobs[0].config
+    for job in jobs:
+        assert job.config.task == first.task
+        assert job.config.eval.model_copy(update={"every": first.eval.every}) == first.eval
+        assert job.config.meta_batch_size == first.meta_batch_size
+        assert job.config.rollouts_per_task == first.rollouts_per_task
+        for key in ("hidden_sizes", "activation", "init_std", "inner_lr", "later_step_lr_scale", "baseline"):
+            assert getattr(job.config.agent, key) == getattr(first.agent, key), f"{job.cell}: {key}"
+
+
+def test_a_part_of_the_comparison_in_the_order_of_its_tables() -> None:
+    plan = make_plan(["half_cheetah_vel", "point"], ["promp", "fomaml"], 2, small=True)
+    assert (plan.tasks, plan.methods) == (["point", "half_cheetah_vel"], ["fomaml", "promp"])
+    assert len(plan.cells()) == 2 * 2 * 2
+    assert plan.command == (
+        "metarl reproduce comparison --tasks point half_cheetah_vel --methods fomaml promp --small"  # 2 is small's
+    )
+    assert make_plan(["point"], None, 2).command.endswith("--tasks point --seeds 2")
+
+
+def test_first_order_is_all_that_sets_fomaml_apart(tmp_path: Path) -> None:
+    first, second = (
+        config.load(cell.config, cell.arguments(tmp_path)[1:]).config
+        for cell in make_plan(["point"], ["fomaml", "maml_trpo"], 1).cells()
+    )
+    assert first.agent.model_copy(update={"first_order": False}) == second.agent
+    assert first.agent.first_order  # type: ignore[attr-defined]
+
+
+def test_all_unknown_names_are_reported_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        make_plan(["pont"], ["mamltrpo", "sac"], 0)
+    lines = str(caught.value).splitlines()
+    assert lines[0].startswith("no task 'pont' in the comparison: did you mean point? one of point, half_cheetah_dir")
+    assert lines[1].startswith("no method 'mamltrpo' in the comparison: did you mean maml_trpo?")
+    assert lines[2].startswith("no method 'sac' in the comparison: one of random_init")
+    assert lines[3] == "--seeds 0: expected at least 1"
+
+
+def test_paths_are_passed_on_as_they_are(tmp_path: Path) -> None:
+    """A folder's name may mean something else in YAML."""
+    out = tmp_path / "a: [b] #c 010"
+    (cell,) = make_plan(["point"], ["maml_trpo"], 1, small=True).cells()
+    loaded = config.load(cell.config, cell.arguments(out)[1:])
+    assert loaded.config.run_dir == str(out / "point" / "maml_trpo" / "s0")
+
+
+# Numbers by hand
+
+
+def result(plan: Plan, method: str, seed: int, returns: Any, steps: list[int] | None = None) -> Result:
+    """A run on point whose evaluations at ``steps`` all had these returns, [points][tasks]."""
+    (cell,) = (cell for cell in plan.cells() if (cell.task, cell.method, cell.seed) == ("point", method, seed))
+    mean = np.mean(returns, axis=1).tolist()
+    evaluations = [
+        {"iteration": i, "env_steps": step, "steps": [0, 1, 2, 3], "mean": mean, "returns": returns}
+        for i, step in enumerate(steps or [1_000_000], start=1)
+    ]
+    settings = {
+        "meta_batch_size": 40,
+        "seed": seed,
+        "agent": {"name": "maml_trpo", "lineage": None, "first_order": method == "fomaml", "inner_lr": 0.5},
+        "learner": {"threads": 2},
+        "task": {"name": "point"},
+    }
+    versions = {"python": "3.12", "torch": "2.13", "git": {"commit": "0123456789", "dirty": True}, "metarl": "1.0"}
+    return Result(cell, evaluations, 90.0 + 60 * seed, settings, versions | {"cpu": {"model": "CPU"}})
+
+
+def test_statistics_over_seeds_and_tasks_by_hand() -> None:
+    """Eight means, of which the four in the middle count; of a seed's four, the two in the middle."""
+    plan = make_plan(["point"], ["fomaml", "maml_trpo"], 2)
+    first = [[0.0, 2.0, 4.0, 6.0], [0.0] * 4, [1.0] * 4, [2.0] * 4]
+    second = [[100.0, 8.0, 12.0, 10.0], [10.0] * 4, [1.0] * 4, [2.0] * 4]
+    found = summarise(plan, [result(plan, "maml_trpo", seed, r) for seed, r in enumerate((first, second))])
+    method = found["tasks"]["point"]["methods"]["maml_trpo"]
+    assert method["iqm"] == [(4 + 6 + 8 + 10) / 4, 5.0, 1.0, 2.0]
+    assert method["iqm_by_seed"] == [[3.0, 11.0], [0.0, 10.0], [1.0, 1.0], [2.0, 2.0]]
+    # no spread within a seed, none in the interval: tasks are drawn within seeds
+    assert (method["low"][1:], method["high"][1:]) == ([5.0, 1.0, 2.0], [5.0, 1.0, 2.0])
+    assert 1 < method["low"][0] < 7 < method["high"][0] < 60
+    assert [run["train_seconds"] for run in method["runs"]] == [90.0, 150.0]
+    assert (method["missing_seeds"], method["config"]) == ([], "maml_trpo_point")
+    assert found["tasks"]["point"]["methods"]["fomaml"] == {"runs": [], "missing_seeds": [0, 1]}
+
+
+def test_a_methods_interval_does_not_depend_on_the_others() -> None:
+    returns = np.random.default_rng(0).normal(size=(4, 10)).tolist()
+    intervals = []
+    for methods in (["maml_trpo"], ["fomaml", "maml_trpo"]):
+        plan = make_plan(["point"], methods, 1)
+        found = summarise(plan, [result(plan, method, 0, returns) for method in methods])
+        intervals.append(found["tasks"]["point"]["methods"]["maml_trpo"]["low"])
+    assert intervals[0] == intervals[1] and intervals[0][0] < np.mean(returns[0])
+
+
+def test_learning_curves_are_straight_between_evaluations_and_end_with_the_shortest() -> None:
+    """One seed goes from 0 to 10 over 1 to 3 M steps, the other from 4 to 0 over 0.5 to 2 M."""
+    runs = [
+        {"learning": [{"env_steps": 1e6, "mean": [9, 0]}, {"env_steps": 3e6, "mean": [9, 10]}]},
+        {"learning": [{"env_steps": 5e5, "mean": [9, 4]}, {"env_steps": 2e6, "mean": [9, 0]}]},
+    ]
+    steps, curves = comparison_page.learning_curves(runs)
+    assert (steps[0], steps[-1]) == (1e6, 2e6)
+    np.testing.assert_allclose(curves[:, 0], [0, 4 - 4 / 3])
+    np.testing.assert_allclose(curves[:, -1], [5, 0])
+    np.testing.assert_allclose(curves[0], 10 * (steps - 1e6) / 2e6)
+
+
+def test_a_learning_curve_of_one_evaluation_is_a_point() -> None:
+    runs = [{"learning": [{"env_steps": steps, "mean": [0, value]}]} for steps, value in ((10, 1), (30, 3))]
+    steps, curves = comparison_page.learning_curves(runs)
+    assert (steps.tolist(), curves.tolist()) == ([20.0], [[1], [3]])
+
+
+def test_the_records_of_a_run(tmp_path: Path) -> None:
+    """Time is that of sampling and learning, summed over iterations: pauses and evaluations are not in it."""
+    lines = [{"iteration": i, "perf/sample_s": 1.5, "perf/learn_s": 0.25, "perf/seconds": 100.0 * i} for i in (1, 2)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "evaluations.jsonl").write_text('{"iteration": 1}\n{"iteration": 2}\n{"torn')
+    (cell,) = make_plan(["point"], ["maml_trpo"], 1).cells()
+    found = comparison.read_result(cell, tmp_path, {})
+    assert (found.train_seconds, found.final, found.versions) == (3.5, {"iteration": 2}, {})
+
+
+# The page
+
+
+def partial_page(tmp_path: Path) -> str:
+    plan = make_plan(["point", "half_cheetah_dir"], ["fomaml", "maml_trpo", "promp"], 2)
+    returns = [[-30.0] * 4, [-20.25] * 4, [-0.04] * 4, [1.0, 2.0, 3.0, 4.0]]
+    results = [result(plan, "fomaml", 1, returns), *(result(plan, "maml_trpo", seed, returns) for seed in (0, 1))]
+    comparison_page.write_page(summarise(plan, results), tmp_path / "docs" / "page.md")
+    return (tmp_path / "docs" / "page.md").read_text("utf-8")
+
+
+def test_a_partial_page_says_what_is_missing(tmp_path: Path) -> None:
+    """Three or four of four draws from {1, 2, 3, 4} are 1 with probability 13/256, more than 2.5 %: hence [1, 4]."""
+    page = partial_page(tmp_path)
+    rows = [row for row in page.splitlines() if row.startswith(("| `fomaml` |", "| `promp` |"))]
+    assert rows[2:4] == [  # behind the list of methods, for point
+        "| `fomaml` | −30.0 [−30.0, −30.0] | −20.2 [−20.2, −20.2] | 0.0 [0.0, 0.0] | 2.5 [1.0, 4.0] "
+        "| 2.5 … 2.5 | 1.0 M | 2.5 min | 1 of 2 |",
+        "| `promp` | missing | missing | missing | missing | missing | missing | missing | 0 of 2 |",
+    ]
+    assert rows[4].count("missing") == rows[5].count("missing") == 7  # HalfCheetah
+    assert "not in any number here:** `fomaml` seed 0; `promp` seeds 0, 1.\n" in page
+    assert "not in any number here:** `fomaml` seeds 0, 1; `maml_trpo` seeds 0, 1; `promp` seeds 0, 1.\n" in page
+
+
+def test_the_page_says_how_it_was_made_and_what_differs(tmp_path: Path) -> None:
+    page = partial_page(tmp_path)
+    assert (
+        "`metarl reproduce comparison --tasks point half_cheetah_dir --methods fomaml maml_trpo promp --seeds 2`"
+        in page
+    )
+    assert (
+        "- 3 runs: CPU, 2 learner threads; metarl 1.0, commit `0123456` with changes; Python 3.12, torch 2.13\n" in page
+    )
+    assert "Settings of all: meta_batch_size 40, inner_lr 0.5.\n" in page
+    assert (
+        "- `fomaml` (`maml_trpo_point`): first_order true\n- `maml_trpo` (`maml_trpo_point`): first_order false" in page
+    )
+    assert "10 M environment steps, 2 seeds." in page and "--small" not in page
+    assert str(tmp_path) not in page
+
+
+def test_pictures_and_curves_lie_beside_the_page(tmp_path: Path) -> None:
+    page = partial_page(tmp_path)
+    names = {path.name for path in (tmp_path / "docs" / "page").iterdir()}
+    assert names == {"point.png", "point_fomaml_s1.csv", "point_maml_trpo_s0.csv", "point_maml_trpo_s1.csv"}
+    assert "(page/point.png)" in page and "half_cheetah_dir.png" not in page  # nothing to show there yet
+    rows = list(csv.reader((tmp_path / "docs" / "page" / "point_fomaml_s1.csv").open()))
+    assert rows[0] == ["iteration", "env_steps", "adaptation_steps", "return"]
+    assert rows[1:3] == [["1", "1000000", "0", "-30"], ["1", "1000000", "1", "-20.25"]]
+
+
+def test_what_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Figure] = []
+    real = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (figures.append(self), real(self, *a, **k))[1])
+    plan = make_plan(["point"], ["random_init", "maml_trpo"], 2)
+    returns = [[-3.0], [-2.0], [-1.0], [0.0]]
+    better = [[value + 1 for value in task] for task in returns]
+    results = [result(plan, "random_init", 0, [[-9.0]] * 4)]
+    results += [result(plan, "maml_trpo", seed, r, [1_000_000, 3_000_000]) for seed, r in enumerate((returns, better))]
+    comparison_page.picture("point", summarise(plan, results)["tasks"]["point"])
+    left, right = figures[0].axes
+    random, mean = left.lines
+    assert set(random.get_ydata()) == {-9.0}
+    assert (mean.get_xdata()[0], mean.get_xdata()[-1], set(mean.get_ydata())) == (1.0, 3.0, {0.5})
+    (band,) = left.collections
+    assert band.get_datalim(left.transData).extents.tolist() == [1.0, 0.0, 3.0, 1.0]  # the seeds' range
+    assert [text.get_text() for text in right.get_legend().get_texts()] == ["random_init", "maml_trpo"]
+    assert list(right.containers[1].lines[0].get_ydata()) == [-2.5, -1.5, -0.5, 0.5]
