@@ -97,7 +97,8 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     _add_allow(check)
 
     bench = command("bench", _bench, "measure speed; prints one JSON object")
-    bench.add_argument("part", choices=["sampling", "learner", "metaworld"], metavar="sampling|learner|metaworld")
+    parts = ["sampling", "learner", "iteration", "metaworld"]
+    bench.add_argument("part", choices=parts, metavar="|".join(parts))
     _add_config(bench, optional=True)
 
     reproduce = command("reproduce", _reproduce, "run the controlled comparison and write its page; can be stopped")
@@ -256,7 +257,7 @@ def _bench(options: argparse.Namespace) -> str:
     _notify(loaded.notices)
     from metarl import bench
 
-    measure = bench.sampling if options.part == "sampling" else bench.learner
+    measure = {"sampling": bench.sampling, "learner": bench.learner, "iteration": bench.iteration}[options.part]
     return json.dumps(measure(loaded.config))
 
 
