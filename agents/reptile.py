@@ -1,0 +1,231 @@
+"""Reptile: adapt to each task by a few policy-gradient steps, then move θ towards where they ended.
+
+Nichol, Achiam & Schulman 2018, "On First-Order Meta-Learning Algorithms", arXiv:1803.02999, algorithms 1 and 2, with
+policy-gradient inner steps on freshly gathered data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from torch import Tensor
+
+from metarl.advantages import Estimates
+from metarl.errors import CheckpointError, NumericError
+from metarl.gradient_agent import GradientAgent, GradientAgentConfig
+from metarl.inner_loop import InnerLoop, Phase
+from metarl.inner_losses import Samples
+from metarl.meta_objective import mean_cosine
+from metarl.mlp import Scratch
+from metarl.optimizers import FlatOptimizer, OptimizerName
+from metarl.policies import MLPPolicy
+from metarl.schema import AgentConfig, LearnerConfig
+from metarl.spaces import SpaceSpec
+from metarl.types import Metrics, Trajectory
+
+
+class ReptileConfig(GradientAgentConfig):
+    """Settings of Reptile."""
+
+    name: Literal["reptile"] = "reptile"
+    inner: Literal["vpg", "ppo"] = Field(
+        "vpg", description="an inner step: vpg = one policy-gradient step; ppo = several on the clipped surrogate"
+    )
+    inner_steps: PositiveInt = Field(
+        2, description="K inner steps in training, each on newly gathered data; 1 is multitask pretraining"
+    )
+    inner_epochs: PositiveInt = Field(5, description="ppo: gradient steps of size inner_lr per inner step")
+    inner_clip: float = Field(0.2, gt=0, lt=1, description="ppo: ratios beyond 1 ± inner_clip earn nothing more")
+    outer_optimizer: OptimizerName = Field("sgd", description="what takes θ − θ̄ for a gradient")
+    meta_lr: PositiveFloat = Field(
+        1.0, description="its step size; with sgd the part of the way from θ to the mean of the adapted parameters"
+    )
+    meta_lr_end: NonNegativeFloat | None = Field(None, description="where meta_lr goes linearly; null = it is constant")
+    meta_lr_iterations: PositiveInt | None = Field(None, description="meta-updates after which it has got there")
+
+    @property
+    def num_adapt_steps(self) -> int:
+        """K − 1: the last inner step is taken in the meta-update."""
+        return self.inner_steps - 1
+
+    @model_validator(mode="after")
+    def _whole_schedule(self) -> ReptileConfig:
+        if (self.meta_lr_end is None) != (self.meta_lr_iterations is None):
+            raise ValueError(
+                "meta_lr_end and meta_lr_iterations describe one schedule: "
+                f"give both or neither, got {self.meta_lr_end} and {self.meta_lr_iterations}"
+            )
+        return self
+
+
+class Reptile(GradientAgent):
+    """θ moves along the mean over tasks of θ̄ᵢ − θ, where θ̄ᵢ is what K inner steps make of θ on task i.
+
+    The outer gradient is g = meanᵢ(θ − θ̄ᵢ), divided by nothing: under SGD ``meta_lr`` is Nichol et al.'s ε, and 1 moves
+    θ to the mean of the adapted parameters; Adam's step does not depend on the scale of g. Their analysis divides by
+    the inner step size α.
+
+    The loop gathers K phases and takes K − 1 inner steps between them. The last inner step, on the last phase, belongs
+    to the meta-update, so all data is used: no phase serves only to see how well adaptation went.
+
+    *Batched and serial.* A meta-batch of N tasks is algorithm 2. Algorithm 1, the serial one, updates θ after every
+    task: that is ``meta_batch_size: 1``, and nothing else changes. A batch's g is the mean of those that its tasks have
+    one by one from the same θ.
+
+    *Multitask pretraining and first-order MAML.* With plain policy-gradient steps of constant size α,
+    θ − θ̄ = α(g₁ + … + g_K), gₖ being the policy gradient of phase k where it was gathered. g₁ alone, K = 1, is the
+    gradient of multitask pretraining: without a second inner step nothing is learned about adaptation. g_K alone is
+    what first-order MAML with K − 1 adaptation steps takes from the same phases. With K = 2 Reptile is the sum of the
+    two (Nichol et al., section 5). A comparison with either has to use K ≥ 2.
+
+    ``inner: ppo`` makes every inner step several gradient steps on the clipped surrogate of its phase.
+    """
+
+    config_class = ReptileConfig
+    config: ReptileConfig
+
+    def __init__(
+        self,
+        spaces: SpaceSpec,
+        config: AgentConfig,
+        learner: LearnerConfig,
+        *,
+        device: torch.device,
+        rng: np.random.Generator,
+    ) -> None:
+        super().__init__(spaces, config, learner, device=device, rng=rng)
+        self._start_afresh()
+
+    @property
+    def num_adapt_steps(self) -> int:  # type: ignore[override]
+        """K − 1."""
+        return self.config.num_adapt_steps
+
+    def _improve(self, batches: Sequence[Trajectory], rng: np.random.Generator) -> Metrics:
+        if len(batches) != self.config.inner_steps:
+            raise ValueError(f"expected {self.config.inner_steps} phases, got {len(batches)}")
+        batches = [batch.to(self.psi.device) for batch in batches]
+
+        def displace(part: slice) -> tuple[Tensor, dict[str, Tensor], list[Estimates]]:
+            phases, estimates = zip(*(self._samples(batch.tasks(part)) for batch in batches), strict=True)
+            trail = [self.init_adapted(len(phases[0].obs))]
+            for k, samples in enumerate(phases):
+                trail.append(self._step(trail[k], samples, k))
+            return trail[0] - trail[-1], path_diagnostics(self._policy, trail, phases), list(estimates)
+
+        parts = self._map(displace, len(batches[0].obs))
+        displacements = torch.cat([part[0] for part in parts])
+        if not bool(displacements.isfinite().all()):
+            raise NumericError("expected finite parameters after the inner steps; the initial ones are unchanged")
+        meta_lr = self._meta_lr()
+        self._descend(displacements.mean(0), meta_lr)
+        found = {name: float(torch.cat([part[1][name] for part in parts]).mean()) for name in parts[0][1]}
+        metrics = {
+            "loss/meta_gradient_norm": float(displacements.mean(0).norm()),
+            "loss/meta_gradient_cosine": mean_cosine(displacements),
+            "policy/entropy": found.pop("entropy"),
+            "reptile/meta_lr": meta_lr,
+        }
+        metrics |= {f"adapt/{name}": value for name, value in found.items()}
+        returns = [float(batch.episode_returns().mean()) for batch in batches]
+        metrics |= {f"adapt/gain/{k}": returns[k] - returns[k - 1] for k in range(1, len(returns))}
+        for k in range(len(batches)):
+            explained = torch.cat([part[2][k].explained_variance for part in parts])
+            metrics[f"baseline/explained_variance/{k}"] = float(explained.nanmean())  # NaN where all returns are equal
+        return metrics
+
+    def state(self) -> dict[str, Tensor]:
+        return super().state() | self._outer_state()
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        own = self._outer_state()
+        found = {name: tuple(state[name].shape) if name in state else "nothing" for name in own}
+        wrong = [f"{name}: expected {tuple(own[name].shape)}, got {found[name]}" for name in sorted(own)]
+        wrong = [line for line, name in zip(wrong, sorted(own), strict=True) if found[name] != tuple(own[name].shape)]
+        if wrong:
+            raise CheckpointError("the checkpoint's optimiser does not fit this agent:\n  " + "\n  ".join(wrong))
+        super().load_state({name: value for name, value in state.items() if name not in own})
+        self._optimizer.load_state(state)
+        self._updates = int(state["meta_updates"])
+
+    def load_parameters(self, state: dict[str, Tensor]) -> None:
+        super().load_parameters(state)
+        self._start_afresh()
+
+    def _start_afresh(self) -> None:
+        self._optimizer = FlatOptimizer(self.config.outer_optimizer, self.psi)
+        self._updates = 0  # meta-updates done, which the schedule depends on
+
+    def _outer_state(self) -> dict[str, Tensor]:
+        return {"meta_updates": torch.tensor(self._updates)} | self._optimizer.state()
+
+    def _meta_lr(self) -> float:
+        config = self.config
+        if config.meta_lr_end is None or config.meta_lr_iterations is None:
+            return config.meta_lr
+        done = min(self._updates / config.meta_lr_iterations, 1.0)
+        return (1 - done) * config.meta_lr + done * config.meta_lr_end
+
+    def _step(self, params: Tensor, samples: Samples, step: int) -> Tensor:
+        if self.config.inner == "vpg":
+            return super()._step(params, samples, step)
+        epochs, clip = self.config.inner_epochs, self.config.inner_clip
+        return clipped_steps(self._loop, self.psi, params, samples, step, self._scratch, epochs=epochs, clip=clip)
+
+    def _descend(self, gradient: Tensor, meta_lr: float) -> None:
+        """One outer step; where it cannot be represented, ψ and the optimiser are as before."""
+        before = self._optimizer.state()
+        psi = self._optimizer.step(self.psi, gradient, meta_lr)
+        if not all(bool(value.isfinite().all()) for value in (psi, *self._optimizer.state().values())):
+            self._optimizer.load_state(before)
+            raise NumericError("expected finite parameters after the outer step; they are unchanged")
+        self.psi = psi
+        self._updates += 1
+
+
+def clipped_steps(
+    loop: InnerLoop,
+    psi: Tensor,
+    params: Tensor,
+    samples: Samples,
+    step: int,
+    scratch: Scratch,
+    *,
+    epochs: int,
+    clip: float,
+) -> Tensor:
+    """Parameters [C, P] after ``epochs`` gradient steps on the clipped surrogate of what policies ``params`` gathered.
+
+    The loss is Σₘ max(cρ, c·clamp(ρ, 1 ± clip)) with c = −wA and ρ = π(aₘ|sₘ)/π_old(aₘ|sₘ), π_old recomputed at
+    ``params``. Each step is of the size that inner step ``step`` has; the first one, at ρ = 1, is the policy-gradient
+    step of :func:`metarl.inner_loop.policy_gradient_step` bit for bit.
+
+    Source: Schulman et al. 2017, arXiv:1707.06347, eq. 7.
+    """
+    size, old = loop.scale(step) * loop.split(psi)[1], None
+    for _ in range(epochs):
+        phase = Phase(loop.policy, params, samples, scratch)
+        old = phase.log_prob if old is None else old
+        ratio = torch.exp(phase.log_prob - old)
+        value, bounded = samples.loss_coef * ratio, samples.loss_coef * ratio.clamp(1 - clip, 1 + clip)
+        params = params - size * phase.gradient(torch.where(value >= bounded, value, 0.0))
+    return params
+
+
+def path_diagnostics(policy: MLPPolicy, trail: Sequence[Tensor], phases: Sequence[Samples]) -> dict[str, Tensor]:
+    """Numbers about inner steps θ₀ … θ_K ``trail``, each [C, P], on K ``phases``; one per task [C].
+
+    ``entropy`` of the policies that gathered the last phase, in nats; for every step k = 1 … K ``kl/k``, the KL from
+    the policy before to the policy after it on the data it was taken on, and ``relative_step/k``, ‖θₖ − θₖ₋₁‖/‖θₖ₋₁‖.
+    """
+    distribution, found = policy.distribution, {}
+    for k, samples in enumerate(phases, start=1):
+        before, after = policy.outputs(trail[k - 1], samples.obs), policy.outputs(trail[k], samples.obs)
+        found["entropy"] = (distribution.entropy(*before) * samples.weight).sum(1)  # the last one stays
+        found[f"kl/{k}"] = (distribution.kl(before, after) * samples.weight).sum(1)
+        found[f"relative_step/{k}"] = (trail[k] - trail[k - 1]).norm(dim=1) / trail[k - 1].norm(dim=1)
+    return found
