@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import threading
@@ -21,9 +22,14 @@ class Console:
     Honours ``NO_COLOR``. Safe to call from several threads.
     """
 
-    def __init__(self, iterations: int, *, start: int = 0, stream: TextIO | None = None) -> None:
-        """``start``: iterations done before, for a resumed run; ``stream``: standard output by default."""
+    def __init__(
+        self, iterations: int, *, env_steps: int | None = None, start: int = 0, stream: TextIO | None = None
+    ) -> None:
+        """``iterations`` and ``env_steps`` are where the run ends, whichever comes first; ``start``: iterations done
+        before, for a resumed run; ``stream``: standard output by default.
+        """
         self._iterations = iterations
+        self._env_steps = env_steps
         self._start = start
         self._started = time.monotonic()
         self._lock = threading.Lock()
@@ -42,7 +48,11 @@ class Console:
         done, elapsed = int(metrics["iteration"]) - self._start, time.monotonic() - self._started
         parts.append(_duration(elapsed))
         if done > 0:
-            parts.append(f"eta {_duration(elapsed / done * (self._iterations - self._start - done))}")
+            left = self._iterations - self._start - done
+            if self._env_steps is not None:  # at the mean length of an iteration so far
+                to_come = max(0, self._env_steps - metrics["env_steps"])
+                left = min(left, math.ceil(to_come / max(1, metrics["env_steps"]) * metrics["iteration"]))
+            parts.append(f"eta {_duration(elapsed / done * left)}")
         if self._terminal:
             self._try(lambda: self._advance(int(metrics["iteration"]), "  ".join(parts)))
         else:

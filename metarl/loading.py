@@ -89,9 +89,11 @@ def agent(name: str, allow: Sequence[str] = ()) -> type[Agent]:
 
 
 def nearest(word: str, choices: Iterable[str] | Mapping[str, str]) -> str:
-    """``did you mean …? `` with the choices closest to ``word`` (of a mapping: their values); empty if none is."""
+    """``did you mean …? `` with the one or two choices closest to ``word`` (of a mapping: their values), if any are."""
     names = choices if isinstance(choices, Mapping) else {choice: choice for choice in choices}
-    close = [names[match] for match in difflib.get_close_matches(word, list(names), n=2, cutoff=0.6)]
+    matches = difflib.get_close_matches(word, list(names), n=2, cutoff=0.6)
+    likeness = [difflib.SequenceMatcher(None, word, match).ratio() for match in matches]
+    close = [names[match] for match, like in zip(matches, likeness, strict=True) if like > likeness[0] - 0.1]
     return f"did you mean {' or '.join(close)}? " if close else ""
 
 

@@ -118,7 +118,7 @@ class Logger:
         Raises:
             StorageError: ``metrics.jsonl`` cannot be opened.
         """
-        self.console = Console(config.iterations, start=start)
+        self.console = Console(config.iterations, env_steps=config.env_steps, start=start)
         self.metrics = MetricsFile(run / "metrics.jsonl", warn=self.console.message)
         # serialize_as_any: the task's and the agent's own keys, not only those that all of them have
         values = config.model_dump(mode="json", serialize_as_any=True)

@@ -61,11 +61,12 @@ def checkpoints(run: Path) -> Path:
 
 
 def write_versions(run: Path) -> None:
-    """Write ``versions.json``: library versions, platform, processor and source revision. Raises StorageError."""
+    """Write ``versions.json``: libraries, platform, processor, cores and source revision. Raises StorageError."""
     content = {
         **provenance.versions(),
         "platform": platform.platform(),
         "cpu": provenance.cpu(),
+        "cores": len(os.sched_getaffinity(0)),
         "git": provenance.git(),
     }
     try:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -285,7 +286,8 @@ def test_help_lists_every_key_of_the_config(capsys):
 def test_list_shows_names_with_a_line_each(capsys):
     assert cli.main(["list"]) == 0
     out = capsys.readouterr().out
-    assert "tasks:" in out and "agents:" in out and "configs:" in out and "\nmaml_trpo  MAML-TRPO" in out
+    assert "tasks:" in out and "agents:" in out and "configs:" in out
+    assert re.search(r"^maml_trpo +MAML-TRPO", out, flags=re.MULTILINE)
     assert cli.main(["list", "agents"]) == 0
     assert "tasks:" not in capsys.readouterr().out
 

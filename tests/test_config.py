@@ -351,6 +351,6 @@ def test_a_resumed_run_may_change_only_what_undoes_no_result(base):
         "device",
         "agent.inner_lr",
     ]
-    assert all("iterations, time_limit_s, sampler.*" in line for line in lines[1:])
+    assert all("iterations, env_steps, time_limit_s, sampler.*" in line for line in lines[1:])
     with pytest.raises(ConfigError, match=r"eval\.evry = 1: did you mean eval\.every"):
         config.resume_config(saved, ["eval.evry=1"])

@@ -313,6 +313,14 @@ class TestConsole:
             "iteration 12/150  env_steps 1.92M  return 3.14 → 45.2  success 0.5  107k steps/s  58 s  eta 13 min\n"
         )
 
+    def test_the_time_to_come_is_that_of_the_bound_that_comes_first(self, monkeypatch):
+        for bound, eta in ((2_880_000, "35 s"), (288_000_000, "13 min")):  # 6 of 12 iterations' steps, or more than all
+            clock = iter([100.0, 158.0])
+            monkeypatch.setattr(time, "monotonic", lambda clock=clock: next(clock))
+            stream = io.StringIO()
+            Console(150, env_steps=bound, start=2, stream=stream).iteration(FULL)
+            assert stream.getvalue().endswith(f"eta {eta}\n")
+
     def test_numbers_have_three_digits_and_a_unit(self):
         counts = [console._count(n) for n in (0, 950, 999, 12_345, 999_499, 999_999, 1_920_000, 2.5e9)]
         assert counts == ["0", "950", "999", "12.3k", "999k", "1M", "1.92M", "2.5G"]
