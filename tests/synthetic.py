@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import fields
+from itertools import pairwise
+from typing import Any, TypeVar
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
-from torch.distributions import Categorical, Distribution, Independent, Normal
+from torch.distributions import Categorical, Distribution, Independent, Normal, kl_divergence
 
+from metarl.agent import Agent
 from metarl.distributions import DiagonalGaussian
-from metarl.inner_loop import Samples
+from metarl.inner_loop import InnerLoop
+from metarl.inner_losses import Samples
 from metarl.mlp import MLP
 from metarl.policies import MLPPolicy, make_policy
+from metarl.schema import LearnerConfig
 from metarl.spaces import Space, SpaceSpec
 from metarl.types import PolicyInput, Trajectory
 
+AnyAgent = TypeVar("AnyAgent", bound=Agent)
 Reward = Callable[[Tensor, Tensor], Tensor]  # (obs [N, E, obs], action [N, E, …]) → reward [N, E]
 
 
@@ -28,36 +36,57 @@ def small_policy(kind: str = "gaussian", hidden: tuple[int, ...] = (4, 3), activ
     return make_policy(spaces(kind, size=2 if kind == "gaussian" else 3), hidden, activation, min_std=1e-6)
 
 
+POLICIES = pytest.mark.parametrize(
+    "policy",
+    [
+        small_policy(kind, activation=activation)
+        for kind in ("gaussian", "categorical")
+        for activation in ("tanh", "relu")
+    ],
+    ids=["gaussian-tanh", "gaussian-relu", "categorical-tanh", "categorical-relu"],
+)
+
+
 def random_params(policy: MLPPolicy, tasks: int, seed: int = 0, scale: float = 0.7) -> Tensor:
     rng = np.random.default_rng(seed)
     return torch.from_numpy(rng.normal(size=(tasks, policy.num_parameters)) * scale)
 
 
 def random_samples(policy: MLPPolicy, tasks: int, seed: int = 0, size: int = 7, padded: int = 0) -> Samples:
-    """float64 samples with uneven weights; behind them ``padded`` rows of zeros with weight 0."""
+    """float64 samples with uneven weights, of episodes of all lengths in a row; behind them ``padded`` columns of zeros
+    with weight 0.
+    """
     rng = np.random.default_rng(seed)
-    obs = torch.from_numpy(rng.normal(size=(tasks, size, policy.mlp.sizes[0])))
+    obs = torch.from_numpy(rng.normal(size=(tasks, size, policy.mlp.sizes[0]))).mT.contiguous()
     if isinstance(policy.distribution, DiagonalGaussian):
-        action = torch.from_numpy(rng.normal(size=(tasks, size, policy.distribution.size)))
+        action = torch.from_numpy(rng.normal(size=(tasks, size, policy.distribution.size))).mT.contiguous()
     else:
         action = torch.from_numpy(rng.integers(policy.distribution.num_outputs, size=(tasks, size)))
     advantage = torch.from_numpy(rng.normal(size=(tasks, size)))
     weight = torch.from_numpy(rng.uniform(0.5, 1.5, size=(tasks, size)))
-    samples = Samples(obs, action, advantage, weight / weight.sum(-1, keepdim=True))
-    return pad(samples, padded)
+    first = torch.from_numpy(rng.random((tasks, size)) < 0.3)
+    first[:, 0] = True
+    return pad(Samples(obs, action, advantage, weight / weight.sum(-1, keepdim=True), first), padded)
+
+
+def each(samples: Samples, change: Callable[[Tensor], Tensor]) -> Samples:
+    """The samples with every field changed alike."""
+    return Samples(**{f.name: change(getattr(samples, f.name)) for f in fields(samples)})
 
 
 def take(samples: Samples, part: slice | int) -> Samples:
     """The samples of some of the tasks."""
     part = slice(part, part + 1) if isinstance(part, int) else part
-    return Samples(samples.obs[part], samples.action[part], samples.advantage[part], samples.weight[part])
+    return each(samples, lambda x: x[part])
 
 
-def pad(samples: Samples, rows: int) -> Samples:
-    def longer(x: Tensor) -> Tensor:
-        return torch.cat([x, x.new_zeros(x.shape[0], rows, *x.shape[2:])], dim=1)
+def pad(samples: Samples, columns: int) -> Samples:
+    return each(samples, lambda x: torch.cat([x, x.new_zeros(*x.shape[:-1], columns)], dim=-1))
 
-    return Samples(*(longer(x) for x in (samples.obs, samples.action, samples.advantage, samples.weight)))
+
+def cast(samples: Samples, dtype: torch.dtype) -> Samples:
+    """The samples with floating-point fields in another precision."""
+    return each(samples, lambda x: x.to(dtype) if x.is_floating_point() else x)
 
 
 def bits(*rows: str) -> Tensor:
@@ -84,10 +113,11 @@ def trajectory(reward: list[list[float]], first: Tensor, end: Tensor, valid: Ten
     )
 
 
-# The naive side: one task, one flat vector, library distributions, nothing shared with the code under test.
+# The naive side: one task, rows first, one flat vector, library distributions, nothing shared with the code under test.
 
 
 def naive_outputs(mlp: MLP, flat: Tensor, x: Tensor) -> Tensor:
+    """Outputs [M, out] for inputs [M, in]."""
     start = 0
     for index, (fan_in, fan_out) in enumerate(zip(mlp.sizes[:-1], mlp.sizes[1:], strict=True)):
         weight = flat[start : start + fan_in * fan_out].reshape(fan_in, fan_out)
@@ -100,6 +130,7 @@ def naive_outputs(mlp: MLP, flat: Tensor, x: Tensor) -> Tensor:
 
 
 def naive_policy(policy: MLPPolicy, flat: Tensor, obs: Tensor) -> Distribution:
+    """The distributions of M actions for observations [M, obs]."""
     outputs = naive_outputs(policy.mlp, flat, obs)
     if not isinstance(policy.distribution, DiagonalGaussian):
         return Categorical(logits=outputs)
@@ -107,20 +138,101 @@ def naive_policy(policy: MLPPolicy, flat: Tensor, obs: Tensor) -> Distribution:
     return Independent(Normal(outputs, log_std.exp()), 1)
 
 
-def naive_loss(policy: MLPPolicy, flat: Tensor, samples: Samples, task: int) -> Tensor:
-    """−Σ w A log π of one task."""
-    log_prob = naive_policy(policy, flat, samples.obs[task]).log_prob(samples.action[task])
-    return -(samples.weight[task] * samples.advantage[task] * log_prob).sum()
+def naive_log_prob(policy: MLPPolicy, flat: Tensor, samples: Samples, task: int) -> Tensor:
+    """log π [M] of one task's actions."""
+    action = samples.action[task]
+    return naive_policy(policy, flat, samples.obs[task].T).log_prob(action if action.ndim == 1 else action.T)
 
 
-def naive_adapt(policy: MLPPolicy, theta: Tensor, phases: Sequence[Samples], task: int, inner_lr: float) -> Tensor:
-    """Inner steps of one task, differentiable by ``theta``."""
-    for samples in phases:
-        if not theta.requires_grad:
-            theta = theta.detach().requires_grad_()
-        loss = naive_loss(policy, theta, samples, task)
-        theta = theta - inner_lr * torch.autograd.grad(loss, theta, create_graph=True)[0]
-    return theta
+def naive_kl(policy: MLPPolicy, old: Tensor, new: Tensor, samples: Samples, task: int) -> Tensor:
+    """Σ w·KL(π_old ‖ π_new) of one task."""
+    obs = samples.obs[task].T
+    return (samples.weight[task] * kl_divergence(*(naive_policy(policy, p, obs) for p in (old, new)))).sum()
+
+
+def naive_inner_loss(name: str, samples: Samples, task: int, log_ratio: Tensor) -> Tensor:
+    """The inner loss of one task as its docstring writes it, by log ρ [M], with loops over episodes and steps."""
+    score = samples.weight[task] * samples.advantage[task]
+    if name == "log_prob":
+        return -(score * log_ratio).sum()  # log π but for a constant
+    if name == "ratio":
+        return -(score * log_ratio.exp()).sum()
+    starts = [*samples.first[task].nonzero().flatten().tolist(), len(score)]
+    loss = torch.zeros((), dtype=score.dtype)
+    for start, end in pairwise(starts):
+        for t in range(start, end):
+            until, before = log_ratio[start : t + 1].sum(), log_ratio[start:t].sum()
+            loss = loss - score[t] * (until.exp() - before.exp())
+    return loss
+
+
+def naive_split(loop: InnerLoop, psi: Tensor) -> tuple[Tensor, Tensor]:
+    """(θ [P], α [P]) of ψ [Q]."""
+    theta, learned = psi[: loop.policy.num_parameters], psi[loop.policy.num_parameters :]
+    alpha = torch.full_like(theta, loop.rate)
+    if loop.learned == "per_parameter":
+        alpha = learned
+    elif loop.learned == "per_tensor":
+        sizes = [int(np.prod(shape)) for shape in loop.policy.shapes().values()]
+        alpha = torch.cat([rate.expand(size) for rate, size in zip(learned, sizes, strict=True)])
+    return theta, alpha if loop.mask is None else alpha * loop.mask
+
+
+def naive_trail(
+    loop: InnerLoop, psi: Tensor, phases: Sequence[Samples], task: int, old: Sequence[Tensor] | None = None
+) -> list[Tensor]:
+    """θ₀ … θ_K of one task, differentiable by ψ. ``old`` holds the parameters that gathered the phases, if others."""
+    theta, alpha = naive_split(loop, psi if psi.requires_grad else psi.detach().requires_grad_())
+    trail = [theta]
+    for k, samples in enumerate(phases):
+        log_prob = naive_log_prob(loop.policy, theta, samples, task)
+        then = log_prob.detach() if old is None else naive_log_prob(loop.policy, old[k].detach(), samples, task)
+        loss = naive_inner_loss(loop.loss.__name__, samples, task, log_prob - then)
+        gradient = torch.autograd.grad(loss, theta, create_graph=True)[0]
+        scale = 1.0 if k == 0 else loop.later_scale
+        theta = theta - scale * alpha * (gradient.detach() if loop.first_order else gradient)
+        trail.append(theta)
+    return trail
+
+
+# Agents on trajectories of their own policy.
+
+
+def make_agent(
+    agent: type[AnyAgent],
+    kind: str = "gaussian",
+    *,
+    chunk: int = 2,
+    threads: int = 1,
+    device: str = "cpu",
+    seed: int = 0,
+    **config: Any,
+) -> AnyAgent:
+    settings = agent.config_class(**{"hidden_sizes": [16, 16]} | config)
+    learner = LearnerConfig(threads=threads, tasks_per_chunk=chunk)
+    return agent(spaces(kind), settings, learner, device=torch.device(device), rng=np.random.default_rng(seed))
+
+
+def preference(obs: Tensor, action: Tensor) -> Tensor:
+    """Task i prefers large or small actions, depending on the observation, each task at another strength."""
+    strength = torch.linspace(-1.0, 1.5, len(obs)).unsqueeze(1)
+    return strength * (action.float().sum(-1) if action.ndim == 3 else action.float()) * (1 + 0.3 * obs[..., 0])
+
+
+def trial(
+    agent: Agent, *, reward: Reward = preference, tasks: int = 3, lanes: int = 6, steps: int = 9, seed: int = 0
+) -> tuple[list[Trajectory], list[Tensor]]:
+    """K+1 phases with the parameters that each was gathered with; some episodes terminate early."""
+    adapted, batches = [agent.init_adapted(tasks)], []
+    for k in range(agent.num_adapt_steps + 1):
+        rng = np.random.default_rng(seed + k)
+        lengths = torch.from_numpy(rng.integers(1, steps + 5, (tasks, lanes))).clamp(max=steps)
+        params = adapted[-1].cpu()
+        rolled = roll_out(agent.policy(), params, reward, lanes=lanes, steps=steps, seed=seed + k, lengths=lengths)
+        batches.append(rolled)
+        if k < agent.num_adapt_steps:
+            adapted.append(agent.adapt(adapted[-1], rolled, step=k, rng=rng))
+    return batches, adapted
 
 
 def roll_out(

@@ -56,6 +56,16 @@ def test_lanes_use_the_parameters_of_their_own_task(kind):
 
 
 @KINDS
+def test_learning_sees_features_first_what_acting_saw_by_rows(kind):
+    policy = small_policy(kind)
+    params, (obs, _) = random_params(policy, TASKS), rows(policy)
+    _, acted, _ = policy.act(policy.unpack(params), observe(obs), None, None)
+    outputs, extra = policy.outputs(params, obs.view(TASKS, LANES, -1).mT)
+    torch.testing.assert_close(outputs.mT, acted.view(TASKS, LANES, -1))
+    assert torch.equal(extra, params[:, policy.mlp.num_parameters :])
+
+
+@KINDS
 def test_without_noise_the_policy_takes_its_mode(kind):
     policy = small_policy(kind)
     params, (obs, _) = random_params(policy, TASKS), rows(policy)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metarl.returns import discounted_returns, explained_variance, gae, standardize, successor_values
+from metarl.returns import discounted_returns, explained_variance, gae, normalize, successor_values
 
 
 def row(*values: float) -> torch.Tensor:
@@ -117,25 +117,36 @@ def test_successor_values_shift_within_the_episode():
     assert successor_values(row(1, 2, 3, 4, 0), flags("01010")).tolist() == [2, 0, 4, 0, 0]
 
 
-def test_standardize_by_hand():
+def test_normalize_by_hand():
     # mean 2, deviations −1, 0, 1, population variance 2/3
     third = row(1, 1, 1) / 3
-    scale = math.sqrt(2 / 3)
-    approx(standardize(row(1, 2, 3), third, epsilon=0.0), [-1 / scale, 0, 1 / scale])
-    approx(standardize(row(1, 2, 3), third, epsilon=0.5), [-1 / (scale + 0.5), 0, 1 / (scale + 0.5)])
+    for by, scale in (("std", math.sqrt(2 / 3)), ("var", 2 / 3)):
+        for epsilon in (0.0, 0.5):
+            values, divisor = normalize(row(1, 2, 3), third, by, epsilon=epsilon)
+            approx(values, [-1 / (scale + epsilon), 0, 1 / (scale + epsilon)])
+            approx(divisor, scale + epsilon)
 
 
-def test_standardize_weighs_its_samples():
+def test_normalize_weighs_its_samples():
     # mean ¼·0 + ¾·4 = 3; variance ¼·9 + ¾·1 = 3; the third entry does not count and comes out as 0
-    approx(standardize(row(0, 4, 1000), row(0.25, 0.75, 0), epsilon=0.0), [-3 / math.sqrt(3), 1 / math.sqrt(3), 0])
+    values, weight = row(0, 4, 1000), row(0.25, 0.75, 0)
+    approx(normalize(values, weight, "std", epsilon=0.0)[0], [-3 / math.sqrt(3), 1 / math.sqrt(3), 0])
+    approx(normalize(values, weight, "var", epsilon=0.0)[0], [-1, 1 / 3, 0])
 
 
-def test_standardize_treats_rows_alone_and_equal_values_as_zero():
+def test_normalize_by_nothing_leaves_everything_but_padding():
+    values, divisor = normalize(torch.stack([row(1, 2, 3)] * 2), torch.stack([row(0.5, 0.5, 0)] * 2), "none")
+    assert values.tolist() == [[1, 2, 0]] * 2 and divisor.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("by", ["std", "var"])
+def test_normalize_treats_rows_alone_and_equal_values_as_zero(by):
     both = torch.stack([row(1, 2, 3), row(5, 5, 5)])
     weight = torch.full((2, 3), 1 / 3, dtype=torch.float64)
-    result = standardize(both, weight)
-    assert torch.equal(result[0], standardize(both[0], weight[0]))
-    assert result[1].tolist() == [0, 0, 0]
+    result, divisor = normalize(both, weight, by)
+    alone = normalize(both[0], weight[0], by)
+    assert torch.equal(result[0], alone[0]) and torch.equal(divisor[0], alone[1])
+    assert result[1].tolist() == [0, 0, 0] and float(divisor[1]) == 1e-8
 
 
 def test_explained_variance_by_hand():
