@@ -11,16 +11,15 @@ from dataclasses import replace
 from typing import ClassVar, Literal
 
 import numpy as np
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
-from torch import Tensor
+from pydantic import model_validator
 
 from metarl.maml import LINEAGES, MAMLAgent, MAMLConfig
 from metarl.schema import Lineage
-from metarl.trust_region import conjugate_gradient, line_search, natural_step
+from metarl.trust_region import TrustRegionConfig, trust_region_step
 from metarl.types import Metrics, Trajectory
 
 
-class MAMLTRPOConfig(MAMLConfig):
+class MAMLTRPOConfig(MAMLConfig, TrustRegionConfig):
     """Settings of MAML-TRPO."""
 
     lineages: ClassVar[dict[str, Lineage]] = {
@@ -29,14 +28,6 @@ class MAMLTRPOConfig(MAMLConfig):
     }
 
     name: Literal["maml_trpo"] = "maml_trpo"
-    max_kl: PositiveFloat = Field(0.01, description="trust region δ: mean KL(old ‖ new) of the adapted policies")
-    cg_iterations: PositiveInt = Field(10, description="conjugate-gradient iterations")
-    cg_damping: NonNegativeFloat = Field(1e-5, description="multiple of the identity added to the Fisher matrix")
-    fisher_fraction: float = Field(
-        1.0, gt=0, le=1, description="share of the steps that Fisher products use, drawn anew for every update"
-    )
-    backtrack_ratio: float = Field(0.8, gt=0, lt=1, description="factor between line-search candidates")
-    max_backtracks: PositiveInt = Field(15, description="line-search candidates before the step is given up")
 
     @model_validator(mode="after")
     def _whole_episodes(self) -> MAMLTRPOConfig:
@@ -65,26 +56,7 @@ class MAMLTRPO(MAMLAgent):
     config: MAMLTRPOConfig
 
     def _improve(self, batches: Sequence[Trajectory], rng: np.random.Generator) -> Metrics:
-        config = self.config
-        objective, gradients, metrics = self._objective(batches, fisher_fraction=config.fisher_fraction, rng=rng)
-
-        def product(v: Tensor) -> Tensor:
-            return objective.fisher_product(v) + config.cg_damping * v
-
-        direction, image = conjugate_gradient(product, gradients.mean(0), iterations=config.cg_iterations)
-        search = line_search(
-            objective.evaluate,
-            self.psi,
-            -natural_step(direction, image, max_kl=config.max_kl),
-            old_loss=objective.old_loss,
-            max_kl=config.max_kl,
-            ratio=config.backtrack_ratio,
-            max_backtracks=config.max_backtracks,
-        )
-        self.psi = search.parameters
-        return metrics | {
-            "loss/after": search.loss,
-            "loss/kl": search.kl,
-            "linesearch/accepted": float(search.accepted),
-            "linesearch/backtracks": float(search.backtracks),
-        }
+        fraction = self.config.fisher_fraction
+        objective, gradients, metrics = self._objective(batches, fisher_fraction=fraction, rng=rng)
+        self.psi, how = trust_region_step(objective, self.psi, gradients.mean(0), self.config)
+        return metrics | how

@@ -11,29 +11,20 @@ from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from metarl.advantages import Estimates
 from metarl.errors import NumericError
 from metarl.gradient_agent import GradientAgent, GradientAgentConfig
 from metarl.meta_objective import MetaObjective, TaskObjective, mean_cosine
-from metarl.trust_region import conjugate_gradient, line_search, natural_step
+from metarl.trust_region import TrustRegionConfig, trust_region_step
 from metarl.types import Metrics, Trajectory
 
 
-class PretrainingConfig(GradientAgentConfig):
+class PretrainingConfig(GradientAgentConfig, TrustRegionConfig):
     """Settings of multitask pretraining; ``inner_lr`` and ``later_step_lr_scale`` matter in evaluation only."""
 
     name: Literal["pretraining"] = "pretraining"
-    max_kl: PositiveFloat = Field(0.01, description="trust region δ: mean KL(old ‖ new) over all tasks")
-    cg_iterations: PositiveInt = Field(10, description="conjugate-gradient iterations")
-    cg_damping: NonNegativeFloat = Field(1e-5, description="multiple of the identity added to the Fisher matrix")
-    fisher_fraction: float = Field(
-        1.0, gt=0, le=1, description="share of the steps that Fisher products use, drawn anew for every update"
-    )
-    backtrack_ratio: float = Field(0.8, gt=0, lt=1, description="factor between line-search candidates")
-    max_backtracks: PositiveInt = Field(15, description="line-search candidates before the step is given up")
 
 
 class Pretraining(GradientAgent):
@@ -51,29 +42,9 @@ class Pretraining(GradientAgent):
     num_adapt_steps = 0
 
     def _improve(self, batches: Sequence[Trajectory], rng: np.random.Generator) -> Metrics:
-        config = self.config
         objective, gradients, metrics = self._objective(batches, rng)
-
-        def product(v: Tensor) -> Tensor:
-            return objective.fisher_product(v) + config.cg_damping * v
-
-        direction, image = conjugate_gradient(product, gradients.mean(0), iterations=config.cg_iterations)
-        search = line_search(
-            objective.evaluate,
-            self.psi,
-            -natural_step(direction, image, max_kl=config.max_kl),
-            old_loss=objective.old_loss,
-            max_kl=config.max_kl,
-            ratio=config.backtrack_ratio,
-            max_backtracks=config.max_backtracks,
-        )
-        self.psi = search.parameters
-        return metrics | {
-            "loss/after": search.loss,
-            "loss/kl": search.kl,
-            "linesearch/accepted": float(search.accepted),
-            "linesearch/backtracks": float(search.backtracks),
-        }
+        self.psi, how = trust_region_step(objective, self.psi, gradients.mean(0), self.config)
+        return metrics | how
 
     def _objective(
         self, batches: Sequence[Trajectory], rng: np.random.Generator
@@ -86,7 +57,8 @@ class Pretraining(GradientAgent):
         if len(batches) != 1:
             raise ValueError(f"expected 1 phase, got {len(batches)}")
         batch, fraction = batches[0].to(self.psi.device), self.config.fisher_fraction
-        keys = torch.from_numpy(rng.random(batch.valid.flatten(1).shape)).to(self.psi.device) if fraction < 1 else None
+        size = (len(batch.obs), int(batch.valid.sum((1, 2)).max()))  # padding draws nothing
+        keys = torch.from_numpy(rng.random(size)).to(self.psi.device) if fraction < 1 else None
 
         def build(part: slice) -> tuple[TaskObjective, Estimates]:
             samples, estimates = self._samples(batch.tasks(part))

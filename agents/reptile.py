@@ -15,11 +15,11 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 from torch import Tensor
 
 from metarl.advantages import Estimates
-from metarl.errors import CheckpointError, NumericError
+from metarl.errors import NumericError
 from metarl.gradient_agent import GradientAgent, GradientAgentConfig
 from metarl.inner_loop import InnerLoop, Phase
-from metarl.inner_losses import Samples
-from metarl.meta_objective import mean_cosine
+from metarl.inner_losses import Samples, clipped
+from metarl.meta_objective import mean_cosine, step_diagnostics
 from metarl.mlp import Scratch
 from metarl.optimizers import FlatOptimizer, OptimizerName
 from metarl.policies import MLPPolicy
@@ -142,13 +142,7 @@ class Reptile(GradientAgent):
         return super().state() | self._outer_state()
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        own = self._outer_state()
-        found = {name: tuple(state[name].shape) if name in state else "nothing" for name in own}
-        wrong = [f"{name}: expected {tuple(own[name].shape)}, got {found[name]}" for name in sorted(own)]
-        wrong = [line for line, name in zip(wrong, sorted(own), strict=True) if found[name] != tuple(own[name].shape)]
-        if wrong:
-            raise CheckpointError("the checkpoint's optimiser does not fit this agent:\n  " + "\n  ".join(wrong))
-        super().load_state({name: value for name, value in state.items() if name not in own})
+        super().load_state(state)
         self._optimizer.load_state(state)
         self._updates = int(state["meta_updates"])
 
@@ -210,22 +204,19 @@ def clipped_steps(
     for _ in range(epochs):
         phase = Phase(loop.policy, params, samples, scratch)
         old = phase.log_prob if old is None else old
-        ratio = torch.exp(phase.log_prob - old)
-        value, bounded = samples.loss_coef * ratio, samples.loss_coef * ratio.clamp(1 - clip, 1 + clip)
-        params = params - size * phase.gradient(torch.where(value >= bounded, value, 0.0))
+        _, coef = clipped(samples.loss_coef, samples.log_ratio(phase.log_prob, old).exp(), clip)
+        params = params - size * phase.gradient(coef)
     return params
 
 
 def path_diagnostics(policy: MLPPolicy, trail: Sequence[Tensor], phases: Sequence[Samples]) -> dict[str, Tensor]:
     """Numbers about inner steps θ₀ … θ_K ``trail``, each [C, P], on K ``phases``; one per task [C].
 
-    ``entropy`` of the policies that gathered the last phase, in nats; for every step k = 1 … K ``kl/k``, the KL from
-    the policy before to the policy after it on the data it was taken on, and ``relative_step/k``, ‖θₖ − θₖ₋₁‖/‖θₖ₋₁‖.
+    ``entropy`` of the policies that gathered the last phase, in nats, and :func:`step_diagnostics` of every step.
     """
     distribution, found = policy.distribution, {}
     for k, samples in enumerate(phases, start=1):
-        before, after = policy.outputs(trail[k - 1], samples.obs), policy.outputs(trail[k], samples.obs)
+        before = policy.outputs(trail[k - 1], samples.obs)
         found["entropy"] = (distribution.entropy(*before) * samples.weight).sum(1)  # the last one stays
-        found[f"kl/{k}"] = (distribution.kl(before, after) * samples.weight).sum(1)
-        found[f"relative_step/{k}"] = (trail[k] - trail[k - 1]).norm(dim=1) / trail[k - 1].norm(dim=1)
+        found |= step_diagnostics(policy, trail, k, before, samples)
     return found

@@ -91,6 +91,16 @@ def load_named_parameters(shapes: Mapping[str, tuple[int, ...]], state: Mapping[
         CheckpointError: a name is missing or unknown, or a shape differs; the message lists them all.
     """
     expected = {f"policy.{name}": shape for name, shape in shapes.items()}
+    require_tensors(expected, state)
+    return torch.cat([state[name].flatten() for name in expected])
+
+
+def require_tensors(expected: Mapping[str, tuple[int, ...]], state: Mapping[str, Tensor]) -> None:
+    """Check that a checkpoint's tensors are those of an agent.
+
+    Raises:
+        CheckpointError: a name is missing or unknown, or a shape differs; the message lists them all.
+    """
     found = {name: tuple(tensor.shape) for name, tensor in state.items()}
     if expected != found:
         differing = sorted(
@@ -99,4 +109,3 @@ def load_named_parameters(shapes: Mapping[str, tuple[int, ...]], state: Mapping[
             if expected.get(name) != found.get(name)
         )
         raise CheckpointError("the checkpoint's parameters do not fit this agent:\n  " + "\n  ".join(differing))
-    return torch.cat([state[name].flatten() for name in expected])

@@ -13,7 +13,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
 from metarl.advantages import AdvantageNorm, Baseline, Estimates, policy_gradient_samples
-from metarl.agent import Agent, load_named_parameters, named_parameters
+from metarl.agent import Agent, load_named_parameters, named_parameters, require_tensors
 from metarl.errors import NumericError
 from metarl.inner_loop import InnerLoop, policy_gradient_step
 from metarl.inner_losses import Samples
@@ -124,9 +124,10 @@ class GradientAgent(Agent):
         return named_parameters(self._shapes(), self.psi) | (self._moments.state() if self._moments else {})
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        known = self._moments.state().keys() if self._moments else ()
-        rest = {name: tensor for name, tensor in state.items() if name not in known}
-        self.psi = load_named_parameters(self._shapes(), rest).to(self.psi.device)
+        require_tensors({name: tuple(tensor.shape) for name, tensor in self.state().items()}, state)
+        names = named_parameters(self._shapes(), self.psi)
+        learned = load_named_parameters(self._shapes(), {name: state[name] for name in names})
+        self.psi = learned.to(self.psi.device)
         if self._moments:
             self._moments.load_state(state)
 

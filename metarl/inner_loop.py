@@ -176,7 +176,7 @@ class Adaptation:
         self._curved = curved and not loop.first_order
         for k, samples in enumerate(phases):
             phase = Phase(loop.policy, self.trail[k], samples, scratch)
-            log_ratio = None if old_log_probs is None else phase.log_prob - old_log_probs[k]
+            log_ratio = None if old_log_probs is None else samples.log_ratio(phase.log_prob, old_log_probs[k])
             terms = loop.loss(samples, log_ratio)
             gradient = phase.curve(terms) if self._curved else phase.gradient(terms.coef)
             self.trail.append(self.trail[k] - loop.scale(k) * self.alpha * gradient)

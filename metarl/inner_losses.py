@@ -33,21 +33,28 @@ class Samples:
         """Coefficients of log π in the policy-gradient loss, −w·A: [N, M]."""
         return -self.weight * self.advantage
 
+    def log_ratio(self, log_prob: Tensor, old: Tensor) -> Tensor:
+        """log ρ = log π − log π_old [N, M]; 0 on padding, where it means nothing and could overflow."""
+        return torch.where(self.weight > 0, log_prob - old, 0.0)
+
     def thinned(self, fraction: float, keys: Tensor) -> Samples:
         """A sub-sample without replacement of every task, by the smallest of ``keys`` [N, ≥ M], in order of time.
 
-        The size is ``fraction`` of the longest task's samples, for each task at most all it has; weights sum to 1
-        again. Episodes are torn apart: losses of whole episodes cannot be computed from it.
+        Every task keeps ``fraction`` of its samples, at least one; weights sum to 1 again, shorter tasks are padded.
+        Episodes are torn apart: losses of whole episodes cannot be computed from it.
         """
         valid = self.weight > 0
-        size = max(1, round(fraction * int(valid.sum(1).max())))
-        chosen = torch.where(valid, keys[:, : valid.shape[1]], torch.inf).argsort(1)[:, :size].sort(1).values
+        sizes = (fraction * valid.sum(1, keepdim=True)).round().clamp(min=1)
+        order = torch.where(valid, keys[:, : valid.shape[1]], torch.inf).argsort(1)[:, : int(sizes.max())]
+        nobody = valid.shape[1]  # behind all samples, where sorting leaves what is beyond a task's size
+        order = torch.where(torch.arange(order.shape[1], device=order.device) < sizes, order, nobody).sort(1).values
+        kept, chosen = order < nobody, order.clamp(max=nobody - 1)
 
         def pick(values: Tensor) -> Tensor:
             index = chosen if values.ndim == 2 else chosen.unsqueeze(1).expand(-1, values.shape[1], -1)
             return values.gather(-1, index)
 
-        weight = pick(self.weight)
+        weight = pick(self.weight) * kept
         weight = weight / weight.sum(1, keepdim=True)
         return Samples(pick(self.obs), pick(self.action), pick(self.advantage), weight, pick(self.first))
 
@@ -58,6 +65,15 @@ class LossTerms:
 
     coef: Tensor  # [C, M]
     curvature: Callable[[Tensor], Tensor] | None  # None where the loss is linear in log-probabilities
+
+
+def clipped(coef: Tensor, ratio: Tensor, clip: float) -> tuple[Tensor, Tensor]:
+    """The loss max(cρ, c·clamp(ρ, 1 ± clip)) of every sample [C, M], and its derivative by log ρ.
+
+    Source: Schulman et al. 2017, arXiv:1707.06347, eq. 7, with c = −wA.
+    """
+    value, bounded = coef * ratio, coef * ratio.clamp(1 - clip, 1 + clip)
+    return torch.maximum(value, bounded), torch.where(value >= bounded, value, 0.0)
 
 
 InnerLoss = Callable[[Samples, Tensor | None], LossTerms]  # (samples, log ρ [C, M]; None stands for log ρ = 0)

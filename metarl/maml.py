@@ -100,7 +100,8 @@ class MAMLAgent(GradientAgent):
         if config.adapt_layers == "head":
             fan_in, fan_out = policy.mlp.sizes[-2:]
             mask = torch.zeros(policy.num_parameters, device=device)
-            mask[-((fan_in + 1) * fan_out + policy.distribution.num_extra) :] = 1.0
+            head = policy.mlp.num_parameters - (fan_in + 1) * fan_out
+            mask[head : policy.mlp.num_parameters + policy.distribution.num_extra] = 1.0
         return InnerLoop(
             policy,
             config.inner_lr,
@@ -123,7 +124,11 @@ class MAMLAgent(GradientAgent):
             raise ValueError(f"expected {self.num_adapt_steps + 1} phases, got {len(batches)}")
         batches = [batch.to(self.psi.device) for batch in batches]
         num_tasks = len(batches[0].obs)
-        keys = [torch.from_numpy(rng.random(batch.valid.flatten(1).shape)) for batch in batches] if rng else []
+        keys: list[Tensor] = []
+        if fisher_fraction < 1:
+            assert rng is not None
+            sizes = [(num_tasks, int(batch.valid.sum((1, 2)).max())) for batch in batches]  # padding draws nothing
+            keys = [torch.from_numpy(rng.random(size)).to(self.psi.device) for size in sizes]
 
         def prepare(part: slice) -> tuple[list[Samples], list[Samples] | None, list[Estimates]]:
             samples, estimates = zip(*(self._samples(batch.tasks(part)) for batch in batches), strict=True)
@@ -134,13 +139,13 @@ class MAMLAgent(GradientAgent):
 
         prepared = self._map(prepare, num_tasks)
         estimates = [Estimates.cat([part[2][k] for part in prepared]) for k in range(len(batches))]
-        credit = exploration_credit(estimates[-1]) if self.config.exploration != "none" else None
+        credits = self._credits(estimates)
 
         def build(index: int) -> TaskObjective:
             phases, thinned, _ = prepared[index]
             start = sum(len(part[0][0].obs) for part in prepared[:index])
             part = slice(start, start + len(phases[0].obs))
-            coefs = self._coefs(phases, None if credit is None else credit[part], [e.episodes[part] for e in estimates])
+            coefs = self._coefs(phases, [credit[part] for credit in credits])
             return TaskObjective(
                 self._loop, self.psi, phases, coefs, self._scratch, constrained=self._improved, thinned=thinned
             )
@@ -158,13 +163,20 @@ class MAMLAgent(GradientAgent):
         """The phases that the meta-update improves."""
         return list(range(1 if self.config.outer_phases == "all" else self.num_adapt_steps, self.num_adapt_steps + 1))
 
-    def _coefs(self, phases: Sequence[Samples], credit: Tensor | None, episodes: Sequence[Tensor]) -> dict[int, Tensor]:
+    def _credits(self, estimates: Sequence[Estimates]) -> list[Tensor]:
+        """E-MAML's credit [N] of the steps of phases 0 … K−1: that of all improved phases behind each."""
+        if self.config.exploration == "none":
+            return []
+        earned = {k: exploration_credit(estimates[k]) / len(self._improved) for k in self._improved}
+        credits = [sum((earned[j] for j in earned if j > k), torch.zeros(())) for k in range(self.num_adapt_steps)]
+        if self.config.exploration == "mean":
+            credits = [credit / estimates[k].episodes for k, credit in enumerate(credits)]
+        return credits
+
+    def _coefs(self, phases: Sequence[Samples], credits: Sequence[Tensor]) -> dict[int, Tensor]:
         coefs = {k: phases[k].loss_coef / len(self._improved) for k in self._improved}
-        if credit is None:
-            return coefs
-        for k, samples in enumerate(phases[:-1]):
-            share = credit / episodes[k] if self.config.exploration == "mean" else credit
-            explore = -share.unsqueeze(1) * (samples.weight > 0)
+        for k, credit in enumerate(credits):
+            explore = -credit.unsqueeze(1) * (phases[k].weight > 0)
             coefs[k] = coefs[k] + explore if k in coefs else explore
         return coefs
 
@@ -203,4 +215,5 @@ def exploration_credit(after: Estimates) -> Tensor:
     """
     returns, num_tasks = after.episode_return, len(after.episode_return)
     others = (returns.sum() - returns) / (num_tasks - 1) if num_tasks > 1 else torch.zeros_like(returns)
-    return (returns - others) / (after.steps / after.episodes * after.scale)
+    steps = after.steps.to(returns.dtype) / after.episodes  # of an episode
+    return (returns - others) / (steps * after.scale)

@@ -42,12 +42,15 @@ class DescentMAMLAgent(MAMLAgent):
         super().__init__(spaces, config, learner, device=device, rng=rng)
         self._optimizer = FlatOptimizer(self.config.outer_optimizer, self.psi)
 
+    def load_parameters(self, state: dict[str, Tensor]) -> None:
+        super().load_parameters(state)
+        self._optimizer = FlatOptimizer(self.config.outer_optimizer, self.psi)
+
     def state(self) -> dict[str, Tensor]:
         return super().state() | self._optimizer.state()
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        moments = self._optimizer.state().keys()
-        super().load_state({name: value for name, value in state.items() if name not in moments})
+        super().load_state(state)
         self._optimizer.load_state(state)
 
     def _descend(
@@ -67,5 +70,8 @@ class DescentMAMLAgent(MAMLAgent):
                 raise NumericError(f"expected a finite loss and gradient, got loss {loss}; parameters are unchanged")
             psi = self._optimizer.step(psi, gradient, self.config.outer_lr)
         loss, kl = objective.evaluate(psi)
+        if not (math.isfinite(loss) and bool(psi.isfinite().all())):
+            self._optimizer.load_state(moments)
+            raise NumericError(f"expected a finite loss after the update, got {loss}; parameters are unchanged")
         self.psi = psi
         return metrics | {"loss/after": loss, "loss/kl": kl}

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from metarl.inner_loop import Adaptation, InnerLoop, Phase
-from metarl.inner_losses import Samples
+from metarl.inner_losses import Samples, clipped
 from metarl.mlp import Scratch
 from metarl.parallel import TaskMap
 from metarl.policies import MLPPolicy
@@ -35,7 +35,7 @@ class _Anchor:
         kl = (policy.distribution.kl(self.outputs, new) * self.samples.weight).sum(dtype=torch.float64)
         if self.coef is None:
             return 0.0, float(kl)
-        ratio = torch.exp(policy.distribution.log_prob(*new, self.samples.action) - self.log_prob)
+        ratio = self.samples.log_ratio(policy.distribution.log_prob(*new, self.samples.action), self.log_prob).exp()
         return float((self.coef * ratio).sum(dtype=torch.float64)), float(kl)
 
 
@@ -107,11 +107,10 @@ class TaskObjective:
         last = Phase(self._loop.policy, adaptation.adapted, self._anchors[-1].samples, self._scratch)
         phases, cotangents, loss = [*adaptation.phases, last], {}, 0.0
         for k, anchor, all_coef in self._scored():
-            ratio = torch.exp(phases[k].log_prob - anchor.log_prob)
+            ratio = anchor.samples.log_ratio(phases[k].log_prob, anchor.log_prob).exp()
             value = coef = all_coef * ratio
             if clip is not None:
-                bounded = all_coef * ratio.clamp(1 - clip, 1 + clip)
-                coef, value = torch.where(value >= bounded, value, 0.0), torch.maximum(value, bounded)
+                value, coef = clipped(all_coef, ratio, clip)
             cotangents[k] = phases[k].gradient(coef)
             loss += float(value.sum(dtype=torch.float64))
         if inner_kl_penalty > 0:
@@ -126,16 +125,13 @@ class TaskObjective:
     def diagnostics(self) -> dict[str, Tensor]:
         """Numbers about ψ_old, one per task [C].
 
-        ``entropy`` of the last phase's policies in nats, and for every inner step k = 1 … K ``kl/k``, the KL from the
-        policy before to the policy after it on the data it was taken on, and ``relative_step/k``, ‖θₖ − θₖ₋₁‖/‖θₖ₋₁‖.
+        ``entropy`` of the last phase's policies in nats, and :func:`step_diagnostics` of every inner step.
         """
         distribution, trail = self._loop.policy.distribution, self._adaptation.trail
         last = self._anchors[-1]
         found = {"entropy": (distribution.entropy(*last.outputs) * last.samples.weight).sum(1)}
         for k, before in enumerate(self._anchors[:-1], start=1):
-            after = self._loop.policy.outputs(trail[k], before.samples.obs)
-            found[f"kl/{k}"] = (distribution.kl(before.outputs, after) * before.samples.weight).sum(1)
-            found[f"relative_step/{k}"] = (trail[k] - trail[k - 1]).norm(dim=1) / trail[k - 1].norm(dim=1)
+            found |= step_diagnostics(self._loop.policy, trail, k, before.outputs, before.samples)
         return found
 
     def _scored(self) -> list[tuple[int, _Anchor, Tensor]]:
@@ -191,6 +187,21 @@ class MetaObjective:
 
     def _mean(self, function: Callable[[TaskObjective], Tensor]) -> Tensor:
         return torch.stack(self._map.over(function, self._parts)).sum(0) / self.num_tasks
+
+
+def step_diagnostics(
+    policy: MLPPolicy, trail: Sequence[Tensor], k: int, before: tuple[Tensor, Tensor], samples: Samples
+) -> dict[str, Tensor]:
+    """Numbers about inner step k from θₖ₋₁ to θₖ of ``trail``, each [C, P]; one per task [C].
+
+    ``kl/k``, the KL from the policy before, whose distributions are ``before``, to the policy after it, on the samples
+    it was taken on, and ``relative_step/k``, ‖θₖ − θₖ₋₁‖/‖θₖ₋₁‖.
+    """
+    kl = policy.distribution.kl(before, policy.outputs(trail[k], samples.obs))
+    return {
+        f"kl/{k}": (kl * samples.weight).sum(1),
+        f"relative_step/{k}": (trail[k] - trail[k - 1]).norm(dim=1) / trail[k - 1].norm(dim=1),
+    }
 
 
 def mean_cosine(gradients: Tensor) -> float:

@@ -1,4 +1,7 @@
-"""The trust-region step: conjugate gradient, step length and line search; pure functions of flat vectors."""
+"""The trust-region step: conjugate gradient, step length and line search; pure functions of flat vectors.
+
+Source: Schulman et al. 2015, "Trust Region Policy Optimization", arXiv:1502.05477, section 6 and appendix C.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,52 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
+
+from metarl.meta_objective import MetaObjective
+from metarl.schema import Frozen
+from metarl.types import Metrics
+
+
+class TrustRegionConfig(Frozen):
+    """Keys of agents that take trust-region steps."""
+
+    max_kl: PositiveFloat = Field(0.01, description="trust region δ: mean KL(old ‖ new) of the improved policies")
+    cg_iterations: PositiveInt = Field(10, description="conjugate-gradient iterations")
+    cg_damping: NonNegativeFloat = Field(1e-5, description="multiple of the identity added to the Fisher matrix")
+    fisher_fraction: float = Field(
+        1.0, gt=0, le=1, description="share of the steps that Fisher products use, drawn anew for every update"
+    )
+    backtrack_ratio: float = Field(0.8, gt=0, lt=1, description="factor between line-search candidates")
+    max_backtracks: PositiveInt = Field(15, description="line-search candidates before the step is given up")
+
+
+def trust_region_step(
+    objective: MetaObjective, psi: Tensor, gradient: Tensor, config: TrustRegionConfig
+) -> tuple[Tensor, Metrics]:
+    """ψ [Q] after one step from ``psi``, where the objective has the given gradient [Q], and how the step went.
+
+    The same tensor ``psi`` where the line search finds nothing better within the trust region.
+    """
+    direction, image = conjugate_gradient(
+        lambda v: objective.fisher_product(v) + config.cg_damping * v, gradient, iterations=config.cg_iterations
+    )
+    search = line_search(
+        objective.evaluate,
+        psi,
+        -natural_step(direction, image, max_kl=config.max_kl),
+        old_loss=objective.old_loss,
+        max_kl=config.max_kl,
+        ratio=config.backtrack_ratio,
+        max_backtracks=config.max_backtracks,
+    )
+    return search.parameters, {
+        "loss/after": search.loss,
+        "loss/kl": search.kl,
+        "linesearch/accepted": float(search.accepted),
+        "linesearch/backtracks": float(search.backtracks),
+    }
 
 
 def conjugate_gradient(

@@ -185,8 +185,8 @@ def test_thinned_takes_no_sample_twice():
         close(thinned.weight.sum(1), torch.ones(TASKS, dtype=torch.float64))
 
 
-def test_a_task_with_few_samples_keeps_all_it_has_and_takes_no_padding():
-    """Half of eight is four: the second task has three steps, which have their old weights."""
+def test_every_task_keeps_the_same_share_of_its_samples_and_takes_no_padding():
+    """Half of eight is four; the second task has three steps, and half of three is two."""
     samples = random_samples(POLICY, 2, size=8)
     samples.weight[1, 3:] = 0
     samples.weight[1] /= samples.weight[1].sum()
@@ -194,5 +194,9 @@ def test_a_task_with_few_samples_keeps_all_it_has_and_takes_no_padding():
         keys = torch.rand(2, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
         thinned = samples.thinned(0.5, keys)
         assert thinned.weight.shape == (2, 4) and bool((thinned.weight[0] > 0).all())
-        close(thinned.weight[1], torch.cat([samples.weight[1, :3], torch.zeros(1, dtype=torch.float64)]))
-        assert torch.equal(thinned.advantage[1, :3], samples.advantage[1, :3])
+        chosen = keys[1, :3].argsort()[:2].sort().values
+        assert torch.equal(thinned.advantage[1, :2], samples.advantage[1][chosen])
+        weight = samples.weight[1][chosen]
+        close(thinned.weight[1], torch.cat([weight / weight.sum(), torch.zeros(2, dtype=torch.float64)]))
+        alone = take(samples, 1).thinned(0.5, keys[1:])  # whatever other tasks there are
+        assert torch.equal(alone.advantage[0], thinned.advantage[1, :2])

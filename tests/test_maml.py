@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from synthetic import naive_inner_loss, naive_log_prob, naive_trail, trial
 
 from metarl.advantages import Estimates
+from metarl.agent import named_parameters
 from metarl.agents.maml_trpo import MAMLTRPO, MAMLTRPOConfig
 from metarl.errors import CheckpointError
 from metarl.inner_losses import INNER_LOSSES
@@ -58,7 +59,7 @@ def test_exploration_credit_of_equal_tasks_is_none():
 
 
 def naive_objective(agent: MAMLTRPO, batches: list[Trajectory], task: int, psi: torch.Tensor) -> torch.Tensor:
-    """One task's outer loss around ψ_old, with E-MAML's term −Σ log π_{θₖ}(a)·(R − b)/(Tσ) of the phases k < K."""
+    """One task's outer loss around ψ_old, with E-MAML's term −Σ log π_{θₖ}(a)·(Rⱼ − b)/(Tσ) of phases k before j."""
     config, loop = agent.config, agent._loop
     samples, found = zip(*(agent._samples(batch) for batch in batches), strict=True)
     trail = naive_trail(loop, psi, samples[:-1], task)
@@ -68,13 +69,14 @@ def naive_objective(agent: MAMLTRPO, batches: list[Trajectory], task: int, psi: 
     loss = torch.stack(losses).mean()
     if config.exploration == "none":
         return loss
-    after = found[-1]
-    baseline = sum(float(after.episode_return[other]) for other in range(TASKS) if other != task) / (TASKS - 1)
-    lengths = batches[-1].valid[task].sum(1).double().mean()
-    credit = (after.episode_return[task] - baseline) / (lengths * after.scale[task])
-    for k, batch in enumerate(batches[:-1]):
-        by_trajectory = log_probs[k][samples[k].weight[task] > 0].sum()
-        loss = loss - credit * (by_trajectory / batch.valid.shape[1] if config.exploration == "mean" else by_trajectory)
+    for j in outer:
+        after = found[j]
+        baseline = sum(float(after.episode_return[other]) for other in range(TASKS) if other != task) / (TASKS - 1)
+        lengths = batches[j].valid[task].sum(1).double().mean()
+        credit = (after.episode_return[task] - baseline) / (lengths * after.scale[task]) / len(outer)
+        for k in range(j):
+            term = log_probs[k][samples[k].weight[task] > 0].sum()
+            loss = loss - credit * (term / batches[k].valid.shape[1] if config.exploration == "mean" else term)
     return loss
 
 
@@ -126,18 +128,18 @@ def test_exploration_leaves_the_constraint_alone_and_padding_uncredited(kind):
     assert not torch.allclose(explored, plain, rtol=0.1)
     samples, found = zip(*(agents[1]._samples(batch) for batch in batches), strict=True)
     credit = exploration_credit(found[-1])
-    coefs = agents[1]._coefs(samples, credit, [e.episodes for e in found])
+    coefs = agents[1]._coefs(samples, agents[1]._credits(found))
     assert coefs.keys() == {0, 1} and torch.equal(coefs[1], samples[1].loss_coef)
     assert bool((samples[0].weight == 0).any())
     close(coefs[0], -credit.unsqueeze(1) * (samples[0].weight > 0))
 
 
 def test_the_mean_over_trajectories_is_the_sum_divided_by_their_number():
-    samples, found = zip(*(make_agent()._samples(batch) for batch in trial(make_agent(), lanes=6)[0]), strict=True)
-    credit = exploration_credit(found[-1])
-    by = {name: make_agent(exploration=name) for name in ("sum", "mean")}
-    coefs = {name: agent._coefs(samples, credit, [e.episodes for e in found])[0] for name, agent in by.items()}
-    torch.testing.assert_close(coefs["mean"], coefs["sum"] / 6)
+    found = [make_agent()._samples(batch)[1] for batch in trial(make_agent(), lanes=6)[0]]
+    credits = {name: make_agent(exploration=name)._credits(found) for name in ("sum", "mean")}
+    assert len(credits["sum"]) == 1 and bool((credits["sum"][0] != 0).all())
+    torch.testing.assert_close(credits["mean"][0], credits["sum"][0] / 6)
+    assert make_agent(exploration="none")._credits(found) == []
 
 
 def test_how_adaptation_goes_is_what_the_config_says():
@@ -267,3 +269,11 @@ def test_every_new_setting_is_off_by_default():
     config = MAMLConfig(name="any")
     assert config.inner_loss == "log_prob" and config.exploration == "none" and config.adapt_layers == "all"
     assert config.learn_inner_lr == "none" and not config.first_order and config.advantage_norm == "std"
+
+
+def test_a_head_that_adapts_is_the_last_layer_and_the_deviations_not_the_moments_of_observations():
+    agent = make_agent(adapt_layers="head", normalize_obs=True, hidden_sizes=[4])
+    rates = named_parameters(agent.policy().shapes(), agent._loop.split(agent.psi)[1][0])
+    adapting = {name for name, rate in rates.items() if bool((rate > 0).all())}
+    assert adapting == {"policy.layer1.weight", "policy.layer1.bias", "policy.log_std"}
+    assert all(bool((rate == 0).all()) for name, rate in rates.items() if name not in adapting)

@@ -32,6 +32,7 @@ VARIANTS = pytest.mark.parametrize(
         {"inner_loss": "dice", "outer_phases": "all"},
         {"adapt_layers": "head", "later_step_lr_scale": 0.5},
         {"learn_inner_lr": "per_tensor", "exploration": "sum"},
+        {"fisher_fraction": 0.5},
     ],
     ids=lambda variant: "-".join(str(value) for value in variant.values()) or "plain",
 )
