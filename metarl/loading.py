@@ -93,7 +93,11 @@ def nearest(word: str, choices: Iterable[str] | Mapping[str, str]) -> str:
     names = choices if isinstance(choices, Mapping) else {choice: choice for choice in choices}
     matches = difflib.get_close_matches(word, list(names), n=2, cutoff=0.6)
     likeness = [difflib.SequenceMatcher(None, word, match).ratio() for match in matches]
-    close = [names[match] for match, like in zip(matches, likeness, strict=True) if like > likeness[0] - 0.1]
+    close = [
+        names[match]
+        for match, like in zip(matches, likeness, strict=True)
+        if like > likeness[0] - 0.1 or match.startswith(word)
+    ]
     return f"did you mean {' or '.join(close)}? " if close else ""
 
 

@@ -331,8 +331,8 @@ def test_keys_that_would_undo_results_are_refused(
 ) -> None:
     key = change.split("=")[0]
     assert refused(capsys, finished, 2, change) == (
-        f"error: {key} cannot change in `metarl resume`; what can: iterations, time_limit_s, sampler.*, eval.*, "
-        "checkpoint.*, wandb.*\n"
+        f"error: {key} cannot change in `metarl resume`; what can: iterations, env_steps, time_limit_s, "
+        "sampler.*, eval.*, checkpoint.*, wandb.*\n"
     )
 
 

@@ -63,6 +63,7 @@ def test_what_is_not_given_has_the_documented_defaults() -> None:
     assert config.model_dump(exclude={"task", "agent"}) == {
         **SMALLEST,
         "seed": 0,
+        "env_steps": None,
         "device": "auto",
         "time_limit_s": None,
         "run_dir": "runs",
