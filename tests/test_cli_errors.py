@@ -228,6 +228,44 @@ def test_bad_command(argv, start, capsys):
     assert fails(capsys, *argv)[0].startswith(start)
 
 
+BAD_AGENTS = [
+    ("reptile_point", ["agent.inner_steps=0"], "agent.inner_steps = 0: expected an integer > 0"),
+    ("reptile_point", ["agent.meta_lr_end=null"], "agent: meta_lr_end and meta_lr_iterations describe one schedule"),
+    ("promp_point", ["agent.inner_lr=-0.1"], "agent.inner_lr = -0.1: expected a number > 0"),
+    ("promp_point", ["agent.clip=1"], "agent.clip = 1: expected a number > 0 and < 1"),
+    ("promp_point", ["agent.inner_loss=lvc"], 'agent.inner_loss = "lvc": expected one of "log_prob", "ratio", "dice"'),
+    ("maml_ppo_half_cheetah_dir", ["agent.epochs=0"], "agent.epochs = 0: expected an integer > 0"),
+    (
+        "maml_trpo_point",
+        ["agent.learn_inner_lr=per_parameter", "agent.adapt_layers=head"],
+        "agent: learn_inner_lr = per_parameter with adapt_layers = head would learn step sizes of tensors",
+    ),
+    ("maml_trpo_point", ["agent.advantage_norm=var"], "agent: advantage_norm = var is not lineage finn2017"),
+    (
+        "maml_trpo_half_cheetah_dir",
+        ["agent.lineage=garage2020", "agent.advantage_norm=std"],
+        "agent: advantage_norm = std is not lineage garage2020, which divides by the var",
+    ),
+    (
+        "maml_trpo_point",
+        ["agent.inner_loss=dice", "agent.fisher_fraction=0.1"],
+        "agent: fisher_fraction = 0.1 tears episodes apart",
+    ),
+    (
+        "maml_vpg_half_cheetah_dir",
+        ["agent.exploration=sum", "agent.inner_loss=ratio"],
+        "agent: exploration = sum with inner_loss = ratio would count twice",
+    ),
+    ("random_init_point", ["agent.max_kl=0.1"], "unknown key agent.max_kl = 0.1: "),
+]
+
+
+@pytest.mark.parametrize(("name", "overrides", "start"), BAD_AGENTS, ids=[start[:50] for _, _, start in BAD_AGENTS])
+def test_agents_that_cannot_be(name, overrides, start, capsys):
+    lines = fails(capsys, "train", name, *overrides)
+    assert len(lines) == 1 and lines[0].startswith(start), lines
+
+
 def test_errors_of_file_and_command_line_come_together(capsys):
     Path("bad.yaml").write_text(
         GOOD.replace("seed: 1", "sead: 1\nrun_dir: ${x}").replace("name: maml_trpo", "name: maml_trp")
