@@ -5,18 +5,15 @@ A baseline of Finn et al. 2017, arXiv:1703.03400, section 5.3: what MAML-TRPO is
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from metarl.advantages import Estimates
-from metarl.errors import NumericError
+from metarl.advantages import Estimates, thinning_keys
 from metarl.gradient_agent import GradientAgent, GradientAgentConfig
-from metarl.meta_objective import MetaObjective, TaskObjective, mean_cosine
+from metarl.meta_objective import MetaObjective, TaskObjective
 from metarl.trust_region import TrustRegionConfig, trust_region_step
 from metarl.types import Metrics, Trajectory
 
@@ -57,8 +54,7 @@ class Pretraining(GradientAgent):
         if len(batches) != 1:
             raise ValueError(f"expected 1 phase, got {len(batches)}")
         batch, fraction = batches[0].to(self.psi.device), self.config.fisher_fraction
-        size = (len(batch.obs), int(batch.valid.sum((1, 2)).max()))  # padding draws nothing
-        keys = torch.from_numpy(rng.random(size)).to(self.psi.device) if fraction < 1 else None
+        keys = thinning_keys(batch, rng) if fraction < 1 else None
 
         def build(part: slice) -> tuple[TaskObjective, Estimates]:
             samples, estimates = self._samples(batch.tasks(part))
@@ -76,18 +72,5 @@ class Pretraining(GradientAgent):
         parts, estimates = zip(*self._map(build, len(batch.obs)), strict=True)
         objective = MetaObjective(parts, self._map)
         gradients = objective.gradients()
-        if not (math.isfinite(objective.old_loss) and bool(gradients.isfinite().all())):
-            raise NumericError(
-                f"expected a finite loss and gradient, got loss {objective.old_loss}; parameters are unchanged"
-            )
-        return (
-            objective,
-            gradients,
-            {
-                "loss/before": objective.old_loss,
-                "loss/meta_gradient_norm": float(gradients.mean(0).norm()),
-                "loss/meta_gradient_cosine": mean_cosine(gradients),
-                "policy/entropy": objective.diagnostics()["entropy"],
-                "baseline/explained_variance/0": float(Estimates.cat(estimates).explained_variance.nanmean()),
-            },
-        )
+        metrics = self._learning_metrics(gradients, objective.diagnostics(), [batch], [Estimates.cat(estimates)])
+        return objective, gradients, metrics | {"loss/before": objective.old_loss}

@@ -19,12 +19,10 @@ from metarl.errors import NumericError
 from metarl.gradient_agent import GradientAgent, GradientAgentConfig
 from metarl.inner_loop import InnerLoop, Phase
 from metarl.inner_losses import Samples, clipped
-from metarl.meta_objective import mean_cosine, step_diagnostics
+from metarl.meta_objective import step_diagnostics
 from metarl.mlp import Scratch
 from metarl.optimizers import FlatOptimizer, OptimizerName
 from metarl.policies import MLPPolicy
-from metarl.schema import AgentConfig, LearnerConfig
-from metarl.spaces import SpaceSpec
 from metarl.types import Metrics, Trajectory
 
 
@@ -88,18 +86,6 @@ class Reptile(GradientAgent):
     config_class = ReptileConfig
     config: ReptileConfig
 
-    def __init__(
-        self,
-        spaces: SpaceSpec,
-        config: AgentConfig,
-        learner: LearnerConfig,
-        *,
-        device: torch.device,
-        rng: np.random.Generator,
-    ) -> None:
-        super().__init__(spaces, config, learner, device=device, rng=rng)
-        self._start_afresh()
-
     @property
     def num_adapt_steps(self) -> int:  # type: ignore[override]
         """K − 1."""
@@ -124,19 +110,8 @@ class Reptile(GradientAgent):
         meta_lr = self._meta_lr()
         self._descend(displacements.mean(0), meta_lr)
         found = {name: float(torch.cat([part[1][name] for part in parts]).mean()) for name in parts[0][1]}
-        metrics = {
-            "loss/meta_gradient_norm": float(displacements.mean(0).norm()),
-            "loss/meta_gradient_cosine": mean_cosine(displacements),
-            "policy/entropy": found.pop("entropy"),
-            "reptile/meta_lr": meta_lr,
-        }
-        metrics |= {f"adapt/{name}": value for name, value in found.items()}
-        returns = [float(batch.episode_returns().mean()) for batch in batches]
-        metrics |= {f"adapt/gain/{k}": returns[k] - returns[k - 1] for k in range(1, len(returns))}
-        for k in range(len(batches)):
-            explained = torch.cat([part[2][k].explained_variance for part in parts])
-            metrics[f"baseline/explained_variance/{k}"] = float(explained.nanmean())  # NaN where all returns are equal
-        return metrics
+        estimates = [Estimates.cat([part[2][k] for part in parts]) for k in range(len(batches))]
+        return self._learning_metrics(displacements, found, batches, estimates) | {"reptile/meta_lr": meta_lr}
 
     def state(self) -> dict[str, Tensor]:
         return super().state() | self._outer_state()
@@ -145,10 +120,6 @@ class Reptile(GradientAgent):
         super().load_state(state)
         self._optimizer.load_state(state)
         self._updates = int(state["meta_updates"])
-
-    def load_parameters(self, state: dict[str, Tensor]) -> None:
-        super().load_parameters(state)
-        self._start_afresh()
 
     def _start_afresh(self) -> None:
         self._optimizer = FlatOptimizer(self.config.outer_optimizer, self.psi)
@@ -214,9 +185,9 @@ def path_diagnostics(policy: MLPPolicy, trail: Sequence[Tensor], phases: Sequenc
 
     ``entropy`` of the policies that gathered the last phase, in nats, and :func:`step_diagnostics` of every step.
     """
-    distribution, found = policy.distribution, {}
+    found: dict[str, Tensor] = {}
     for k, samples in enumerate(phases, start=1):
         before = policy.outputs(trail[k - 1], samples.obs)
-        found["entropy"] = (distribution.entropy(*before) * samples.weight).sum(1)  # the last one stays
         found |= step_diagnostics(policy, trail, k, before, samples)
+    found["entropy"] = (policy.distribution.entropy(*before) * samples.weight).sum(1)
     return found

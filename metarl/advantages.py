@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -71,6 +72,12 @@ def policy_gradient_samples(
         episodes,
     )
     return _samples(batch, advantage, weight), estimates
+
+
+def thinning_keys(batch: Trajectory, rng: np.random.Generator) -> Tensor:
+    """Keys [N, M] for :meth:`metarl.inner_losses.Samples.thinned` of a batch's samples; padding draws none."""
+    size = (len(batch.obs), int(batch.valid.sum((1, 2)).max()))
+    return torch.from_numpy(rng.random(size)).to(batch.obs.device)
 
 
 def _weights(valid: Tensor, dtype: torch.dtype) -> Tensor:

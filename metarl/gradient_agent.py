@@ -17,6 +17,7 @@ from metarl.agent import Agent, load_named_parameters, named_parameters, require
 from metarl.errors import NumericError
 from metarl.inner_loop import InnerLoop, policy_gradient_step
 from metarl.inner_losses import Samples
+from metarl.meta_objective import mean_cosine
 from metarl.mlp import Activation, Scratch
 from metarl.normalization import RunningMoments
 from metarl.parallel import TaskMap
@@ -88,6 +89,7 @@ class GradientAgent(Agent):
         self._map = TaskMap(threads=learner.threads, chunk=learner.tasks_per_chunk)
         self._scratch = Scratch()
         self.psi = self._loop.initial(init_parameters(self._policy, config.init_std, rng).to(device))
+        self._start_afresh()
 
     @property
     def theta(self) -> Tensor:
@@ -137,6 +139,10 @@ class GradientAgent(Agent):
         self.psi = self._loop.initial(theta.to(self.psi.device))
         if self._moments and "observations.count" in state:
             self._moments.load_state(state)
+        self._start_afresh()
+
+    def _start_afresh(self) -> None:
+        """Set up what an agent keeps besides ψ, such as an optimiser, for new parameters."""
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of what ψ holds, in its order."""
@@ -159,6 +165,26 @@ class GradientAgent(Agent):
     @abstractmethod
     def _improve(self, batches: Sequence[Trajectory], rng: np.random.Generator) -> Metrics:
         """Update ψ. On a NumericError it is as before, and so is the optimiser."""
+
+    def _learning_metrics(
+        self,
+        gradients: Tensor,
+        diagnostics: dict[str, float],
+        batches: Sequence[Trajectory],
+        estimates: Sequence[Estimates],
+    ) -> Metrics:
+        """What all agents that learn log: of their tasks' gradients [N, Q], the inner steps, and every phase."""
+        adaptation = {f"adapt/{name}": value for name, value in diagnostics.items() if name != "entropy"}
+        returns = [float(batch.episode_returns().mean()) for batch in batches]
+        explained = (float(e.explained_variance.nanmean()) for e in estimates)  # undefined where all returns are equal
+        return {
+            "loss/meta_gradient_norm": float(gradients.mean(0).norm()),
+            "loss/meta_gradient_cosine": mean_cosine(gradients),
+            "policy/entropy": diagnostics["entropy"],
+            **adaptation,
+            **{f"adapt/gain/{k}": returns[k] - returns[k - 1] for k in range(1, len(returns))},
+            **{f"baseline/explained_variance/{k}": value for k, value in enumerate(explained)},
+        }
 
     def _samples(self, batch: Trajectory) -> tuple[Samples, Estimates]:
         config = self.config

@@ -207,30 +207,12 @@ class Adaptation:
 
         ``scored`` holds this adaptation's own phases wherever k < K, whose Jacobian products are then shared.
         """
-        change, d_alpha = self.loop.change(direction)
-        pushed = change.expand_as(self.trail[0])
-        cotangents: list[Tensor | None] = []
-        for k, phase in enumerate(self.phases):
-            hessian, fisher = None, None
-            if self._curved and k in scored:
-                hessian, fisher = phase.both_products(pushed)
-            elif self._curved:
-                hessian = phase.hessian_product(pushed)
-            elif k in scored:
-                fisher = phase.fisher_product(pushed)
-            cotangents.append(fisher)
-            pushed = self._pushed(k, pushed, hessian, d_alpha)
-        cotangents.append(scored[len(self.phases)].fisher_product(pushed))
-        return self.pull_back(cotangents)
+        pushed, cotangents = self._push(direction, scored)
+        return self.pull_back([*cotangents, scored[len(self.phases)].fisher_product(pushed[-1])])
 
     def push_forward(self, direction: Tensor) -> list[Tensor]:
         """(∂θₖ/∂ψ)·v [C, P] for v [Q] and k = 0 … K."""
-        change, d_alpha = self.loop.change(direction)
-        pushed = [change.expand_as(self.trail[0])]
-        for k, phase in enumerate(self.phases):
-            hessian = phase.hessian_product(pushed[k]) if self._curved else None
-            pushed.append(self._pushed(k, pushed[k], hessian, d_alpha))
-        return pushed
+        return self._push(direction, {})[0]
 
     def pull_back(self, cotangents: Sequence[Tensor | None]) -> Tensor:
         """Σₖ (∂θₖ/∂ψ)ᵀ·gₖ [C, Q] for g₀ … g_K [C, P]; None counts as zero, but for the last."""
@@ -247,11 +229,26 @@ class Adaptation:
                 total = total + cotangent
         return self.loop.join(total, by_alpha)
 
-    def _pushed(self, k: int, pushed: Tensor, hessian: Tensor | None, d_alpha: Tensor | None) -> Tensor:
-        scale = self.loop.scale(k)
-        if hessian is not None:
-            pushed = pushed - scale * self.alpha * hessian
-        return pushed if d_alpha is None else pushed - scale * d_alpha * self.gradients[k]
+    def _push(self, direction: Tensor, scored: dict[int, Phase]) -> tuple[list[Tensor], list[Tensor | None]]:
+        """vₖ = (∂θₖ/∂ψ)·v for k = 0 … K, and Fₖvₖ for k < K where phase k is ``scored``, else None."""
+        change, d_alpha = self.loop.change(direction)
+        pushed, products = [change.expand_as(self.trail[0])], []
+        for k, phase in enumerate(self.phases):
+            v, scale = pushed[k], self.loop.scale(k)
+            hessian, fisher = None, None
+            if self._curved and k in scored:
+                hessian, fisher = phase.both_products(v)
+            elif self._curved:
+                hessian = phase.hessian_product(v)
+            elif k in scored:
+                fisher = phase.fisher_product(v)
+            if hessian is not None:
+                v = v - scale * self.alpha * hessian
+            if d_alpha is not None:
+                v = v - scale * d_alpha * self.gradients[k]
+            pushed.append(v)
+            products.append(fisher)
+        return pushed, products
 
 
 def policy_gradient_step(

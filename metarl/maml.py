@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -11,12 +10,12 @@ import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
-from metarl.advantages import Estimates
-from metarl.errors import NumericError
+from metarl.advantages import Estimates, thinning_keys
 from metarl.gradient_agent import GradientAgent, GradientAgentConfig
 from metarl.inner_loop import InnerLoop, LearnedRates
 from metarl.inner_losses import INNER_LOSSES, InnerLossName, Samples
-from metarl.meta_objective import MetaObjective, TaskObjective, mean_cosine
+from metarl.meta_objective import MetaObjective, TaskObjective
+from metarl.parallel import task_chunks
 from metarl.schema import Lineage
 from metarl.types import Metrics, Trajectory
 
@@ -123,12 +122,10 @@ class MAMLAgent(GradientAgent):
         if len(batches) != self.num_adapt_steps + 1:
             raise ValueError(f"expected {self.num_adapt_steps + 1} phases, got {len(batches)}")
         batches = [batch.to(self.psi.device) for batch in batches]
-        num_tasks = len(batches[0].obs)
         keys: list[Tensor] = []
         if fisher_fraction < 1:
             assert rng is not None
-            sizes = [(num_tasks, int(batch.valid.sum((1, 2)).max())) for batch in batches]  # padding draws nothing
-            keys = [torch.from_numpy(rng.random(size)).to(self.psi.device) for size in sizes]
+            keys = [thinning_keys(batch, rng) for batch in batches]
 
         def prepare(part: slice) -> tuple[list[Samples], list[Samples] | None, list[Estimates]]:
             samples, estimates = zip(*(self._samples(batch.tasks(part)) for batch in batches), strict=True)
@@ -137,26 +134,23 @@ class MAMLAgent(GradientAgent):
             thinned = [s.thinned(fisher_fraction, key[part]) for s, key in zip(samples, keys, strict=True)]
             return list(samples), thinned, list(estimates)
 
+        num_tasks = len(batches[0].obs)
         prepared = self._map(prepare, num_tasks)
         estimates = [Estimates.cat([part[2][k] for part in prepared]) for k in range(len(batches))]
         credits = self._credits(estimates)
 
         def build(index: int) -> TaskObjective:
-            phases, thinned, _ = prepared[index]
-            start = sum(len(part[0][0].obs) for part in prepared[:index])
-            part = slice(start, start + len(phases[0].obs))
+            (phases, thinned, _), part = prepared[index], parts[index]
             coefs = self._coefs(phases, [credit[part] for credit in credits])
             return TaskObjective(
                 self._loop, self.psi, phases, coefs, self._scratch, constrained=self._improved, thinned=thinned
             )
 
-        objective = MetaObjective(self._map.over(build, range(len(prepared))), self._map)
+        parts = list(task_chunks(num_tasks, self._map.chunk))  # those of ``prepared``
+        objective = MetaObjective(self._map.over(build, range(len(parts))), self._map)
         gradients = objective.gradients()
-        if not (math.isfinite(objective.old_loss) and bool(gradients.isfinite().all())):
-            raise NumericError(
-                f"expected a finite loss and meta-gradient, got loss {objective.old_loss}; parameters are unchanged"
-            )
-        return objective, gradients, self._diagnostics(objective, gradients, batches, estimates)
+        metrics = self._learning_metrics(gradients, objective.diagnostics(), batches, estimates)
+        return objective, gradients, metrics | {"loss/before": objective.old_loss}
 
     @property
     def _improved(self) -> list[int]:
@@ -179,26 +173,6 @@ class MAMLAgent(GradientAgent):
             explore = -credit.unsqueeze(1) * (phases[k].weight > 0)
             coefs[k] = coefs[k] + explore if k in coefs else explore
         return coefs
-
-    def _diagnostics(
-        self,
-        objective: MetaObjective,
-        gradients: Tensor,
-        batches: Sequence[Trajectory],
-        estimates: Sequence[Estimates],
-    ) -> Metrics:
-        found = objective.diagnostics()
-        returns = [float(batch.episode_returns().mean()) for batch in batches]
-        metrics = {
-            "loss/before": objective.old_loss,
-            "loss/meta_gradient_norm": float(gradients.mean(0).norm()),
-            "loss/meta_gradient_cosine": mean_cosine(gradients),
-            "policy/entropy": found.pop("entropy"),
-        }
-        metrics |= {f"adapt/{name}": value for name, value in found.items()}
-        metrics |= {f"adapt/gain/{k}": returns[k] - returns[k - 1] for k in range(1, len(returns))}
-        explained = (float(e.explained_variance.nanmean()) for e in estimates)  # undefined where all returns are equal
-        return metrics | {f"baseline/explained_variance/{k}": value for k, value in enumerate(explained)}
 
 
 def exploration_credit(after: Estimates) -> Tensor:

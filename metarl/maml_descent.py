@@ -5,16 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
-import torch
 from pydantic import Field, PositiveFloat
 from torch import Tensor
 
 from metarl.errors import NumericError
 from metarl.maml import MAMLAgent, MAMLConfig
 from metarl.optimizers import FlatOptimizer, OptimizerName
-from metarl.schema import AgentConfig, LearnerConfig
-from metarl.spaces import SpaceSpec
 from metarl.types import Metrics, Trajectory
 
 
@@ -30,20 +26,7 @@ class DescentMAMLAgent(MAMLAgent):
 
     config: DescentConfig
 
-    def __init__(
-        self,
-        spaces: SpaceSpec,
-        config: AgentConfig,
-        learner: LearnerConfig,
-        *,
-        device: torch.device,
-        rng: np.random.Generator,
-    ) -> None:
-        super().__init__(spaces, config, learner, device=device, rng=rng)
-        self._optimizer = FlatOptimizer(self.config.outer_optimizer, self.psi)
-
-    def load_parameters(self, state: dict[str, Tensor]) -> None:
-        super().load_parameters(state)
+    def _start_afresh(self) -> None:
         self._optimizer = FlatOptimizer(self.config.outer_optimizer, self.psi)
 
     def state(self) -> dict[str, Tensor]:

@@ -7,12 +7,14 @@ same code: the ratio is exactly 1 there, the KL exactly 0.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from metarl.errors import NumericError
 from metarl.inner_loop import Adaptation, InnerLoop, Phase
 from metarl.inner_losses import Samples, clipped
 from metarl.mlp import Scratch
@@ -156,8 +158,17 @@ class MetaObjective:
         self.old_loss = sum(part.old_loss for part in parts) / self.num_tasks
 
     def gradients(self) -> Tensor:
-        """∇Lᵢ(ψ_old) of every task, [N, Q]; L is their mean."""
-        return torch.cat(self._map.over(TaskObjective.gradient, self._parts))
+        """∇Lᵢ(ψ_old) of every task, [N, Q]; L is their mean.
+
+        Raises:
+            NumericError: the loss or a gradient is not finite.
+        """
+        gradients = torch.cat(self._map.over(TaskObjective.gradient, self._parts))
+        if not (math.isfinite(self.old_loss) and bool(gradients.isfinite().all())):
+            raise NumericError(
+                f"expected a finite loss and meta-gradient, got loss {self.old_loss}; parameters are unchanged"
+            )
+        return gradients
 
     def fisher_product(self, v: Tensor) -> Tensor:
         """The Hessian by ψ of mean KL at ψ_old, times v [Q].

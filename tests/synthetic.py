@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -13,8 +14,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent, Normal, kl_divergence
 
+from metarl.advantages import policy_gradient_samples
 from metarl.agent import Agent
 from metarl.distributions import DiagonalGaussian
+from metarl.gradient_agent import GradientAgent
 from metarl.inner_loop import InnerLoop
 from metarl.inner_losses import Samples
 from metarl.mlp import MLP
@@ -286,3 +289,16 @@ def roll_out(
         final_obs=obs.unsqueeze(2),
         diverged=torch.zeros(tasks, lanes, dtype=torch.int64),
     )
+
+
+def samples_of(agent: GradientAgent, batch: Trajectory) -> Samples:
+    """The loss samples that an agent's settings make of a batch."""
+    names = ("gamma", "gae_lambda", "baseline", "advantage_norm")
+    return policy_gradient_samples(batch, **{name: getattr(agent.config, name) for name in names})[0]
+
+
+def damaged(batch: Trajectory, field: str) -> Trajectory:
+    """The same batch with one NaN."""
+    values = getattr(batch, field).clone()
+    values[1, 0, 0] = math.nan
+    return replace(batch, **{field: values})

@@ -1,7 +1,6 @@
 """The MAML-TRPO agent on trajectories of its own policy: adaptation, meta-updates, failures, checkpoints."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import fields, replace
 from functools import partial
 
@@ -10,15 +9,14 @@ import pytest
 import synthetic
 import torch
 from pydantic import ValidationError
-from synthetic import trial
+from synthetic import damaged, samples_of, trial
 
-from metarl.advantages import policy_gradient_samples
 from metarl.agents.maml_trpo import MAMLTRPO, MAMLTRPOConfig
 from metarl.errors import CheckpointError, NumericError
-from metarl.inner_losses import Samples
 from metarl.meta_objective import MetaObjective
 from metarl.types import Trajectory
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 KINDS = pytest.mark.parametrize("kind", ["gaussian", "categorical"])
 TASKS = 3
 STEADY = {"cg_damping": 1e-2, "cg_iterations": 5}
@@ -45,16 +43,9 @@ def update(agent: MAMLTRPO, batches: list[Trajectory]) -> dict[str, float]:
     return agent.meta_update(batches, agent.init_adapted(len(batches[0].obs)), rng=np.random.default_rng(0))
 
 
-def samples_of(agent: MAMLTRPO, batch: Trajectory) -> Samples:
-    names = ("gamma", "gae_lambda", "baseline", "advantage_norm")
-    return policy_gradient_samples(batch, **{name: getattr(agent.config, name) for name in names})[0]
-
-
-def damaged(batches: list[Trajectory], phase: int, field: str) -> list[Trajectory]:
-    """The same batches with one NaN."""
-    values = getattr(batches[phase], field).clone()
-    values[1, 0, 0] = math.nan
-    return [replace(batch, **{field: values}) if k == phase else batch for k, batch in enumerate(batches)]
+def damaged_at(batches: list[Trajectory], phase: int, field: str) -> list[Trajectory]:
+    """The same batches with one NaN in one of them."""
+    return [damaged(batch, field) if k == phase else batch for k, batch in enumerate(batches)]
 
 
 def longer(batch: Trajectory) -> Trajectory:
@@ -66,15 +57,6 @@ def longer(batch: Trajectory) -> Trajectory:
     names = [f.name for f in fields(batch) if f.name not in ("dist", "final_obs", "diverged", "success")]
     moved = {name: pad(getattr(batch, name)) for name in names}
     return replace(batch, **moved, dist={name: pad(value) for name, value in batch.dist.items()})
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_torch_thread() -> Iterator[None]:
-    """As in a run: chunks of tasks are what runs in parallel."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @KINDS
@@ -223,10 +205,10 @@ def test_numbers_that_are_not_finite_raise_and_change_nothing(field, baseline):
     batches, (start, _) = trial(agent)
     psi = agent.psi.clone()
     with pytest.raises(NumericError, match="expected finite"):
-        agent.adapt(start, damaged(batches, 0, field)[0], step=0, rng=RNG)
+        agent.adapt(start, damaged_at(batches, 0, field)[0], step=0, rng=RNG)
     for phase in (0, 1):
         with pytest.raises(NumericError, match="expected"):
-            update(agent, damaged(batches, phase, field))
+            update(agent, damaged_at(batches, phase, field))
     assert torch.equal(agent.psi, psi)
     assert update(agent, batches)["linesearch/accepted"] == 1  # and the agent is as good as before
 

@@ -1,25 +1,23 @@
 """Multitask pretraining and random initialisation: the agents that do not adapt in training."""
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
-from synthetic import roll_out, spaces
+from synthetic import damaged, roll_out, samples_of, spaces
 
 from metarl import cli, config
-from metarl.advantages import policy_gradient_samples
 from metarl.agents.pretraining import Pretraining, PretrainingConfig
 from metarl.agents.random_init import RandomInit, RandomInitConfig
 from metarl.errors import CheckpointError, NumericError
-from metarl.inner_losses import Samples
 from metarl.meta_objective import MetaObjective
 from metarl.schema import LearnerConfig
 from metarl.types import Trajectory
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 KINDS = pytest.mark.parametrize("kind", ["gaussian", "categorical"])
 AGENTS = pytest.mark.parametrize("name", ["pretraining", "random_init"])
 TASKS = 3
@@ -54,27 +52,6 @@ def phase(
 
 def update(agent, batch: Trajectory, seed: int = 0) -> dict[str, float]:
     return agent.meta_update([batch], agent.init_adapted(len(batch.obs)), rng=np.random.default_rng(seed))
-
-
-def samples_of(agent, batch: Trajectory) -> Samples:
-    names = ("gamma", "gae_lambda", "baseline", "advantage_norm")
-    return policy_gradient_samples(batch, **{name: getattr(agent.config, name) for name in names})[0]
-
-
-def damaged(batch: Trajectory, field: str) -> Trajectory:
-    """The same batch with one NaN."""
-    values = getattr(batch, field).clone()
-    values[1, 0, 0] = math.nan
-    return replace(batch, **{field: values})
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_torch_thread() -> Iterator[None]:
-    """As in a run: chunks of tasks are what runs in parallel."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def natural_direction(agent: Pretraining, batch: Trajectory) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,18 +1,16 @@
 """Reptile on trajectories of its own policy: displacements, the outer step and its schedule, failures, checkpoints."""
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
-from synthetic import roll_out, spaces
+from synthetic import damaged, roll_out, samples_of, spaces
 
 from metarl import cli
-from metarl.advantages import policy_gradient_samples
 from metarl.agents.pretraining import Pretraining, PretrainingConfig
 from metarl.agents.reptile import Reptile, ReptileConfig, clipped_steps, path_diagnostics
 from metarl.errors import CheckpointError, NumericError
@@ -23,6 +21,7 @@ from metarl.mlp import Scratch
 from metarl.schema import LearnerConfig
 from metarl.types import Trajectory
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 KINDS = pytest.mark.parametrize("kind", ["gaussian", "categorical"])
 INNER = pytest.mark.parametrize("inner", ["vpg", "ppo"])
 TASKS = 3
@@ -57,27 +56,6 @@ def trial(
 
 def update(agent: Reptile, batches: list[Trajectory]) -> dict[str, float]:
     return agent.meta_update(batches, agent.init_adapted(len(batches[0].obs)), rng=RNG)
-
-
-def samples_of(agent: Reptile, batch: Trajectory) -> Samples:
-    names = ("gamma", "gae_lambda", "baseline", "advantage_norm")
-    return policy_gradient_samples(batch, **{name: getattr(agent.config, name) for name in names})[0]
-
-
-def damaged(batch: Trajectory, field: str) -> Trajectory:
-    """The same batch with one NaN."""
-    values = getattr(batch, field).clone()
-    values[1, 0, 0] = math.nan
-    return replace(batch, **{field: values})
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_torch_thread() -> Iterator[None]:
-    """As in a run: chunks of tasks are what runs in parallel."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 # One choice between two arms, no observation to speak of: a policy whose logits are its two biases, numbers by hand.
