@@ -1,9 +1,10 @@
 """Many MuJoCo simulations stepped one after another through a single ``MjData`` that stays in cache.
 
-Between steps a lane is nothing but rows of contiguous arrays: position, velocity, warm start (and actuator state, where
-the model has any). A step copies them into live views of the ``MjData``, calls ``mj_step`` for all ``frame_skip``
-sub-steps at once, and copies them back. The warm start is part of the state: without it, bits depend on which lane was
-stepped before. This costs little more than bare ``mj_step`` calls, and gives the bits of Gymnasium's environments.
+Between steps a lane is nothing but one row of numbers: position, velocity, actuator state, warm start and control, laid
+out as they lie side by side in the memory of the ``MjData``. A step copies the row there, calls ``mj_step`` for all
+``frame_skip`` sub-steps at once, and copies it back. The warm start is part of the state: without it, bits depend on
+which lane was stepped before. This costs little more than bare ``mj_step`` calls, and gives the bits of Gymnasium's
+environments.
 
 Lanes share one ``MjModel``, or have one per task where a task changes the dynamics, see
 :meth:`MujocoBatchEnv._edit_model`. Such models are copies of one, equal in structure, so that one ``MjData`` does for
@@ -16,6 +17,7 @@ nobody may set ``qfrc_applied``, ``xfrc_applied``, mocap bodies or plugin state.
 from __future__ import annotations
 
 import copy
+import ctypes
 import json
 import warnings
 from abc import abstractmethod
@@ -35,6 +37,7 @@ from metarl.tasks import Bools, Floats, Task, VectorTaskEnv
 if TYPE_CHECKING:
     import mujoco
 
+ALIGNMENT = 64  # bytes to which MuJoCo rounds each array's place in memory
 MAX_MODELS = 64  # kept per environment, half a megabyte each; more tasks than that are built again when they return
 
 
@@ -86,29 +89,23 @@ class MujocoBatchEnv(VectorTaskEnv):
         self._model_of_task: dict[str, mujoco.MjModel] = {}  # by the task's JSON, the least recently used first
         self._init_qpos: Floats = self.data.qpos.copy()
         self._init_qvel: Floats = self.data.qvel.copy()
-        self.qpos = np.tile(self._init_qpos, (num_lanes, 1))
-        self.qvel = np.tile(self._init_qvel, (num_lanes, 1))
-        self._warmstart = np.zeros((num_lanes, self.model.nv))
-        self._act = np.zeros((num_lanes, self.model.na))
-        self._ctrl = np.zeros((num_lanes, self.model.nu))
+        fields = (self.data.qpos, self.data.qvel, self.data.act, self.data.qacc_warmstart, self.data.ctrl)
+        self._live, places = _span(fields)
+        self._lanes = np.zeros((num_lanes, self._live.nbytes // 8))
+        self.qpos, self.qvel, self._act, self._warmstart, self._ctrl = (self._lanes[:, place] for place in places)
+        self.qpos[:], self.qvel[:] = self._init_qpos, self._init_qvel
         self._start = (self.qpos.copy(), self.qvel.copy())
         self._contact_forces = contact_forces
         views = {**self._recorded_views(), **({"contact_forces": self.data.cfrc_ext} if contact_forces else {})}
         self.recorded: dict[str, Floats] = {name: np.zeros((num_lanes, *view.shape)) for name, view in views.items()}
-        self._state = (self.qpos, self.qvel, self._warmstart, self._act, *self.recorded.values())
+        self._state = (self._lanes, *self.recorded.values())
         self._rows = [
             (
-                _bytes(self.qpos[lane]),
-                _bytes(self.qvel[lane]),
-                _bytes(self._warmstart[lane]),
-                _bytes(self._ctrl[lane]),
-                [(_bytes(self.data.act), _bytes(self._act[lane]))] if self.model.na else [],
+                _bytes(self._lanes[lane]),
                 [(_bytes(view), _bytes(self.recorded[name][lane])) for name, view in views.items()],
             )
             for lane in range(num_lanes)
         ]
-        live = (self.data.qpos, self.data.qvel, self.data.qacc_warmstart, self.data.ctrl)
-        self._live = tuple(_bytes(array) for array in live)
         warning = mujoco.mjtWarning
         self._instabilities = [
             int(kind) for kind in (warning.mjWARN_BADQPOS, warning.mjWARN_BADQVEL, warning.mjWARN_BADQACC)
@@ -176,37 +173,29 @@ class MujocoBatchEnv(VectorTaskEnv):
 
     def _advance(self, controls: NDArray[Any], live: Bools) -> tuple[Floats, Bools]:
         lanes = np.flatnonzero(live)
+        qpos_before = self.qpos.copy()
         before = [array.copy() for array in self._state]
         with self._quiet():
             self._simulate(lanes, controls)
             if self._unstable():
                 self._put_back_diverged(lanes, controls, before)
-        return self._reward(before[0], controls), self._ended()
+        return self._reward(qpos_before, controls), self._ended()
 
     def _simulate(self, lanes: NDArray[np.int64], controls: Floats) -> None:
         """One environment step of the given lanes."""
         models, data, frame_skip, mj_step = self.models, self.data, self.frame_skip, self._mujoco.mj_step
         contact_forces, mj_rnePostConstraint = self._contact_forces, self._mujoco.mj_rnePostConstraint
-        live_qpos, live_qvel, live_warmstart, live_ctrl = self._live
+        live, rows = self._live, self._rows
         self._ctrl[lanes] = controls[lanes]
         for lane in lanes.tolist():
-            qpos, qvel, warmstart, ctrl, more, recorded = self._rows[lane]
-            live_qpos[:] = qpos
-            live_qvel[:] = qvel
-            live_warmstart[:] = warmstart
-            for view, row in more:
-                view[:] = row
-            live_ctrl[:] = ctrl
+            row, recorded = rows[lane]
+            live[:] = row
             mj_step(models[lane], data, frame_skip)
             if contact_forces:
                 mj_rnePostConstraint(models[lane], data)
-            qpos[:] = live_qpos
-            qvel[:] = live_qvel
-            warmstart[:] = live_warmstart
-            for view, row in more:
-                row[:] = view
-            for view, row in recorded:
-                row[:] = view
+            row[:] = live
+            for view, kept in recorded:
+                kept[:] = view
 
     def _unstable(self) -> bool:
         """Whether any lane has diverged since the counters were cleared.
@@ -235,7 +224,7 @@ class MujocoBatchEnv(VectorTaskEnv):
         """
         for array, saved in zip(self._state, before, strict=True):
             array[:] = saved
-        good_before = self._is_good(*before[:2])
+        good_before = self._is_good(self.qpos, self.qvel)
         for lane in lanes.tolist():
             self._mujoco.mj_resetData(self.model, self.data)  # also sets the counters to zero
             self._simulate(np.array([lane]), controls)
@@ -294,3 +283,22 @@ def _warn_unless_unstable(message: str) -> None:
 def _bytes(array: Floats) -> memoryview:
     """A contiguous array's memory: assigning one to another is a bare copy, three times as fast as between arrays."""
     return array.data.cast("B")
+
+
+def _span(fields: Sequence[Floats]) -> tuple[memoryview, list[slice]]:
+    """The memory from the first field's beginning to the last one's end, and each field's place in it, in numbers.
+
+    Raises:
+        RuntimeError: the fields do not lie side by side, as they do in every MuJoCo that this was written for.
+    """
+    addresses = [field.__array_interface__["data"][0] for field in fields]
+    used = [(address, address + field.nbytes) for address, field in zip(addresses, fields, strict=True) if field.size]
+    start, stop = min(first for first, _ in used), max(last for _, last in used)
+    if stop - start > sum(last - first + ALIGNMENT for first, last in used):
+        raise RuntimeError(f"expected MuJoCo to keep state and control side by side, got memory ranges {used}")
+    live = memoryview((ctypes.c_char * (stop - start)).from_address(start)).cast("B")
+    places = []
+    for address, field in zip(addresses, fields, strict=True):
+        first = (address - start) // 8 if field.size else 0
+        places.append(slice(first, first + field.size))
+    return live, places

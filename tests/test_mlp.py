@@ -136,6 +136,7 @@ def test_scratch_keeps_one_memory_per_name_that_grows_and_follows_the_dtype():
     assert scratch.take("a", like.double(), 4).dtype == torch.float64
 
 
+@pytest.mark.usefixtures("one_torch_thread")
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
 def test_a_task_alone_has_the_bits_it_has_in_a_stack(activation):
     mlp = MLP((17, 64, 64, 6), activation)
@@ -144,3 +145,17 @@ def test_a_task_alone_has_the_bits_it_has_in_a_stack(activation):
         together = network(mlp.layers(flat), given)
         for c in range(7):
             assert torch.equal(network(mlp.layers(flat[c : c + 1]), given[c : c + 1])[0], together[c])
+
+
+def test_tanh_is_exact_to_rounding_and_has_the_same_bits_wherever_a_number_lies():
+    z = torch.cat([draw(1001).float() * 4, torch.tensor([0.0, -0.0, 1e-30, 20.0, -200.0])])
+    h = MLP((1, 1), "tanh").activate(z.clone())
+    torch.testing.assert_close(h.double(), torch.tanh(z.double()), rtol=3e-7, atol=0)
+    for start in (1, 7, 1000):
+        assert torch.equal(MLP((1, 1), "tanh").activate(z[start:].clone()), h[start:])
+
+
+def test_tanh_can_be_differentiated_by_autograd():
+    z = draw(5).requires_grad_()
+    MLP((1, 1), "tanh").activate(z * 1.0).sum().backward()
+    close(z.grad, 1 - torch.tanh(z.detach()).square())

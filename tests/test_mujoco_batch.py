@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from metarl.errors import NumericError
-from metarl.mujoco_batch import MujocoBatchEnv
+from metarl.mujoco_batch import MujocoBatchEnv, _span
 from metarl.schema import TaskConfig
 from metarl.spaces import Space, SpaceSpec
 
@@ -228,3 +228,19 @@ def test_other_warnings_of_mujoco_are_pythons(make):
 
 def test_dt_is_in_seconds(make):
     assert make(1).dt == pytest.approx(0.04)
+
+
+def test_a_span_covers_fields_and_gaps_and_says_where_each_field_is():
+    memory = np.arange(24.0)
+    fields = memory[2:5], memory[8:10], memory[:0], memory[16:17]
+    live, places = _span(fields)
+    assert np.array_equal(np.frombuffer(live), memory[2:17])
+    assert places == [slice(0, 3), slice(6, 8), slice(0, 0), slice(14, 15)]
+    live[:8] = np.array([-1.0]).tobytes()
+    assert memory[2] == -1.0
+
+
+def test_fields_that_do_not_lie_side_by_side_are_refused():
+    memory = np.zeros(100)
+    with pytest.raises(RuntimeError, match="side by side"):
+        _span((memory[:3], memory[80:83]))
