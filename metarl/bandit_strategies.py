@@ -48,7 +48,7 @@ def play(strategy: BanditStrategy, p: Floats, pulls: int, rng: np.random.Generat
     return rewards
 
 
-class Random:
+class Random(BanditStrategy):
     """Every arm is drawn uniformly."""
 
     def choose(self, successes: Ints, failures: Ints, t: int, rng: np.random.Generator) -> Ints:
@@ -56,7 +56,7 @@ class Random:
 
 
 @dataclass(frozen=True)
-class Oracle:
+class Oracle(BanditStrategy):
     """Knows p [N, k] and always pulls the best arm: what no learner can beat on average."""
 
     p: Floats
@@ -66,7 +66,7 @@ class Oracle:
 
 
 @dataclass(frozen=True)
-class UCB1:
+class UCB1(BanditStrategy):
     """The arm with the largest mean + c·√(2 ln t / pulls of the arm) (Auer, Cesa-Bianchi & Fischer 2002, figure 1).
 
     With ``prior`` 0 and ``c`` 1 this is the paper's UCB1: every arm is pulled once, then the index decides. With
@@ -86,7 +86,7 @@ class UCB1:
         return _best(np.where(tries == 0, np.inf, index))
 
 
-class Thompson:
+class Thompson(BanditStrategy):
     """The arm that is best in a sample from the posterior with prior Beta(1, 1) (Thompson 1933)."""
 
     def choose(self, successes: Ints, failures: Ints, t: int, rng: np.random.Generator) -> Ints:
@@ -94,7 +94,7 @@ class Thompson:
 
 
 @dataclass(frozen=True)
-class EpsilonGreedy:
+class EpsilonGreedy(BanditStrategy):
     """With probability ε any arm, else the one with the largest posterior mean under the prior Beta(1, 1).
 
     An arm never pulled counts 1/2, so ε = 0 leaves an arm once its mean falls below that. Duan et al. 2016 report the
@@ -110,7 +110,7 @@ class EpsilonGreedy:
 
 
 @dataclass(frozen=True)
-class Gittins:
+class Gittins(BanditStrategy):
     """The arm with the largest Gittins index under the prior Beta(1, 1) (Gittins 1979).
 
     The index is that of infinitely many pulls discounted by ``gamma``, where it is optimal; for a trial of n
@@ -176,7 +176,7 @@ def _crossing(advantage: Floats, grid: Floats) -> Floats:
 
 
 @dataclass(frozen=True)
-class BayesOptimal:
+class BayesOptimal(BanditStrategy):
     """The policy that earns :func:`bayes_optimum`: best on average over bandits with p uniform in [0, 1]."""
 
     pulls: int  # of the trial

@@ -67,7 +67,7 @@ class MDPStrategy(Protocol):
         """The action in every state at every step, [N, H, S]."""
 
 
-class Random:
+class Random(MDPStrategy):
     """Every action is drawn uniformly."""
 
     def plan(self, belief: Belief, horizon: int, rng: np.random.Generator) -> Ints:
@@ -77,7 +77,7 @@ class Random:
 
 
 @dataclass(frozen=True)
-class Oracle:
+class Oracle(MDPStrategy):
     """Knows the MDPs and does what is best in each: what no learner can beat on average."""
 
     transition: Floats
@@ -88,7 +88,7 @@ class Oracle:
 
 
 @dataclass(frozen=True)
-class PosteriorSampling:
+class PosteriorSampling(MDPStrategy):
     """PSRL with one sample, OPSRL with more: act as if MDPs drawn from the posterior were true, for one episode.
 
     PSRL (Osband, Russo & Van Roy 2013, arXiv:1306.0940) is optimal in one sampled MDP. OPSRL is
