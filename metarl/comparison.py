@@ -43,9 +43,11 @@ class MethodPlan:
     overrides: Mapping[str, Any] = field(default_factory=dict)
 
 
-HALF_CHEETAH = {"every": 10, "adapt_episodes": 20, "adapt_env_steps": None, "score_episodes": 20}
+HALF_CHEETAH = {"every": 20, "adapt_episodes": 20, "adapt_env_steps": None, "score_episodes": 20}
 TASKS: Mapping[str, TaskPlan] = {
-    "point": TaskPlan(5, 10_000_000, {"every": 5, "adapt_episodes": 40, "adapt_env_steps": 4000, "score_episodes": 40}),
+    "point": TaskPlan(
+        5, 10_000_000, {"every": 10, "adapt_episodes": 40, "adapt_env_steps": 4000, "score_episodes": 40}
+    ),
     "half_cheetah_dir": TaskPlan(3, 16_000_000, HALF_CHEETAH),
     "half_cheetah_vel": TaskPlan(3, 16_000_000, HALF_CHEETAH),
 }
@@ -58,7 +60,7 @@ METHODS: Mapping[str, MethodPlan] = {
     "pretraining": MethodPlan(
         "pretraining",
         "one policy for all tasks, by TRPO; adaptation only in evaluation",
-        {"eval.every": 20},  # its iterations have one phase
+        {"eval.every": 40},  # its iterations have one phase
     ),
     "reptile": MethodPlan("reptile", "moves towards where adaptation ends (Nichol et al. 2018, arXiv:1803.02999)"),
     "fomaml": MethodPlan(
