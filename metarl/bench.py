@@ -14,9 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from metarl import bench_memory
 from metarl.agent import Agent
 from metarl.executors import Executor, make_executor
 from metarl.experiment import Experiment, build, make_agent, resolve
+from metarl.memory_agent import MemoryAgentConfig
 from metarl.parallel import task_chunks
 from metarl.rollout import draw_reset_seeds
 from metarl.schema import RunConfig
@@ -33,7 +35,8 @@ def sampling(config: RunConfig) -> dict[str, Any]:
 
     ``env_steps_per_s``: valid steps by wall time of ``Sampler.collect``. ``raw_steps_per_s``: the same start states
     and controls replayed with ``mj_step(nstep=frame_skip)`` and nothing else, one loop per core at the same time, by
-    the loops' own clocks; null where the family is not a MuJoCo batch. ``ratio``: the first over the second. Medians
+    the loops' own clocks; null where the family is not a MuJoCo batch,
+    or trials have several episodes. ``ratio``: the first over the second. Medians
     of 10 interleaved rounds. ``peak_memory_mb``: sum of the peak resident sizes of the whole process tree, shared
     pages counted in each process.
     """
@@ -72,8 +75,12 @@ def learner(config: RunConfig) -> dict[str, Any]:
     one 2000 × 2000 float32 matrix product on all cores. Medians of 10 interleaved rounds, each from the same parameters
     and data. ``operations``: the multiplications of all matrix products in that work, in units of those of one
     2000 × 2000 product, what ``ratio`` would be if nothing else took time and every product ran at that speed.
+
+    Agents with a memory are measured against their network alone, see :func:`metarl.bench_memory.learner`.
     """
     config = resolve(config)
+    if isinstance(config.agent, MemoryAgentConfig):
+        return bench_memory.learner(config)
     updates, products = [], []
     cores = len(os.sched_getaffinity(0))
     with build(config) as experiment:
@@ -228,7 +235,8 @@ def _replay(
     experiment: Experiment, executor: Executor, tasks: list[Task], stream: Stream, batch: Trajectory
 ) -> float | None:
     """Steps per second of one bare loop per core, all at the same time, over a collected batch."""
-    if not hasattr(experiment.distribution.make_vector(1), "start_states"):
+    replayable = hasattr(experiment.distribution.make_vector(1), "start_states")
+    if not replayable or experiment.agent.episodes_per_trial > 1:
         return None
     lengths = batch.valid.sum(-1).numpy()
     units = [

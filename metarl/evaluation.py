@@ -21,11 +21,36 @@ from metarl.types import Trajectory
 
 
 @dataclass(frozen=True)
+class MemoryScores:
+    """What else there is to say of an agent with a memory."""
+
+    trial: NDArray[np.float64]  # [tasks, trials] return of as many episodes as a trial has in training
+    restored: NDArray[np.float64]  # [tasks, episodes] each started with the memory that such a trial leaves
+    restored_success: NDArray[np.float64] | None = None  # [tasks, episodes] at any step
+
+    def summary(self, rng: np.random.Generator) -> dict[str, Any]:
+        """Means over tasks with 95 % bootstrap intervals: ``trial``, ``restored`` and ``restored_success``."""
+        scores = {"trial": self.trial, "restored": self.restored, "restored_success": self.restored_success}
+        found = {name: values.mean(axis=1) for name, values in scores.items() if values is not None}
+        return {
+            name: dict(
+                zip(("mean", "low", "high"), (float(values.mean()), *bootstrap_ci(values, rng=rng)), strict=True)
+            )
+            for name, values in found.items()
+        }
+
+
+@dataclass(frozen=True)
 class AdaptationCurve:
-    """Returns of fresh episodes after 0, 1, … adaptation steps on held-out tasks, and their success where known."""
+    """Returns on held-out tasks after 0, 1, … adaptation steps, and their success where known.
+
+    For agents that adapt by gradients a step is one of theirs, and episodes are fresh ones. For agents with a memory
+    it is an episode: point k is the return of a trial's episode k, after k others.
+    """
 
     returns: NDArray[np.float64]  # [points, tasks, episodes], undiscounted
     success: NDArray[np.float64] | None = None  # [3, points, tasks, episodes]: the fields of EpisodeSuccess
+    memory: MemoryScores | None = None
 
     @property
     def by_task(self) -> NDArray[np.float64]:
@@ -33,15 +58,18 @@ class AdaptationCurve:
         return np.asarray(self.returns.mean(axis=2))
 
     def summary(self, seed: int) -> dict[str, Any]:
-        """Mean over tasks with a 95 % bootstrap interval at every point, as plain JSON data.
+        """Mean over tasks with a 95 % bootstrap interval at every point, as plain JSON data; ``steps`` are in ``unit``.
 
         Where success is known, ``success`` holds the same of the fraction of episodes with success at any step,
         ``success_final`` of those with success at the last step, and ``first_success_step`` the mean number of steps
         until the first success over the episodes that have one, None where none has.
         """
         rng = generator(seed, Domain.BOOTSTRAP)
-        result = {"steps": list(range(len(self.returns))), **_mean_and_interval(self.by_task, rng)}
+        unit = "adaptation steps" if self.memory is None else "episodes before"
+        result = {"unit": unit, "steps": list(range(len(self.returns))), **_mean_and_interval(self.by_task, rng)}
         result["returns"] = self.by_task.tolist()
+        if self.memory is not None:
+            result |= self.memory.summary(rng)
         if self.success is not None:
             succeeded, final, first_step = self.success
             result["success"] = _mean_and_interval(succeeded.mean(axis=2), rng)
@@ -78,6 +106,39 @@ class Evaluator:
 
     def evaluate(self, agent: Agent) -> AdaptationCurve:
         """The curve of the agent's current parameters."""
+        return self._by_episode(agent) if agent.policy().remembers else self._by_step(agent)
+
+    def _by_episode(self, agent: Agent) -> AdaptationCurve:
+        """Trials twice as long as in training: a memory may drift beyond what it was trained for. And Meta-World's
+        rule: the memory that a trial of the training length leaves is restored before every episode that counts."""
+        config, n = self.config, agent.episodes_per_trial
+
+        def collect(phase: int, episodes: int, restore_after: int | None) -> Trajectory:
+            return self.sampler.collect(
+                agent.policy(),
+                agent.init_adapted(len(self.tasks)),
+                self.tasks,
+                self._stream(phase),
+                lanes=config.score_episodes,
+                episodes=episodes,
+                deterministic=config.deterministic,
+                restore_after=restore_after,
+            )
+
+        running, restored = collect(0, 2 * n, None), collect(1, n + config.restored_episodes, n)
+        returns = running.episode_returns().numpy()  # [tasks, trials, episodes]
+        succeeded, restored_success = running.episode_success(), restored.episode_success()
+        return AdaptationCurve(
+            np.moveaxis(returns, 2, 0),
+            None if succeeded is None else np.stack([np.moveaxis(field.numpy(), 2, 0) for field in succeeded]),
+            MemoryScores(
+                returns[:, :, :n].sum(axis=2),
+                restored.episode_returns()[:, :, n:].flatten(1).numpy(),
+                None if restored_success is None else restored_success.any[:, :, n:].flatten(1).double().numpy(),
+            ),
+        )
+
+    def _by_step(self, agent: Agent) -> AdaptationCurve:
         config, returns, success = self.config, [], []
         adapted = agent.init_adapted(len(self.tasks))
         for step in range(config.adapt_steps + 1):

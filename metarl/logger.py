@@ -19,6 +19,8 @@ from metarl.wandb_sink import WandbSink
 
 __all__ = ["Console", "Logger", "MetricsFile", "WandbSink"]
 
+MAX_POINTS_SHOWN = 6  # of an adaptation curve, on the console
+
 
 class MetricsFile:
     """A file of JSON lines, one per iteration, on the disk's side of every buffer of ours when ``append`` returns.
@@ -144,7 +146,8 @@ class Logger:
         """Log an adaptation curve (``steps``, ``mean``, ``low``, ``high``) at a position of iteration and env_steps.
 
         It goes to wandb as ``eval/return/<step>`` with its interval, ``eval/success/<step>`` likewise where the summary
-        has ``success``, and to the console; ``evaluations.jsonl`` has all.
+        has ``success``, ``eval/trial`` and ``eval/restored`` where an agent has a memory, and to the console, of long
+        curves a few points; ``evaluations.jsonl`` has all.
         """
         values: dict[str, float | int] = dict(position)
         words = []
@@ -155,9 +158,15 @@ class Logger:
             for step, mean, low, high in points:
                 values[f"eval/{quantity}/{step}"] = mean
                 values |= {f"eval/{quantity}_low/{step}": low, f"eval/{quantity}_high/{step}": high}
+            shown = points[:: max(1, len(points) // MAX_POINTS_SHOWN)]
             words.append(
-                f"{quantity} " + " → ".join(f"{mean:.4g} [{low:.4g}, {high:.4g}]" for _, mean, low, high in points)
+                f"{quantity} " + " → ".join(f"{mean:.4g} [{low:.4g}, {high:.4g}]" for _, mean, low, high in shown)
             )
+        for name in ("trial", "restored", "restored_success"):
+            if name in summary:
+                mean, low, high = (summary[name][bound] for bound in ("mean", "low", "high"))
+                values |= {f"eval/{name}": mean, f"eval/{name}_low": low, f"eval/{name}_high": high}
+                words.append(f"{name.replace('_', ' ')} {mean:.4g} [{low:.4g}, {high:.4g}]")
         self.wandb.log(_numbers(values))
         self.message(f"evaluation at iteration {position['iteration']}: {', '.join(words)}")
 

@@ -1,4 +1,4 @@
-"""Running mean and standard deviation of observations."""
+"""Running mean and standard deviation of observations, and of returns."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ EPSILON = 1e-8
 
 
 class RunningMoments:
-    """Mean and variance per number of all observations so far, in float64.
+    """Mean and variance per number of all vectors so far, in float64; ``name`` is what they are of.
 
     Source: Chan, Golub & LeVeque 1983, "Algorithms for computing the sample variance", The American Statistician
     37(3), eq. 2.1: the moments of two sets from those of each.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, name: str = "observations") -> None:
+        self._name = name
         self._count = torch.zeros((), dtype=torch.float64)
         self._mean = torch.zeros(size, dtype=torch.float64)
         self._squares = torch.zeros(size, dtype=torch.float64)  # Σ (o − mean)²
 
     def update(self, values: Tensor) -> None:
-        """Take in observations [M, size], M ≥ 1."""
+        """Take in vectors [M, size], M ≥ 1."""
         values = values.detach().to("cpu", torch.float64)
         count, mean = len(values), values.mean(0)
         total, shift = self._count + count, mean - self._mean
@@ -31,7 +32,7 @@ class RunningMoments:
         self._count = total
 
     def mean_and_std(self) -> tuple[Tensor, Tensor]:
-        """Both [size] in float64; 0 and 1 before the first observation."""
+        """Both [size] in float64; 0 and 1 before the first vector."""
         if self._count == 0:
             return self._mean.clone(), torch.ones_like(self._mean)
         return self._mean.clone(), (self._squares / self._count + EPSILON).sqrt()
@@ -39,13 +40,13 @@ class RunningMoments:
     def state(self) -> dict[str, Tensor]:
         """Named tensors for a checkpoint."""
         return {
-            "observations.count": self._count,
-            "observations.mean": self._mean,
-            "observations.squares": self._squares,
+            f"{self._name}.count": self._count,
+            f"{self._name}.mean": self._mean,
+            f"{self._name}.squares": self._squares,
         }
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Take over :meth:`state`; other names are passed over."""
         self._count, self._mean, self._squares = (
-            state[f"observations.{name}"].double().clone() for name in ("count", "mean", "squares")
+            state[f"{self._name}.{name}"].double().clone() for name in ("count", "mean", "squares")
         )

@@ -11,13 +11,13 @@ OptimizerName = Literal["sgd", "adam"]
 
 
 class FlatOptimizer:
-    """torch's SGD (without momentum) or Adam (β = 0.9, 0.999, ε = 1e-8), as a function of vector and gradient."""
+    """torch's SGD (without momentum) or Adam (β = 0.9, 0.999), as a function of vector and gradient."""
 
-    def __init__(self, name: OptimizerName, like: Tensor) -> None:
+    def __init__(self, name: OptimizerName, like: Tensor, *, epsilon: float = 1e-8) -> None:
         self._parameter = torch.nn.Parameter(torch.zeros_like(like))
         self._optimizer: torch.optim.Optimizer
         if name == "adam":
-            self._optimizer = torch.optim.Adam([self._parameter])
+            self._optimizer = torch.optim.Adam([self._parameter], eps=epsilon)
         else:
             self._optimizer = torch.optim.SGD([self._parameter])
         self._adam = name == "adam"

@@ -28,10 +28,13 @@ class Policy(ABC):
 
     noise_size: int
     noise_kind: str  # "normal" or "uniform"
+    remembers: bool = (
+        False  # its state, a tuple of tensors [rows, …], is all that adapts: one parameter row for all tasks
+    )
 
     @abstractmethod
     def unpack(self, params: Tensor) -> Any:
-        """Parameters [N, P] in the form that :meth:`act` takes; done once per rollout."""
+        """Parameters [N, P] (or [1, P] for all tasks) in the form that :meth:`act` takes; done once per rollout."""
 
     @abstractmethod
     def initial_state(self, rows: int) -> State:

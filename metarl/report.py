@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from metarl.storage import replace_file
 # Okabe & Ito's palette: told apart with every kind of colour vision, and in grey.
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"
 MILLION = 1e6
+GRADIENT = "adaptation steps"
 
 
 @dataclass(frozen=True)
@@ -109,9 +110,9 @@ def _draw_learning(axes: Axes, curves: Curves) -> None:
     for phase, color in zip(phases, _ordered_colors(len(phases)), strict=True):
         steps, values = curves.returns(phase)
         marker = "." if len(steps) == 1 else ""
-        axes.plot(
-            _millions(steps), values, color=color, linewidth=1.4, marker=marker, label=f"training, {_after(phase)}"
-        )
+        last = curves.evaluations[-1] if curves.evaluations else None
+        what = _after(phase) if _unit(last) == GRADIENT else "mean of all episodes"
+        axes.plot(_millions(steps), values, color=color, linewidth=1.4, marker=marker, label=f"training, {what}")
     if curves.evaluations:
         ends = {0: (BLUE, "s"), len(curves.evaluations[-1]["steps"]) - 1: (ORANGE, "o")}
         for point, (color, marker) in ends.items():
@@ -140,13 +141,13 @@ def _draw_evaluations(axes: Axes, evaluations: Sequence[dict[str, Any]], point: 
         capsize=2.5,
         elinewidth=1.0,
         zorder=3,
-        label=f"held-out, {_after(shown[-1]['steps'][point])} (95 % CI)",
+        label=f"held-out, {_after(shown[-1]['steps'][point], _unit(shown[-1]))} (95 % CI)",
     )
 
 
 def _draw_adaptation(axes: Axes, evaluation: dict[str, Any] | None) -> None:
     """Mean return on held-out tasks by adaptation steps, its interval, and every task's own curve."""
-    axes.set(title="Adaptation to held-out tasks", xlabel="adaptation steps", ylabel="return per episode")
+    axes.set(title="Adaptation to held-out tasks", xlabel=_unit(evaluation), ylabel="return per episode")
     _style(axes, legend=False)
     if evaluation is None:
         axes.text(0.5, 0.5, "no evaluation yet", transform=axes.transAxes, ha="center", va="center", color=GREY)
@@ -180,7 +181,14 @@ def _ordered_colors(count: int) -> list[Any]:
     return [colormaps["cividis"](0.8 * (1 - k / max(1, count - 1))) for k in range(count)]
 
 
-def _after(steps: int) -> str:
+def _unit(evaluation: Mapping[str, Any] | None) -> str:
+    """What adaptation is counted in."""
+    return str(evaluation.get("unit", GRADIENT)) if evaluation else GRADIENT
+
+
+def _after(steps: int, unit: str = GRADIENT) -> str:
+    if unit != GRADIENT:
+        return f"episode {steps + 1}"
     if steps == 0:
         return "before adaptation"
     return f"after {steps} step{'s' if steps > 1 else ''}"

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from metarl.errors import NumericError
-from metarl.policies import Policy
+from metarl.policies import Policy, State
 from metarl.seeding import Stream
 from metarl.tasks import Task, TaskDistribution, VectorTaskEnv
 from metarl.types import PolicyInput
@@ -24,13 +24,14 @@ class RolloutUnit:
 
     distribution: TaskDistribution
     policy: Policy
-    params: NDArray[np.float32]  # [n, P], one row per task
+    params: NDArray[np.float32]  # [n, P], one row per task, or [1, P] for all of them
     tasks: tuple[Task, ...]
     first_slot: int  # position of tasks[0] in the meta-batch: task slots key the random streams
     stream: Stream
     lanes: int
     episodes: int
     deterministic: bool
+    restore_after: int | None = None  # later episodes of a lane start with the memory that so many episodes left
 
     def describe(self) -> str:
         """The unit in a few words, for error messages."""
@@ -74,6 +75,8 @@ class _Recorder:
         self.obs = np.zeros((*shape, spaces.observation.size), np.float32)
         self.action = np.zeros((*shape, action.size), np.float32) if action.kind == "box" else np.zeros(shape, np.int64)
         self.bound = env.action_scale if action.kind == "box" else 0.0  # what lies beyond is not executed
+        remembered = unit.policy.remembers and action.kind == "box"
+        self.executed = np.zeros_like(self.action) if remembered else None
         self.reward = np.zeros(shape, np.float32)
         self.terminated, self.truncated, self.first, self.valid = (np.zeros(shape, np.bool_) for _ in range(4))
         self.final_obs = np.zeros((self.rows, unit.episodes, spaces.observation.size), np.float32)
@@ -86,17 +89,13 @@ class _Recorder:
         episode = np.zeros(self.rows, np.int64)
         first = np.ones(self.rows, np.bool_)
         obs = self._reset(self.seeds[:, 0].tolist(), None, 0)
-        state = unit.policy.initial_state(self.rows)
-        prev_action = torch.zeros_like(torch.from_numpy(self.action[0]))
-        # Rows: previous reward, terminated, truncated; first. The policy reads them as tensors over the same memory.
-        flags = np.zeros((4, self.rows), np.float32)
-        flag_tensors = [torch.from_numpy(row) for row in flags]
-        flags[3] = 1.0
+        carried = _Carried.at_start(unit.policy, self.action[0])
+        kept: _Carried | None = None
         for t in range(self.steps):
             live = episode < unit.episodes
-            step = PolicyInput(torch.from_numpy(obs), prev_action, *flag_tensors)
             noise = None if self.noise is None else self.noise[t]
-            drawn, outputs, state = unit.policy.act(self.params, step, state, noise)
+            step = PolicyInput(torch.from_numpy(obs), carried.action, *carried.flags)
+            drawn, outputs, carried.state = unit.policy.act(self.params, step, carried.state, noise)
             action = drawn.numpy()
             self._require_finite("actions", action, t)
             raw_obs, reward, terminated, truncated, info = env.step(action)
@@ -110,18 +109,22 @@ class _Recorder:
             if info:
                 self._record_info(info, live, t)
             ended = live & (terminated | truncated)
+            carried.action = drawn.clamp(-self.bound, self.bound) / self.bound if self.bound else drawn
+            carried.see(reward, self.terminated[t], self.truncated[t], ended)
+            if self.executed is not None:
+                self.executed[t] = carried.action.numpy()
             if ended.any():
                 rows = np.flatnonzero(ended)
                 self.final_obs[rows, episode[rows]] = next_obs[rows]
                 episode[rows] += 1
+                if unit.restore_after is not None:
+                    kept = carried.restored(kept, ended, episode, unit.restore_after)
                 again = ended & (episode < unit.episodes)
                 if again.any():
                     seeds = self.seeds[np.arange(self.rows), np.minimum(episode, unit.episodes - 1)].tolist()
                     next_obs = self._reset(seeds, {"reset_mask": again}, t)
                 elif not (episode < unit.episodes).any():
                     break
-            flags[0], flags[1], flags[2], flags[3] = reward, self.terminated[t], self.truncated[t], ended
-            prev_action = drawn.clamp(-self.bound, self.bound) if self.bound else drawn
             obs, first = next_obs, ended
 
     def arrays(self) -> Arrays:
@@ -136,6 +139,8 @@ class _Recorder:
             name: by_task(getattr(self, name))
             for name in ("obs", "action", "reward", "terminated", "truncated", "first", "valid")
         }
+        if self.executed is not None:
+            result["executed"] = by_task(self.executed)
         per_task = outputs.movedim(0, 1).reshape(n, lanes * steps, -1)
         action = torch.from_numpy(result["action"]).flatten(1, 2)
         log_prob, dist = self.unit.policy.describe(self.params, per_task, action)
@@ -144,8 +149,9 @@ class _Recorder:
         result |= {name: value.unflatten(1, (lanes, steps)).numpy().copy() for name, value in described.items()}
         padding = ~result["valid"]
         if padding.any():
-            for name in ("obs", "action", "reward", *described):
-                result[name][padding] = 0
+            for name in ("obs", "action", "reward", "executed", *described):
+                if name in result:
+                    result[name][padding] = 0
         if self.success is not None:
             result["success"] = by_task(self.success)
         result["diverged"] = self.diverged.reshape(n, lanes)
@@ -187,6 +193,58 @@ class _Recorder:
             f"expected finite {what}, got {values[row]} at step {t} of lane {lane} of task slot "
             f"{self.unit.first_slot + n}, {dict(self.unit.tasks[n])}"
         )
+
+
+@dataclass
+class _Carried:
+    """What a policy takes from one step into the next, by rows: its state, and what the last step came to."""
+
+    state: State
+    action: torch.Tensor  # [rows, act] as executed, in units of the control range; [rows] choices, −1 for none
+    flags: torch.Tensor  # [4, rows]: previous reward, terminated and truncated; first
+
+    @staticmethod
+    def at_start(policy: Policy, action: NDArray[Any]) -> _Carried:
+        """Before a trial's first step, for actions of the given shape."""
+        flags = torch.zeros(4, len(action))
+        flags[3] = 1.0
+        none = torch.full(action.shape, -1) if action.ndim == 1 else torch.zeros(action.shape)
+        return _Carried(policy.initial_state(len(action)), none, flags)
+
+    def see(
+        self,
+        reward: NDArray[Any],
+        terminated: NDArray[np.bool_],
+        truncated: NDArray[np.bool_],
+        first: NDArray[np.bool_],
+    ) -> None:
+        """Take in the outcome of a step [rows], and which rows begin an episode next."""
+        flags = self.flags.numpy()
+        flags[0], flags[1], flags[2], flags[3] = reward, terminated, truncated, first
+
+    def restored(
+        self, kept: _Carried | None, ended: NDArray[np.bool_], episode: NDArray[np.int64], after: int
+    ) -> _Carried:
+        """What rows had when their number of ``episode`` reached ``after``; rows beyond that get it back."""
+        reached = torch.from_numpy(ended & (episode == after))
+        beyond = torch.from_numpy(ended & (episode > after))
+        if kept is None:
+            kept = _Carried(self.state, self.action, self.flags.clone())
+
+        def choose(rows: torch.Tensor, chosen: torch.Tensor, other: torch.Tensor, axis: int = 0) -> torch.Tensor:
+            shape = [-1 if i == axis else 1 for i in range(chosen.ndim)]
+            return torch.where(rows.reshape(shape), chosen, other)
+
+        def merge(rows: torch.Tensor, chosen: _Carried, other: _Carried) -> _Carried:
+            state = tuple(choose(rows, a, b) for a, b in zip(chosen.state, other.state, strict=True))
+            return _Carried(
+                state, choose(rows, chosen.action, other.action), choose(rows, chosen.flags, other.flags, axis=1)
+            )
+
+        kept = merge(reached, self, kept)
+        now = merge(beyond, kept, self)
+        self.state, self.action, self.flags = now.state, now.action, now.flags
+        return kept
 
 
 def draw_reset_seeds(stream: Stream, first_slot: int, num_tasks: int, lanes: int, episodes: int) -> NDArray[np.int64]:

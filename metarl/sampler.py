@@ -20,6 +20,7 @@ from metarl.tasks import Task, TaskDistribution
 from metarl.types import Trajectory
 
 MAX_TASKS_PER_UNIT = 20
+MAX_FIXED_UNITS = 8
 
 
 class Sampler:
@@ -27,7 +28,8 @@ class Sampler:
 
     Larger units cost less per step, more units keep more workers busy: ``auto`` makes one per worker, of at most
     20 tasks. It may depend on the number of workers because batched matrix products over stacked parameters give a
-    task the same bits in any company.
+    task the same bits in any company. Products of many rows with one matrix do not: for policies with a memory ``auto``
+    makes up to 8 units of equal size, an even number where it can, whatever the number of workers.
     """
 
     def __init__(
@@ -47,38 +49,47 @@ class Sampler:
         lanes: int,
         episodes: int = 1,
         deterministic: bool = False,
+        restore_after: int | None = None,
     ) -> Trajectory:
         """Exactly ``episodes`` consecutive episodes in each of ``lanes`` lanes of every task.
 
-        ``params`` [N, P] has one row per task. Gradient agents ask for E lanes × 1 episode, memory agents for E lanes ×
-        n episodes, which are E trials. With ``deterministic`` the policy's mode acts.
+        ``params`` [N, P] has one row per task; [1, P] for policies with a memory. Gradient agents ask for E lanes ×
+        1 episode, memory agents for E lanes × n episodes, which are E trials. With ``deterministic`` the policy's mode acts. With
+        ``restore_after`` every episode of a lane after that many starts with the memory that they left.
 
         Raises:
             NumericError: an observation, reward or action was not finite.
             WorkerError: environments or workers failed more often than their budget allows.
         """
-        if len(params) != len(tasks):
-            raise ValueError(f"expected one row of parameters per task ({len(tasks)}), got {len(params)}")
+        expected = 1 if policy.remembers else len(tasks)
+        if len(params) != expected:
+            raise ValueError(f"expected {expected} rows of parameters for {len(tasks)} tasks, got {len(params)}")
         rows = params.detach().cpu().numpy()
         units = [
             RolloutUnit(
                 self.distribution,
                 policy,
-                rows[part],
+                rows if policy.remembers else rows[part],
                 tuple(tasks[part]),
                 part.start,
                 stream,
                 lanes,
                 episodes,
                 deterministic,
+                restore_after,
             )
-            for part in task_chunks(len(tasks), self._unit_size(len(tasks)))
+            for part in task_chunks(len(tasks), self._unit_size(len(tasks), policy.remembers))
         ]
         return _trajectory(self.executor.map(rollout, units))
 
-    def _unit_size(self, num_tasks: int) -> int:
+    def _unit_size(self, num_tasks: int, fixed: bool) -> int:
+        """Tasks per unit; where it is ``fixed``, a function of the configuration alone."""
         if self.tasks_per_unit != "auto":
             return self.tasks_per_unit
+        if fixed:
+            equal = [count for count in range(2, MAX_FIXED_UNITS + 1) if num_tasks % count == 0]
+            units = max(equal, key=lambda count: (count % 2 == 0, count), default=min(MAX_FIXED_UNITS, num_tasks))
+            return math.ceil(num_tasks / units)
         return min(MAX_TASKS_PER_UNIT, math.ceil(num_tasks / max(1, self.executor.workers)))
 
 

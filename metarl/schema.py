@@ -62,7 +62,8 @@ class SamplerConfig(Frozen):
     )
     tasks_per_unit: PositiveInt | Literal["auto"] = Field(
         "auto",
-        description="whole tasks stepped together; auto = one unit per worker, at most 20 tasks each",
+        description="whole tasks stepped together; auto = one unit per worker, at most 20 tasks each (memory agents: "
+        "up to 8 equal units, and this key decides the last bits)",
     )
     unit_timeout_s: PositiveFloat = Field(
         300.0, description="seconds after which a worker counts as hung and is replaced"
@@ -83,7 +84,8 @@ class LearnerConfig(Frozen):
     )
     tasks_per_chunk: PositiveInt | Literal["auto"] = Field(
         "auto",
-        description="tasks whose activations are computed together; auto fits the CPU's cache, or takes all on a GPU",
+        description="gradient agents: tasks whose activations are computed together; auto fits the CPU's cache, or "
+        "takes all on a GPU",
     )
 
 
@@ -99,7 +101,12 @@ class EvalConfig(Frozen):
     adapt_env_steps: PositiveInt | None = Field(
         None, description="gather further episodes until a task has this many steps (Finn 2017: 4000); null = do not"
     )
-    score_episodes: PositiveInt = Field(20, description="fresh episodes per task that score each point of the curve")
+    score_episodes: PositiveInt = Field(
+        20, description="fresh episodes per task that score each point of the curve; memory agents: trials per task"
+    )
+    restored_episodes: PositiveInt = Field(
+        3, description="memory agents: episodes that each start with the memory which a trial has left"
+    )
     deterministic: bool = Field(False, description="score the policy's mode instead of its samples")
 
 

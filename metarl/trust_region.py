@@ -8,12 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from metarl.meta_objective import MetaObjective
 from metarl.schema import Frozen
 from metarl.types import Metrics
 
@@ -31,8 +31,20 @@ class TrustRegionConfig(Frozen):
     max_backtracks: PositiveInt = Field(15, description="line-search candidates before the step is given up")
 
 
+class Objective(Protocol):
+    """What a trust-region step is taken on."""
+
+    old_loss: float
+
+    def fisher_product(self, v: Tensor) -> Tensor:
+        """The Hessian of the mean KL(old ‖ new) at the old parameters, times v [Q]."""
+
+    def evaluate(self, psi: Tensor) -> tuple[float, float]:
+        """Loss and mean KL at other parameters [Q]."""
+
+
 def trust_region_step(
-    objective: MetaObjective, psi: Tensor, gradient: Tensor, config: TrustRegionConfig
+    objective: Objective, psi: Tensor, gradient: Tensor, config: TrustRegionConfig
 ) -> tuple[Tensor, Metrics]:
     """ψ [Q] after one step from ``psi``, where the objective has the given gradient [Q], and how the step went.
 

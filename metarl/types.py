@@ -16,12 +16,14 @@ class PolicyInput(NamedTuple):
     """What a policy sees at one step, for ``rows`` lanes. Memory policies use all of it, others only ``obs``.
 
     Built outside of any reset, so that the last reward and flags of an episode arrive with the first observation of the
-    next; all but ``obs`` are zero (``first`` is one) at the start of a trial. The memory is reused at the next step: a
-    policy that keeps inputs copies them.
+    next; all but ``obs`` are zero (``first`` is one, a choice −1) at the start of a trial. The
+    memory is reused at the next step: a policy that keeps inputs copies them.
     """
 
     obs: Tensor  # [rows, obs]
-    prev_action: Tensor  # [rows, act], as executed; zeros at the start of a trial
+    prev_action: (
+        Tensor  # [rows, act] as executed, in units of the control range; [rows] choices, −1 where there is none
+    )
     prev_reward: Tensor  # [rows]
     prev_terminated: Tensor  # [rows], 0 or 1
     prev_truncated: Tensor  # [rows], 0 or 1
@@ -57,6 +59,7 @@ class Trajectory:
     final_obs: Tensor  # [N, E, episodes, obs], the observation after each episode's last step
     diverged: Tensor  # [N, E] steps at which the simulation diverged and the episode was cut off
     success: Tensor | None = None  # [N, E, T] bool where the family knows success
+    executed: Tensor | None = None  # [N, E, T, act] as executed, in units of the control range: for Box and a memory
 
     @property
     def num_steps(self) -> int:

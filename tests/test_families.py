@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from metarl import cli, config, loading
+from metarl.memory_agent import MemoryAgentConfig
 
 SIZES = [
     "iterations=3",
@@ -30,8 +31,11 @@ SIZES = [
 def test_every_shipped_configuration_trains(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shipped = config.load(name).config
     horizon = min(20, shipped.task.horizon)
-    episodes = 3 * 2 * 2 * (getattr(shipped.agent, "num_adapt_steps", 0) + 1)  # iterations · tasks · lanes · phases
-    assert cli.main(["train", name, *SIZES, f"task.horizon={horizon}", f"run_dir={tmp_path}"]) == 0, capsys.readouterr()
+    remembers = isinstance(shipped.agent, MemoryAgentConfig)
+    sizes = [*SIZES, *(["agent.episodes_per_trial=2", "agent.memory_size=16"] if remembers else [])]
+    rounds = 2 if remembers else getattr(shipped.agent, "num_adapt_steps", 0) + 1  # episodes of a trial, or phases
+    episodes = 3 * 2 * 2 * rounds  # iterations · tasks · lanes · rounds
+    assert cli.main(["train", name, *sizes, f"task.horizon={horizon}", f"run_dir={tmp_path}"]) == 0, capsys.readouterr()
     (run,) = (tmp_path / name).iterdir()
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [record["iteration"] for record in records] == [1, 2, 3]
@@ -41,7 +45,7 @@ def test_every_shipped_configuration_trains(name: str, tmp_path: Path, capsys: p
         assert all(name.startswith(("baseline/explained_variance/", "loss/meta_gradient_cosine")) for name in undefined)
     assert records[-1]["env/diverged"] == 0
     (curve,) = [json.loads(line) for line in (run / "evaluations.jsonl").read_text().splitlines()]
-    assert np.isfinite(curve["mean"]).all() and len(curve["mean"]) == 2
+    assert np.isfinite(curve["mean"]).all() and len(curve["mean"]) == (4 if remembers else 2)
 
 
 def test_every_family_has_a_configuration() -> None:

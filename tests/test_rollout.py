@@ -227,8 +227,10 @@ def test_the_policy_acts_on_the_observation_that_is_recorded() -> None:
     np.testing.assert_array_equal(arrays["dist/obs"], arrays["obs"])
 
 
-@pytest.mark.parametrize(("action_scale", "executed"), [(1.0, 1.0), (10.0, 2.5)])
-def test_the_action_is_recorded_as_drawn_and_shown_as_executed(action_scale: float, executed: float) -> None:
+@pytest.mark.parametrize(("action_scale", "executed"), [(1.0, 1.0), (10.0, 0.25)])
+def test_the_action_is_recorded_as_drawn_and_shown_as_executed_in_units_of_the_control_range(
+    action_scale: float, executed: float
+) -> None:
     arrays = run(script(action_scale=action_scale), MirrorPolicy(), SCRIPT, [[2.5], [2.5]], lanes=2, episodes=2)
     assert set(arrays["action"][arrays["valid"]].ravel().tolist()) == {2.5}
     assert arrays["dist/prev_action"][0, 1, :, 0].tolist() == [0] + 5 * [executed]

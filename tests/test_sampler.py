@@ -211,7 +211,7 @@ def test_parameters_may_carry_gradients_and_need_not_be_contiguous() -> None:
 
 @pytest.mark.parametrize("rows", [2, 4])
 def test_a_wrong_number_of_parameters_is_an_error(rows: int) -> None:
-    with pytest.raises(ValueError, match=rf"expected one row of parameters per task \(3\), got {rows}"):
+    with pytest.raises(ValueError, match=rf"expected 3 rows of parameters for 3 tasks, got {rows}"):
         probe_sampler(InProcess()).collect(MirrorPolicy(), torch.zeros(rows, 1), [{"id": 0}] * 3, STREAM, lanes=1)
 
 
@@ -223,3 +223,17 @@ def test_a_numeric_error_keeps_its_class_and_the_executor_goes_on(workers: int, 
         sampler.collect(NaNPolicy(), torch.zeros(4, 1), tasks, STREAM, lanes=1)
     found = sampler.collect(MirrorPolicy(), torch.ones(4, 1), tasks, STREAM, lanes=1)
     assert found.num_steps == 4 * 5
+
+
+@pytest.mark.parametrize(
+    ("num_tasks", "sizes"),
+    [(1, [1]), (2, [1, 1]), (7, [1] * 7), (11, [2, 2, 2, 2, 2, 1]), (20, [5] * 4), (40, [5] * 8), (45, [9] * 5)],
+)
+@pytest.mark.parametrize("workers", [0, 3])
+def test_units_of_policies_with_a_memory_do_not_depend_on_the_number_of_workers(
+    executors: dict[int, Executor], workers: int, num_tasks: int, sizes: list[int]
+) -> None:
+    sampler = probe_sampler(executors[workers])
+    sampler.tasks_per_unit = "auto"
+    size = sampler._unit_size(num_tasks, fixed=True)
+    assert [min(size, num_tasks - start) for start in range(0, num_tasks, size)] == sizes

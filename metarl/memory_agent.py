@@ -1,0 +1,273 @@
+"""What agents with a memory share: the policy, trials as samples, critics, normalisers and state."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+from pydantic import Field, PositiveFloat, PositiveInt
+from torch import Tensor
+
+from metarl.agent import Agent, load_named_parameters, named_parameters, require_tensors
+from metarl.distributions import Categorical, DiagonalGaussian
+from metarl.errors import NumericError
+from metarl.memory import Kind, State, make_memory
+from metarl.memory_policy import FLAGS, MemoryPolicy, Unpacked, init_memory_parameters
+from metarl.mlp import MLP, Activation
+from metarl.normalization import RunningMoments
+from metarl.parallel import TaskMap, task_chunks
+from metarl.returns import discounted_returns, explained_variance, normalize
+from metarl.schema import AgentConfig, LearnerConfig
+from metarl.spaces import SpaceSpec
+from metarl.trials import Credit, advantages, ends, linear_values, seen
+from metarl.types import Metrics, Trajectory
+
+R = TypeVar("R")
+
+
+class MemoryAgentConfig(AgentConfig):
+    """Settings of the policy, its memory, and of advantages over trials."""
+
+    episodes_per_trial: PositiveInt = Field(2, description="episodes of a trial in training; the memory lives as long")
+    memory: Kind = Field("gru", description="gru, lstm, transformer, or retrieval: what remembers the trial")
+    memory_size: PositiveInt = Field(128, description="width of the memory")
+    memory_context: PositiveInt = Field(
+        128, description="transformer, retrieval: the steps of a trial that can be looked up, the latest ones"
+    )
+    encoder_sizes: list[PositiveInt] = Field([], description="widths of layers between the input and the memory")
+    activation: Activation = Field("tanh", description="activation of these layers")
+    init_std: PositiveFloat = Field(1.0, description="initial standard deviation of a Gaussian policy, in action units")
+    min_std: PositiveFloat = Field(1e-6, description="floor of that standard deviation")
+    normalize_obs: bool = Field(
+        False, description="normalise observations by their running moments, which change at meta-updates only"
+    )
+    normalize_reward: bool = Field(
+        False,
+        description="divide rewards by the running standard deviation of discounted returns, for the learner and as "
+        "the policy's input; it changes at meta-updates only",
+    )
+    reward_input_scale: PositiveFloat = Field(1.0, description="factor on rewards as the policy's input")
+    gamma: float = Field(0.99, ge=0, le=1, description="discount factor")
+    gae_lambda: float = Field(0.95, ge=0, le=1, description="λ of generalised advantage estimation; 1 = Monte Carlo")
+    credit: Credit = Field(
+        "trial", description="trial = an action is credited with later episodes too; episode = with its own alone"
+    )
+    critic: Literal["value_head", "linear"] = Field(
+        "value_head", description="value_head = learned on the memory's features; linear = linear feature baseline"
+    )
+    advantage_norm: Literal["std", "none"] = Field(
+        "std", description="over all trials of an iteration: std = (A − μ)/σ; none = as estimated"
+    )
+
+
+@dataclass(frozen=True)
+class Trials:
+    """R trials of T steps, as samples."""
+
+    inputs: Tensor  # [R, T, inputs]
+    action: Tensor  # [R, T, act], choices [R, T]
+    log_prob: Tensor  # [R, T] of the action under the policy that took it
+    advantage: Tensor  # [R, T]
+    target: Tensor  # [R, T] for the value head
+    valid: Tensor  # [R, T] bool
+
+    def rows(self, index: Tensor | slice) -> Trials:
+        """Some of the trials."""
+        return Trials(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
+    def steps(self, part: slice) -> Trials:
+        """Some of the steps of all trials."""
+        return Trials(**{f.name: getattr(self, f.name)[:, part] for f in fields(self)})
+
+
+class MemoryAgent(Agent):
+    """A policy that adapts by what it remembers of its trial; θ changes in training only."""
+
+    config: MemoryAgentConfig
+    num_adapt_steps = 0
+
+    def __init__(
+        self,
+        spaces: SpaceSpec,
+        config: AgentConfig,
+        learner: LearnerConfig,
+        *,
+        device: torch.device,
+        rng: np.random.Generator,
+    ) -> None:
+        assert isinstance(config, self.config_class) and isinstance(config, MemoryAgentConfig)
+        assert learner.threads != "auto"
+        self.config = config
+        self.episodes_per_trial = config.episodes_per_trial
+        self._threads = learner.threads if device.type == "cpu" else 1
+        self._map = TaskMap(threads=self._threads, chunk=1)
+        self._policy = make_memory_policy(spaces, config)
+        self._moments = RunningMoments(spaces.observation.size) if config.normalize_obs else None
+        self._returns = RunningMoments(1, name="returns") if config.normalize_reward else None
+        self.theta = init_memory_parameters(self._policy, config.init_std, rng).to(device)
+        self._start_afresh()
+
+    def policy(self) -> MemoryPolicy:
+        return self._policy
+
+    def init_adapted(self, num_tasks: int) -> Tensor:
+        """θ once, for all tasks: [1, P]."""
+        return self.theta[None]
+
+    def adapt(self, adapted: Tensor, batch: Trajectory, *, step: int, rng: np.random.Generator) -> Tensor:
+        """Nothing to do: what adapts is the state that the policy carries."""
+        return adapted
+
+    def meta_update(self, batches: Sequence[Trajectory], adapted: Tensor, *, rng: np.random.Generator) -> Metrics:
+        if len(batches) != 1:
+            raise ValueError(f"expected 1 phase, got {len(batches)}")
+        batch = batches[0].to(self.theta.device)
+        trials, metrics = self._trials(batch)
+        metrics |= self._improve(trials, rng)
+        self._update_normalisers(batch)
+        return metrics | _first_and_last_episode(batch)
+
+    @abstractmethod
+    def _improve(self, trials: Trials, rng: np.random.Generator) -> Metrics:
+        """Update θ. On a NumericError it is as before, and so is the optimiser."""
+
+    def _start_afresh(self) -> None:
+        """Set up what an agent keeps besides θ, such as an optimiser, for new parameters."""
+
+    def state(self) -> dict[str, Tensor]:
+        normalisers = [moments.state() for moments in (self._moments, self._returns) if moments]
+        return named_parameters(self._policy.shapes(), self.theta) | {
+            k: v for each in normalisers for k, v in each.items()
+        }
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        require_tensors({name: tuple(tensor.shape) for name, tensor in self.state().items()}, state)
+        self._load_policy(state)
+        for moments in (self._moments, self._returns):
+            if moments:
+                moments.load_state(state)
+
+    def load_parameters(self, state: dict[str, Tensor]) -> None:
+        self._load_policy(state)
+        for moments in (self._moments, self._returns):
+            if moments and moments.state().keys() <= state.keys():
+                moments.load_state(state)
+        self._start_afresh()
+
+    def describe(self) -> dict[str, Any]:
+        return {"parameters": self._policy.num_parameters}
+
+    def _load_policy(self, state: dict[str, Tensor]) -> None:
+        names = named_parameters(self._policy.shapes(), self.theta)
+        found = {name: tensor for name, tensor in state.items() if name in names}
+        self.theta = load_named_parameters(self._policy.shapes(), found).to(self.theta.device)
+
+    def _trials(self, batch: Trajectory) -> tuple[Trials, Metrics]:
+        """A batch as samples, and what is to be logged of them.
+
+        Raises:
+            NumericError: rewards, observations or values are not finite; nothing has changed.
+        """
+        config, policy = self.config, self._policy
+        with torch.no_grad():
+            params = policy.unpack(self.theta[None])
+            inputs = policy.inputs(params, seen(batch))
+            valid, end = batch.valid.flatten(0, 1), ends(batch, config.credit)
+            reward = batch.reward.flatten(0, 1)
+            reward = reward if params.reward_unit is None else reward / params.reward_unit
+            metrics: Metrics = {}
+            if config.critic == "linear":
+                value = linear_values(inputs, reward, end, valid, gamma=config.gamma)
+            else:
+                value, log_prob = self._values(params, inputs, batch.action.flatten(0, 1))
+                value = torch.where(valid, value, 0.0)
+                difference = torch.where(valid, log_prob - batch.log_prob.flatten(0, 1), 0.0).abs().max()
+                metrics["memory/log_prob_difference"] = float(difference)  # of worker and learner
+            advantage = advantages(reward, value, end, gamma=config.gamma, lam=config.gae_lambda)
+            target = advantage + value
+            if not bool(target.isfinite().all() and inputs.isfinite().all()):
+                raise NumericError("expected finite values and observations, got NaN or infinity")
+            weight = (valid / valid.sum()).reshape(1, -1).to(reward.dtype)
+            returns = discounted_returns(reward, end, gamma=config.gamma)
+            explained = explained_variance(value.reshape(1, -1), returns.reshape(1, -1), weight)
+            metrics["baseline/explained_variance/0"] = float(explained)
+            advantage = normalize(advantage.reshape(1, -1), weight, config.advantage_norm)[0].view_as(reward)
+        action, log_prob = batch.action.flatten(0, 1), batch.log_prob.flatten(0, 1)
+        return Trials(inputs, action, log_prob, advantage, target, valid), metrics
+
+    def _values(self, params: Unpacked, inputs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """The value head [R, T], and log π of the actions [R, T], at the present θ."""
+
+        def evaluate(part: slice) -> tuple[Tensor, Tensor]:
+            with torch.no_grad():
+                rows = inputs[part]
+                outputs, value, _ = self._policy.scan(params, rows, initial_state(self._policy, rows))
+                return value, log_probs(self._policy, params, outputs, action[part])[0]
+
+        values, log_prob = zip(*self._in_parts(evaluate, len(inputs)), strict=True)
+        return torch.cat(values), torch.cat(log_prob)
+
+    def _in_parts(self, function: Callable[[slice], R], rows: int) -> list[R]:
+        """``function`` of one share of the rows per thread, in order."""
+        return self._map.over(function, list(task_chunks(rows, -(-rows // self._threads))))
+
+    def _update_normalisers(self, batch: Trajectory) -> None:
+        """The moments of what this batch has shown go into θ, for the next one."""
+        changed: dict[str, Tensor] = {}
+        if self._moments:
+            self._moments.update(batch.obs[batch.valid])
+            changed["obs_mean"], changed["obs_std"] = self._moments.mean_and_std()
+        if self._returns:
+            end = ends(batch, self.config.credit)
+            returns = discounted_returns(batch.reward.flatten(0, 1), end, gamma=self.config.gamma)
+            self._returns.update(returns[batch.valid.flatten(0, 1)].unsqueeze(1))
+            changed["reward_unit"] = self._returns.mean_and_std()[1]
+        if changed:
+            self.theta = self.theta.clone()
+            named = self._policy.named(self.theta)
+            for name, value in changed.items():
+                named[name].copy_(value)
+
+
+def make_memory_policy(spaces: SpaceSpec, config: MemoryAgentConfig) -> MemoryPolicy:
+    """A Gaussian policy for Box actions, a categorical one for Discrete actions."""
+    action, obs = spaces.action, spaces.observation.size
+    box = action.kind == "box"
+    distribution = DiagonalGaussian(action.size, float(np.log(config.min_std))) if box else Categorical(action.size)
+    inputs = obs + action.size + FLAGS
+    encoder = MLP((inputs, *config.encoder_sizes), config.activation) if config.encoder_sizes else None
+    width = config.encoder_sizes[-1] if config.encoder_sizes else inputs
+    return MemoryPolicy(
+        obs,
+        replace(action, low=(), high=()),
+        encoder,
+        make_memory(config.memory, width, config.memory_size, context=config.memory_context),
+        distribution,
+        config.reward_input_scale,
+        config.normalize_obs,
+        config.normalize_reward,
+    )
+
+
+def log_probs(policy: MemoryPolicy, params: Unpacked, outputs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+    """log π(a) and the entropy in nats, [R, T] each, of outputs [R, T, O] and actions [R, T, …]."""
+    stacked, taken = outputs.flatten(0, 1).mT.unsqueeze(0), action.flatten(0, 1)
+    taken = taken.mT.unsqueeze(0) if action.ndim == 3 else taken.unsqueeze(0)
+    shape = outputs.shape[:2]
+    log_prob = policy.distribution.log_prob(stacked, params.extra, taken).view(shape)
+    return log_prob, policy.distribution.entropy(stacked, params.extra).reshape(shape)
+
+
+def initial_state(policy: MemoryPolicy, inputs: Tensor) -> State:
+    """The state before the first of the steps [R, T, inputs]."""
+    return policy.memory.initial_state(len(inputs), inputs)
+
+
+def _first_and_last_episode(batch: Trajectory) -> Metrics:
+    """Mean returns at both ends of the trials: what remembering brings."""
+    means = batch.episode_returns().mean((0, 1))
+    return {"train/first_episode_return": float(means[0]), "train/last_episode_return": float(means[-1])}

@@ -1,0 +1,122 @@
+"""Families and loops for agents with a memory, small enough that what is optimal is known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from metarl.agents.rl2_ppo import RL2PPO, RL2PPOConfig
+from metarl.agents.rl2_trpo import RL2TRPO, RL2TRPOConfig
+from metarl.executors import InProcess
+from metarl.memory_agent import MemoryAgent
+from metarl.sampler import Sampler
+from metarl.schema import LearnerConfig, TaskConfig
+from metarl.seeding import Domain, Stream, generator
+from metarl.spaces import Space, SpaceSpec
+from metarl.tasks import Bools, Floats, Split, Task, TaskDistribution, VectorTaskEnv, balanced_sample
+from metarl.types import Metrics, Trajectory
+
+PASS = 0.1
+
+
+class DoorsDistribution(TaskDistribution):
+    """One step per episode. Two doors, behind one of them 1, behind the other −1; or pass for ``PASS``.
+
+    Which door is unknown: opening one is worth 0 in the first episode, less than passing, but shows what to open in
+    the next. The best trial of two episodes earns 0 + 1; without a thought for the next episode it earns 2·``PASS``.
+    """
+
+    config_class = TaskConfig
+
+    def __init__(self, config: TaskConfig) -> None:
+        super().__init__(config)
+        self.spaces = SpaceSpec(Space("box", 1, (0.0,), (1.0,)), Space("discrete", 3))
+
+    def size(self, split: Split) -> int | None:
+        return 2
+
+    def sample(self, num_tasks: int, *, split: Split, rng: np.random.Generator) -> list[Task]:
+        return balanced_sample([{"door": 1}, {"door": 2}], num_tasks, rng)
+
+    def make_vector(self, num_lanes: int) -> VectorTaskEnv:
+        return DoorsEnv(num_lanes, self.spaces, self.config)
+
+
+class DoorsEnv(VectorTaskEnv):
+    """The observation is the constant 1: only the reward tells."""
+
+    def _assign(self, tasks: Sequence[Task]) -> None:
+        self._door = np.array([task["door"] for task in tasks])
+
+    def _reset_lanes(self, lanes: NDArray[np.int64], rngs: Sequence[np.random.Generator]) -> None:
+        pass
+
+    def _advance(self, controls: NDArray[Any], live: Bools) -> tuple[Floats, Bools]:
+        opened = np.where(controls == self._door, 1.0, -1.0)
+        return np.where(controls == 0, PASS, opened), np.ones(self.num_envs, np.bool_)
+
+    def _observe(self) -> Floats:
+        return np.ones((self.num_envs, 1))
+
+    def _task_vectors(self) -> Floats:
+        return self._door[:, None].astype(np.float64)
+
+
+def doors() -> DoorsDistribution:
+    return DoorsDistribution(TaskConfig(name="doors", horizon=1))
+
+
+def ppo(distribution: TaskDistribution, *, threads: int = 1, seed: int = 0, **config: Any) -> RL2PPO:
+    settings = RL2PPOConfig(**{"memory_size": 16, "minibatches": 2} | config)
+    learner = LearnerConfig(threads=threads, tasks_per_chunk=1)
+    rng = generator(seed, Domain.INIT)
+    return RL2PPO(distribution.spaces, settings, learner, device=torch.device("cpu"), rng=rng)
+
+
+def trpo(distribution: TaskDistribution, *, threads: int = 1, seed: int = 0, **config: Any) -> RL2TRPO:
+    settings = RL2TRPOConfig(**{"memory_size": 16} | config)
+    learner = LearnerConfig(threads=threads, tasks_per_chunk=1)
+    rng = generator(seed, Domain.INIT)
+    return RL2TRPO(distribution.spaces, settings, learner, device=torch.device("cpu"), rng=rng)
+
+
+def gather(
+    agent: MemoryAgent,
+    distribution: TaskDistribution,
+    *,
+    tasks: int,
+    lanes: int = 1,
+    iteration: int = 0,
+    deterministic: bool = False,
+) -> Trajectory:
+    """Trials with the agent's present policy."""
+    sampled = distribution.sample(tasks, split="train", rng=generator(0, Domain.TASKS, iteration=iteration))
+    return Sampler(distribution, InProcess()).collect(
+        agent.policy(),
+        agent.init_adapted(tasks),
+        sampled,
+        Stream(0, iteration, 0),
+        lanes=lanes,
+        episodes=agent.episodes_per_trial,
+        deterministic=deterministic,
+    )
+
+
+def learn(agent: MemoryAgent, distribution: TaskDistribution, *, iterations: int, tasks: int) -> list[Metrics]:
+    """Train, and return what was logged."""
+    logged = []
+    for iteration in range(iterations):
+        batch = gather(agent, distribution, tasks=tasks, iteration=iteration)
+        rng = generator(0, Domain.LEARNER, iteration=iteration)
+        logged.append(agent.meta_update([batch], agent.init_adapted(tasks), rng=rng))
+    return logged
+
+
+def trial_return(agent: MemoryAgent, distribution: TaskDistribution, tasks: int = 200) -> float:
+    """Mean return of a whole trial of the policy's mode."""
+    batch = gather(agent, distribution, tasks=tasks, iteration=10_000, deterministic=True)
+    return float(batch.episode_returns().sum(-1).mean())

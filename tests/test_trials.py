@@ -1,0 +1,139 @@
+"""Trials: what a policy with a memory is shown and keeps, and what its actions are credited with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from probe_policies import MirrorPolicy, ScriptDistribution
+from torch import Tensor
+
+from metarl.executors import InProcess
+from metarl.rollout import Arrays, RolloutUnit, rollout
+from metarl.sampler import Sampler
+from metarl.schema import TaskConfig
+from metarl.seeding import Stream
+from metarl.tasks import Task
+from metarl.trials import advantages, ends, linear_values, seen
+from metarl.types import PolicyInput, Trajectory
+
+STREAM = Stream(root=1, iteration=0, phase=0)
+
+
+@dataclass(frozen=True)
+class CountingPolicy(MirrorPolicy):
+    """The mirror policy as one with a memory: its state is the number of steps that it remembers."""
+
+    remembers = True
+
+    def initial_state(self, rows: int) -> tuple[Tensor]:  # type: ignore[override]
+        return (super().initial_state(rows),)
+
+    def act(self, params: Tensor, step: PolicyInput, state: Any, noise: Tensor | None) -> Any:
+        action, outputs, following = super().act(params, step, state[0], noise)
+        return action, outputs, (following,)
+
+
+def run(lengths: list[list[int]], *, episodes: int, restore_after: int | None = None, value: float = 0.5) -> Arrays:
+    tasks: tuple[Task, ...] = ({"n": 1, "lengths": lengths},)
+    params = np.array([[value]], np.float32)
+    distribution = ScriptDistribution(TaskConfig(name="script", horizon=9))
+    unit = RolloutUnit(
+        distribution, CountingPolicy(), params, tasks, 0, STREAM, len(lengths), episodes, False, restore_after
+    )
+    return rollout(unit)
+
+
+def trajectory(lengths: list[list[int]], *, episodes: int, value: float = 0.5) -> Trajectory:
+    """One task, a lane for each list of lengths; reward 100 + 10·lane + t."""
+    distribution = ScriptDistribution(TaskConfig(name="script", horizon=9))
+    sampler = Sampler(distribution, InProcess())
+    tasks: list[Task] = [{"n": 1, "lengths": lengths}]
+    return sampler.collect(
+        CountingPolicy(), torch.tensor([[value]]), tasks, STREAM, lanes=len(lengths), episodes=episodes
+    )
+
+
+def test_episodes_behind_the_adapted_ones_start_with_the_memory_that_these_left() -> None:
+    arrays = run([[2, 1, 3, 2], [1, 1, 1, 1]], episodes=4, restore_after=2)
+    steps = arrays["dist/steps"][0, :, :, 0].tolist()
+    assert steps[0] == [0, 1, 2, 3, 4, 5, 3, 4]
+    assert steps[1] == [0, 1, 2, 2, 0, 0, 0, 0]
+
+
+def test_what_the_last_adapted_step_came_to_is_shown_again_with_the_restored_memory() -> None:
+    arrays = run([[2, 1, 3, 2]], episodes=4, restore_after=2)
+    assert arrays["dist/prev_reward"][0, 0, :, 0].tolist() == [0, 100, 101, 102, 103, 104, 102, 106]
+    assert arrays["dist/first"][0, 0, :, 0].tolist() == [1, 0, 1, 1, 0, 0, 1, 0]
+    assert arrays["dist/prev_terminated"][0, 0, :, 0].tolist() == [0, 0, 1, 1, 0, 0, 1, 0]
+
+
+def test_without_restoring_the_memory_runs_on() -> None:
+    assert run([[2, 1, 3, 2]], episodes=4)["dist/steps"][0, 0, :, 0].tolist() == list(range(8))
+
+
+def test_the_learner_rebuilds_what_the_policy_saw() -> None:
+    batch = trajectory([[2, 1, 3], [1, 9, 1]], episodes=3, value=2.5)
+    found = seen(batch)
+    valid = batch.valid.flatten(0, 1)
+    for name in ("prev_reward", "prev_terminated", "prev_truncated", "first"):
+        shown = batch.dist[name].flatten(0, 1).squeeze(-1)
+        assert torch.equal(getattr(found, name)[valid], shown[valid]), name
+    assert torch.equal(found.prev_action[valid], batch.dist["prev_action"].flatten(0, 1)[valid])
+    assert found.prev_action[0, :3, 0].tolist() == [0.0, 1.0, 1.0]  # 2.5 is clipped
+    assert torch.equal(found.obs[valid], batch.dist["obs"].flatten(0, 1)[valid])
+
+
+def test_choices_are_none_before_the_first_step() -> None:
+    batch = trajectory([[2]], episodes=1)
+    discrete = Trajectory(
+        **{**vars(batch), "action": torch.tensor([[[2, 0]]]), "executed": None}  # as of a discrete family
+    )
+    assert seen(discrete).prev_action.tolist() == [[-1, 2]]
+
+
+def test_a_trial_ends_with_its_last_step_and_an_episode_with_each_of_its_own() -> None:
+    batch = trajectory([[2, 1, 3], [1, 1, 1]], episodes=3)
+    assert ends(batch, "trial").int().tolist() == [[0, 0, 0, 0, 0, 1], [0, 0, 1, 0, 0, 0]]
+    assert ends(batch, "episode").int().tolist() == [[0, 1, 1, 0, 0, 1], [1, 1, 1, 0, 0, 0]]
+
+
+def test_credit_crosses_episodes_by_hand() -> None:
+    """Two episodes of one step: only the second pays. γ = 0.5, λ = 1, no critic."""
+    reward = torch.tensor([[0.0, 8.0]])
+    nothing = torch.zeros_like(reward)
+    by_trial = advantages(reward, nothing, torch.tensor([[False, True]]), gamma=0.5, lam=1.0)
+    by_episode = advantages(reward, nothing, torch.tensor([[True, True]]), gamma=0.5, lam=1.0)
+    assert by_trial.tolist() == [[4.0, 8.0]]
+    assert by_episode.tolist() == [[0.0, 8.0]]
+
+
+def test_the_value_behind_an_episode_is_that_of_the_next_ones_start() -> None:
+    """λ = 0: A₀ = r₀ + γV₁ − V₀ = 1 + 0.5·6 − 2 across the end of an episode; the trial's end is worth nothing."""
+    reward, value = torch.tensor([[1.0, 1.0]]), torch.tensor([[2.0, 6.0]])
+    found = advantages(reward, value, torch.tensor([[False, True]]), gamma=0.5, lam=0.0)
+    assert found.tolist() == [[2.0, -5.0]]
+
+
+def test_the_linear_baseline_knows_what_was_seen_and_the_time_in_the_trial() -> None:
+    """Returns that are linear in an input, plus a cubic of the time in the trial, are fitted exactly; padding is 0."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(6, 5, 2, generator=generator, dtype=torch.float64)
+    time = torch.arange(5, dtype=torch.float64) / 100
+    reward = 3 * inputs[..., 0] - 2 * inputs[..., 1].square() + 7 * time.pow(3) + 1
+    valid = torch.ones(6, 5, dtype=torch.bool)
+    valid[0, 3:] = False
+    value = linear_values(inputs, reward * valid, torch.ones_like(valid), valid, gamma=0.9)  # returns = rewards
+    torch.testing.assert_close(value[valid], reward[valid], rtol=1e-4, atol=1e-4)
+    assert not value[~valid].any()
+
+
+def test_rewards_that_are_not_finite_are_refused() -> None:
+    from metarl.errors import NumericError
+
+    valid = torch.ones(2, 3, dtype=torch.bool)
+    with pytest.raises(NumericError, match="finite"):
+        linear_values(torch.zeros(2, 3, 1), torch.full((2, 3), torch.nan), valid, valid, gamma=0.9)
