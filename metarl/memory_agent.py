@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
 from metarl.agent import Agent, load_named_parameters, named_parameters, require_tensors
@@ -62,6 +62,14 @@ class MemoryAgentConfig(AgentConfig):
     advantage_norm: Literal["std", "none"] = Field(
         "std", description="over all trials of an iteration: std = (A − μ)/σ; none = as estimated"
     )
+
+    @model_validator(mode="after")
+    def _a_memory_of_that_size(self) -> MemoryAgentConfig:
+        try:
+            make_memory(self.memory, 1, self.memory_size, context=self.memory_context)
+        except ValueError as error:
+            raise ValueError(f"memory = {self.memory} of memory_size = {self.memory_size}: {error}") from error
+        return self
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from metarl import bench, config
+from metarl import bench, bench_memory, cli, config
 from metarl.envs.half_cheetah_dir import HalfCheetahDirConfig, HalfCheetahDirDistribution
 from metarl.executors import InProcess
 from metarl.policies import init_parameters, make_policy
@@ -186,3 +186,33 @@ def test_the_bare_loop_ends_where_the_samplers_episodes_end(monkeypatch: pytest.
     ends = np.array(spy.states[1:])  # the first reset comes before any episode
     np.testing.assert_array_equal(ends, expected)  # warm starts included, which float32 would not show
     np.testing.assert_array_equal(ends.astype(np.float32), batch.final_obs[1:].reshape(6, 17).numpy())
+
+
+TINY_MEMORY = [
+    "meta_batch_size=4",
+    "rollouts_per_task=2",
+    "agent.episodes_per_trial=2",
+    "agent.memory_size=8",
+    "agent.bptt_steps=7",
+    "sampler.workers=0",
+    "device=cpu",
+]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_learning_with_a_memory_is_measured_against_its_network(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_memory, "ROUNDS", 2)
+    overrides = [*TINY_MEMORY, f"learner.threads={threads}"]
+    result = bench.learner(config.load("rl2_ppo_tabular_mdp", overrides).config)
+    update, ours, bare, ratio = (
+        result.pop(key) for key in ("meta_update_s", "epoch_steps_per_s", "bare_steps_per_s", "ratio")
+    )
+    assert result == {"config": "rl2_ppo on tabular_mdp", "trials": 8, "steps": 20, "threads": threads}
+    assert ours == pytest.approx(8 * 20 * 4 / update)  # trials, steps, epochs
+    assert 0 < ratio < 1.5 and bare > 0
+
+
+def test_a_learner_without_epochs_has_no_such_measure(capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["meta_batch_size=4", "agent.memory_size=8", "sampler.workers=0"]
+    assert cli.main(["bench", "learner", "rl2_trpo_bernoulli_bandit", *small]) == 2
+    assert "epochs" in capsys.readouterr().err

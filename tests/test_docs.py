@@ -82,6 +82,8 @@ def test_every_metarl_command_runs(command: str, run: Path, tmp_path: Path, caps
             arguments.remove("sampler.executor=in_process")
     if arguments[:2] == ["reproduce", "comparison"]:
         arguments += ["--small", "--out", str(tmp_path / "comparison"), "--tasks", "point", "--methods", "maml_trpo"]
+    if arguments[:2] == ["reproduce", "rl2"]:
+        arguments += ["--small", "--out", str(tmp_path / "rl2"), "--settings", "bandit_10_5", "--seeds", "1"]
     if arguments[0] == "resume":
         arguments = [word if not word.startswith("iterations") else "iterations=3" for word in arguments]
     assert cli.main(arguments) == 0, capsys.readouterr().err
@@ -124,6 +126,18 @@ def test_keys_named_in_the_pages_exist() -> None:
 
 def test_every_logged_metric_is_explained(run: Path) -> None:
     page = (ROOT / "docs" / "maml.md").read_text(encoding="utf-8")
+    assert_explained(page, run)
+
+
+def test_every_metric_of_agents_with_a_memory_is_explained(tmp_path: Path) -> None:
+    small = [*SMALL, "agent.episodes_per_trial=2", f"run_dir={tmp_path}"]
+    page = "".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("maml.md", "rl2.md"))
+    for name in ("rl2_ppo_bernoulli_bandit", "rl2_trpo_bernoulli_bandit"):
+        assert cli.main(["train", name, *small]) == 0
+        assert_explained(page, next((tmp_path / name).iterdir()))
+
+
+def assert_explained(page: str, run: Path) -> None:
     metrics = json.loads((run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
     for name in set(metrics) - {"iteration", "env_steps"}:
         assert f"`{re.sub(r'/[0-9]+$', '/<k>', name)}`" in page, name

@@ -269,6 +269,8 @@ def test_the_reward_that_is_seen_is_scaled() -> None:
         ({"bptt_steps": 0}, "greater than 0"),
         ({"clip": 1.0}, "less than 1"),
         ({"credit": "step"}, "trial"),
+        ({"memory": "transformer", "memory_size": 20}, "memory = transformer of memory_size = 20: expected a size"),
+        ({"memory": "retrieval", "memory_size": 6}, "memory = retrieval of memory_size = 6: expected a size"),
     ],
 )
 def test_bad_settings_are_refused_with_the_reason(config: dict[str, Any], message: str) -> None:
