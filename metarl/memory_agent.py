@@ -80,7 +80,7 @@ class Trials:
     action: Tensor  # [R, T, act], choices [R, T]
     log_prob: Tensor  # [R, T] of the action under the policy that took it
     advantage: Tensor  # [R, T]
-    target: Tensor  # [R, T] for the value head
+    target: Tensor  # [R, T] for the value head, in its units
     valid: Tensor  # [R, T] bool
 
     def rows(self, index: Tensor | slice) -> Trials:
@@ -116,6 +116,7 @@ class MemoryAgent(Agent):
         self._policy = make_memory_policy(spaces, config)
         self._moments = RunningMoments(spaces.observation.size) if config.normalize_obs else None
         self._returns = RunningMoments(1, name="returns") if config.normalize_reward else None
+        self._targets = RunningMoments(1, name="targets") if config.critic == "value_head" else None
         self.theta = init_memory_parameters(self._policy, config.init_std, rng).to(device)
         self._start_afresh()
 
@@ -136,7 +137,7 @@ class MemoryAgent(Agent):
         batch = batches[0].to(self.theta.device)
         trials, metrics = self._trials(batch)
         metrics |= self._improve(trials, rng)
-        self._update_normalisers(batch)
+        self._update_normalisers(batch, trials)
         return metrics | _first_and_last_episode(batch)
 
     @abstractmethod
@@ -147,24 +148,26 @@ class MemoryAgent(Agent):
         """Set up what an agent keeps besides θ, such as an optimiser, for new parameters."""
 
     def state(self) -> dict[str, Tensor]:
-        normalisers = [moments.state() for moments in (self._moments, self._returns) if moments]
-        return named_parameters(self._policy.shapes(), self.theta) | {
-            k: v for each in normalisers for k, v in each.items()
-        }
+        state = named_parameters(self._policy.shapes(), self.theta)
+        for moments in self._normalisers():
+            state |= moments.state()
+        return state
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         require_tensors({name: tuple(tensor.shape) for name, tensor in self.state().items()}, state)
         self._load_policy(state)
-        for moments in (self._moments, self._returns):
-            if moments:
-                moments.load_state(state)
+        for moments in self._normalisers():
+            moments.load_state(state)
 
     def load_parameters(self, state: dict[str, Tensor]) -> None:
         self._load_policy(state)
-        for moments in (self._moments, self._returns):
-            if moments and moments.state().keys() <= state.keys():
+        for moments in self._normalisers():
+            if moments.state().keys() <= state.keys():
                 moments.load_state(state)
         self._start_afresh()
+
+    def _normalisers(self) -> list[RunningMoments]:
+        return [moments for moments in (self._moments, self._returns, self._targets) if moments]
 
     def describe(self) -> dict[str, Any]:
         return {"parameters": self._policy.num_parameters}
@@ -192,7 +195,7 @@ class MemoryAgent(Agent):
                 value = linear_values(inputs, reward, end, valid, gamma=config.gamma)
             else:
                 value, log_prob = self._values(params, inputs, batch.action.flatten(0, 1))
-                value = torch.where(valid, value, 0.0)
+                value = torch.where(valid, self._in_returns(value), 0.0)
                 difference = torch.where(valid, log_prob - batch.log_prob.flatten(0, 1), 0.0).abs().max()
                 metrics["memory/log_prob_difference"] = float(difference)  # of worker and learner
             advantage = advantages(reward, value, end, gamma=config.gamma, lam=config.gae_lambda)
@@ -205,7 +208,27 @@ class MemoryAgent(Agent):
             metrics["baseline/explained_variance/0"] = float(explained)
             advantage = normalize(advantage.reshape(1, -1), weight, config.advantage_norm)[0].view_as(reward)
         action, log_prob = batch.action.flatten(0, 1), batch.log_prob.flatten(0, 1)
-        return Trials(inputs, action, log_prob, advantage, target, valid), metrics
+        return Trials(inputs, action, log_prob, advantage, self._in_units(target), valid), metrics
+
+    def _in_returns(self, value: Tensor) -> Tensor:
+        """What the value head says, [R, T], as returns."""
+        mean, std = self._target_moments()
+        return mean + std * value
+
+    def _in_units(self, target: Tensor) -> Tensor:
+        """The inverse: returns as the value head is to say them, so that its loss is of the same size on every task.
+
+        Its moments are those of all targets so far; where they change, it is rescaled to say the same as before.
+        Source: van Hasselt et al. 2016, "Learning values across many orders of magnitude", arXiv:1602.07714, section 2.
+        """
+        mean, std = self._target_moments()
+        return (target - mean) / std
+
+    def _target_moments(self) -> tuple[float, float]:
+        if self._targets is None:
+            return 0.0, 1.0
+        mean, std = self._targets.mean_and_std()
+        return float(mean), max(float(std), 1e-3)
 
     def _values(self, params: Unpacked, inputs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """The value head [R, T], and log π of the actions [R, T], at the present θ."""
@@ -223,9 +246,16 @@ class MemoryAgent(Agent):
         """``function`` of one share of the rows per thread, in order."""
         return self._map.over(function, list(task_chunks(rows, -(-rows // self._threads))))
 
-    def _update_normalisers(self, batch: Trajectory) -> None:
+    def _update_normalisers(self, batch: Trajectory, trials: Trials) -> None:
         """The moments of what this batch has shown go into θ, for the next one."""
         changed: dict[str, Tensor] = {}
+        if self._targets:
+            mean, std = self._target_moments()
+            self._targets.update(self._in_returns(trials.target[trials.valid]).unsqueeze(1))
+            new_mean, new_std = self._target_moments()
+            named = self._policy.named(self.theta)
+            changed["value.weight"] = named["value.weight"] * (std / new_std)
+            changed["value.bias"] = (mean + std * named["value.bias"] - new_mean) / new_std
         if self._moments:
             self._moments.update(batch.obs[batch.valid])
             changed["obs_mean"], changed["obs_std"] = self._moments.mean_and_std()

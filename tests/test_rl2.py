@@ -295,3 +295,21 @@ def test_the_sampler_shows_an_agent_what_its_learner_assumes() -> None:
     assert agent.num_adapt_steps == 0 and agent.episodes_per_trial == 3
     assert agent.init_adapted(50).shape == (1, agent.policy().num_parameters)
     assert gather(agent, doors(), tasks=5).final_obs.shape[:3] == (5, 1, 3)
+
+
+def test_the_value_head_says_the_same_when_its_units_change() -> None:
+    """Returns in the thousands: targets come to the size of 1, and predictions stay as they were."""
+    distribution = ragged()
+    agent = ppo(distribution, episodes_per_trial=2, lr=1e-30, epochs=1)
+    batch = gather(agent, distribution, tasks=6)
+    large = replace(batch, reward=1000 * batch.reward + 500)
+    trials, _ = agent._trials(large)
+    before = agent._in_returns(agent._values(agent._policy.unpack(agent.theta[None]), trials.inputs, trials.action)[0])
+    targets = agent._in_returns(trials.target)
+    update(agent, large)
+    after = agent._in_returns(agent._values(agent._policy.unpack(agent.theta[None]), trials.inputs, trials.action)[0])
+    torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-2)
+    again = agent._in_units(targets[trials.valid])
+    assert float(again.mean()) == pytest.approx(0, abs=1e-4) and float(again.std(correction=0)) == pytest.approx(
+        1, rel=1e-3
+    )
