@@ -106,7 +106,6 @@ class RL2PPOConfig(MemoryAgentConfig):
     )
     clip: float = Field(0.2, gt=0, lt=1, description="probability ratios beyond 1 ± clip earn nothing more")
     value_coef: NonNegativeFloat = Field(0.5, description="weight of the value head's loss, ½(V − target)²")
-    entropy_coef: NonNegativeFloat = Field(0.0, description="weight of the policy's entropy")
     max_grad_norm: PositiveFloat | None = Field(0.5, description="gradients are scaled down to this norm; null = never")
 
     @model_validator(mode="after")

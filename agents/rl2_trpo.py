@@ -26,7 +26,7 @@ R = TypeVar("R")
 
 
 class RL2TRPOConfig(MemoryAgentConfig, TrustRegionConfig):
-    """Settings of RL² with TRPO; ``fisher_fraction`` is of the trials."""
+    """Settings of RL² with TRPO."""
 
     lineages: ClassVar[dict[str, Lineage]] = {
         "rl2_2016": Lineage(
@@ -38,13 +38,17 @@ class RL2TRPOConfig(MemoryAgentConfig, TrustRegionConfig):
 
     name: Literal["rl2_trpo"] = "rl2_trpo"
     critic: Literal["linear"] = Field("linear", description="linear feature baseline over trials")
+    fisher_fraction: float = Field(
+        0.1, gt=0, le=1, description="share of the trials that Fisher products use; their graph is kept in memory"
+    )
 
 
 class RL2TRPO(MemoryAgent):
     """One trust-region step per iteration, on the whole of its trials:
 
-    min L(θ) = Σₘ −wₘAₘ π_θ(aₘ|trial)/π_old(aₘ|trial), subject to Σₘ wₘ KL(π_old ‖ π_θ) ≤ δ, where π_old is the policy
-    recomputed by the same code. Fisher products differentiate the KL twice through the memory's unfused path.
+    min L(θ) = −Σₘ wₘ[Aₘ π_θ(aₘ|trial)/π_old(aₘ|trial) + entropy_coef·H], subject to Σₘ wₘ KL(π_old ‖ π_θ) ≤ δ, where
+    π_old is the policy recomputed by the same code. Fisher products differentiate the KL twice through the memory's
+    unfused path.
     """
 
     config_class = RL2TRPOConfig
@@ -86,6 +90,7 @@ class _Objective:
         self.steps, self.thinned_steps = float(trials.valid.sum()), float(thinned.valid.sum())
         self.old: dict[int, tuple[Tensor, Tensor, Tensor]] = {}  # outputs, extra, log π by the share's first row
         self.entropy = self.old_loss = math.nan
+        self._kl_gradients: list[tuple[Tensor, Tensor]] = []
 
     def gradient(self) -> Tensor:
         """∇L(θ) at the old θ [P]; sets what the policy was there."""
@@ -94,16 +99,11 @@ class _Objective:
             trials = self.trials.rows(part)
             theta = self.theta.detach().requires_grad_()
             params, outputs = self.agent._forward(theta, trials)
-            log_prob, entropy = log_probs(self.agent._policy, params, outputs, trials.action)
-            ratio = (log_prob - log_prob.detach()).exp()
-            loss = -(torch.where(trials.valid, ratio * trials.advantage, 0.0)).sum() / self.steps
+            log_prob, entropies = log_probs(self.agent._policy, params, outputs, trials.action)
+            loss, entropy = self._loss(trials, log_prob - log_prob.detach(), entropies)
             (gradient,) = torch.autograd.grad(loss, theta)
             self.old[part.start] = outputs.detach(), params.extra.detach(), log_prob.detach()
-            return (
-                gradient,
-                float(loss.detach()),
-                float(torch.where(trials.valid, entropy, 0.0).sum().detach()) / self.steps,
-            )
+            return gradient, float(loss.detach()), float(entropy.detach())
 
         gradients, losses, entropies = zip(*self._shares(share, self.trials), strict=True)
         self.old_loss, self.entropy = sum(losses), sum(entropies)
@@ -111,17 +111,23 @@ class _Objective:
 
     def fisher_product(self, v: Tensor) -> Tensor:
         """The Hessian of the mean KL at the old θ times v [P]: the KL's gradient differentiated along v."""
+        if not self._kl_gradients:
+            self._kl_gradients = self._shares(self._kl_gradient, self.thinned)
 
-        def share(part: slice) -> Tensor:
-            trials = self.thinned.rows(part)
-            theta = self.theta.detach().requires_grad_()
-            params, outputs = self.agent._forward(theta, trials, twice=True)
-            old = outputs.detach(), params.extra.detach()
-            kl = self.agent._kl(old, (outputs, params.extra), trials.valid) / self.thinned_steps
-            (gradient,) = torch.autograd.grad(kl, theta, create_graph=True)
-            return torch.autograd.grad(gradient.dot(v), theta)[0]
+        def along(pair: tuple[Tensor, Tensor]) -> Tensor:
+            theta, gradient = pair
+            return torch.autograd.grad(gradient.dot(v), theta, retain_graph=True)[0]
 
-        return torch.stack(self._shares(share, self.thinned)).sum(0)
+        return torch.stack(self.agent._map.over(along, self._kl_gradients)).sum(0)
+
+    def _kl_gradient(self, part: slice) -> tuple[Tensor, Tensor]:
+        """θ and the gradient by it of a share's KL, zero here, whose graph serves all products."""
+        trials = self.thinned.rows(part)
+        theta = self.theta.detach().requires_grad_()
+        params, outputs = self.agent._forward(theta, trials, twice=True)
+        old = outputs.detach(), params.extra.detach()
+        kl = self.agent._kl(old, (outputs, params.extra), trials.valid) / self.thinned_steps
+        return theta, torch.autograd.grad(kl, theta, create_graph=True)[0]
 
     def evaluate(self, psi: Tensor) -> tuple[float, float]:
         """Loss and mean KL at other parameters [P]."""
@@ -130,15 +136,20 @@ class _Objective:
             trials = self.trials.rows(part)
             with torch.no_grad():
                 params, outputs = self.agent._forward(psi, trials)
-                log_prob, _ = log_probs(self.agent._policy, params, outputs, trials.action)
+                log_prob, entropies = log_probs(self.agent._policy, params, outputs, trials.action)
                 old_outputs, old_extra, old_log_prob = self.old[part.start]
-                ratio = torch.where(trials.valid, log_prob - old_log_prob, 0.0).exp()
-                loss = -(ratio * trials.advantage).sum()
+                loss, _ = self._loss(trials, log_prob - old_log_prob, entropies)
                 kl = self.agent._kl((old_outputs, old_extra), (outputs, params.extra), trials.valid)
-                return float(loss), float(kl)
+                return float(loss), float(kl) / self.steps
 
         losses, kls = zip(*self._shares(share, self.trials), strict=True)
-        return sum(losses) / self.steps, sum(kls) / self.steps
+        return sum(losses), sum(kls)
+
+    def _loss(self, trials: Trials, log_ratio: Tensor, entropies: Tensor) -> tuple[Tensor, Tensor]:
+        """A share's part of the loss and of the mean entropy, from log π − log π_old and entropies [R, T]."""
+        ratio = torch.where(trials.valid, log_ratio, 0.0).exp()
+        entropy = torch.where(trials.valid, entropies, 0.0).sum() / self.steps
+        return -(ratio * trials.advantage).sum() / self.steps - self.agent.config.entropy_coef * entropy, entropy
 
     def _shares(self, function: Callable[[slice], R], trials: Trials) -> list[R]:
         return self.agent._in_parts(function, len(trials.inputs))

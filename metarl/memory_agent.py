@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
 from metarl.agent import Agent, load_named_parameters, named_parameters, require_tensors
@@ -62,6 +62,7 @@ class MemoryAgentConfig(AgentConfig):
     advantage_norm: Literal["std", "none"] = Field(
         "std", description="over all trials of an iteration: std = (A − μ)/σ; none = as estimated"
     )
+    entropy_coef: NonNegativeFloat = Field(0.0, description="weight of the policy's entropy beside that of advantages")
 
     @model_validator(mode="after")
     def _a_memory_of_that_size(self) -> MemoryAgentConfig:

@@ -50,7 +50,7 @@ def test_exploring_for_the_next_episode_is_learned_with_credit_over_the_trial_on
 
 
 def test_trpo_learns_to_explore_too() -> None:
-    agent = trpo(doors(), max_kl=0.05, gamma=1.0, gae_lambda=1.0)
+    agent = trpo(doors(), max_kl=0.05, gamma=1.0, gae_lambda=1.0, fisher_fraction=1.0)
     logged = learn(agent, doors(), iterations=60, tasks=200)
     assert trial_return(agent, doors()) == pytest.approx(1.0, abs=0.02)
     steps = [line for line in logged if line["linesearch/accepted"]]
