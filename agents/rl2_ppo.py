@@ -142,15 +142,15 @@ class RL2PPO(MemoryAgent):
 
     def _improve(self, trials: Trials, rng: np.random.Generator) -> Metrics:
         config = self.config
-        theta, moments, sums, count = self.theta, self._optimizer.state(), torch.zeros(len(SUMS)), 0
-        mismatch, norms = 0.0, []
-        lr = self._lr()
+        theta, moments = self.theta, self._optimizer.state()
+        norms, lr = [], self._lr()
         try:
-            for _ in range(config.epochs):
+            for epoch in range(config.epochs):
                 order = torch.from_numpy(rng.permutation(len(trials.inputs)))
-                for index in order.tensor_split(min(config.minibatches, len(order))):
-                    shares, norm, mismatch = self._descend(trials.rows(index), lr)
-                    sums, count = shares, count + 1  # of the last minibatch, after most of the change
+                parts = order.tensor_split(min(config.minibatches, len(order)))
+                for number, index in enumerate(parts):
+                    last = epoch == config.epochs - 1 and number == len(parts) - 1
+                    sums, norm, mismatch = self._descend(trials.rows(index), lr, measure=last)
                     norms.append(norm)
         except NumericError:
             self.theta = theta
@@ -164,8 +164,9 @@ class RL2PPO(MemoryAgent):
             "loss/lr": lr,
         }
 
-    def _descend(self, trials: Trials, lr: float) -> tuple[Tensor, float, float]:
-        """One pass over a minibatch: weighted means of SUMS, the mean gradient norm, and the state's mismatch."""
+    def _descend(self, trials: Trials, lr: float, *, measure: bool) -> tuple[Tensor, float, float]:
+        """One pass over a minibatch: weighted means of SUMS, the mean gradient norm, and the state's mismatch, which
+        costs another forward pass, where it is to be measured."""
         parts = list(task_chunks(len(trials.inputs), -(-len(trials.inputs) // self._threads)))
         rows = [trials.rows(part) for part in parts]
         states = [initial_state(self._policy, share.inputs) for share in rows]
@@ -174,7 +175,7 @@ class RL2PPO(MemoryAgent):
         scale = len(chunks) / float(trials.valid.sum())
         sums, norms, mismatch = torch.zeros(len(SUMS)), [], 0.0
         for chunk in chunks:
-            if len(chunks) > 1 and chunk is chunks[-1]:
+            if measure and len(chunks) > 1 and chunk is chunks[-1]:
                 mismatch = self._mismatch(rows, states, chunk.start)
             given = [(share.steps(chunk), state) for share, state in zip(rows, states, strict=True)]
             shares = self._map.over(lambda part: self._share(part[0], part[1], scale), given)
