@@ -116,12 +116,11 @@ def product(x: Tensor, weight: Tensor, plus: Tensor | None = None) -> Tensor:
     large = x.shape[0] * weight.numel() >= ONEDNN_FROM
     if onednn is None or not large or not x.is_cpu or x.dtype != torch.float32 or torch.is_grad_enabled():
         return torch.mm(x, weight) if plus is None else torch.addmm(plus, x, weight)
-    x = x.contiguous()  # it would read other strides as they are not
     columns = weight.mT if weight.is_contiguous() or weight.mT.is_contiguous() else weight.contiguous().mT
     if plus is None or plus.ndim == 1:
-        bias = None if plus is None else plus.contiguous()
+        bias = None if plus is None else plus.contiguous()  # it does not heed a bias's stride
         return onednn(x, columns, bias, "none", [], "")  # type: ignore[no-any-return]
-    return onednn.binary(x, plus.contiguous(), columns, None, "add")  # type: ignore[no-any-return]
+    return onednn.binary(x, plus, columns, None, "add")  # type: ignore[no-any-return]
 
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor, *, twice: bool = False) -> Tensor:
