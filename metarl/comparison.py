@@ -6,20 +6,18 @@ environment steps; what else differs is in its configuration.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from metarl import loading
 from metarl.errors import ConfigError
-from metarl.logger import MetricsFile
 from metarl.seeding import Domain, generator
 from metarl.statistics import iqm, iqm_ci
+from metarl.study import Cell, Result, unknown_names
 
 LEVEL, RESAMPLES = 0.95, 2000
 STEPS_MAX = 3  # adaptation steps in evaluation
@@ -97,32 +95,25 @@ SMALL_SEEDS = 2
 
 
 @dataclass(frozen=True)
-class Cell:
+class ComparisonCell(Cell):
     """One run of the comparison."""
 
     task: str
     method: str
-    seed: int
-    overrides: Mapping[str, Any]
 
     @property
     def config(self) -> str:
-        """Name of the shipped configuration."""
         return f"{METHODS[self.method].agent}_{self.task}"
 
     def __str__(self) -> str:
         return f"{self.task}/{self.method}/s{self.seed}"
-
-    def arguments(self, out: Path) -> list[str]:
-        """CONFIG and overrides for ``metarl train``; values as JSON, which YAML reads as it is meant."""
-        values = {"seed": self.seed, **self.overrides, "run_dir": str(out / str(self))}
-        return [self.config, *(f"{key}={json.dumps(value)}" for key, value in values.items())]
 
 
 @dataclass(frozen=True)
 class Plan:
     """Which part of the comparison is wanted. ``seeds``: by task, how many; they are 0, 1, …"""
 
+    name: ClassVar[str] = "comparison"
     tasks: list[str]
     methods: list[str]
     seeds: Mapping[str, int]
@@ -140,15 +131,36 @@ class Plan:
             words += ["--seeds", str(max(self.seeds.values()))]  # the same number for all
         return " ".join([*words, "--small"] if self.small else words)
 
-    def cells(self) -> list[Cell]:
+    def cells(self) -> list[ComparisonCell]:
         """All runs, seed by seed, so that a part of them already compares all methods."""
         wanted = product(range(max(self.seeds.values())), self.tasks, self.methods)
         return [self._cell(task, method, seed) for seed, task, method in wanted if seed < self.seeds[task]]
 
-    def _cell(self, task: str, method: str, seed: int) -> Cell:
+    def _cell(self, task: str, method: str, seed: int) -> ComparisonCell:
         common = {f"eval.{key}": value for key, value in TASKS[task].eval.items()}
         planned = {**SHARED, "env_steps": TASKS[task].env_steps, **common}
-        return Cell(task, method, seed, {**planned, **(SMALL if self.small else {}), **METHODS[method].overrides})
+        overrides = {**planned, **(SMALL if self.small else {}), **METHODS[method].overrides}
+        return ComparisonCell(seed, overrides, task, method)
+
+    def summarise(self, results: Sequence[Result]) -> dict[str, Any]:
+        """All numbers of the comparison as plain JSON data; what has not been run is listed as ``missing_seeds``."""
+        by_cell = {str(result.cell): result for result in results}
+        tasks: dict[str, Any] = {}
+        for task in self.tasks:
+            methods = {}
+            for method in self.methods:
+                cells = [self._cell(task, method, seed) for seed in range(self.seeds[task])]
+                found = [by_cell[str(cell)] for cell in cells if str(cell) in by_cell]
+                missing = [cell.seed for cell in cells if str(cell) not in by_cell]
+                methods[method] = _summarise_method(found) | {"missing_seeds": missing}
+            tasks[task] = {"env_steps": TASKS[task].env_steps, "seeds": self.seeds[task], "methods": methods}
+        return {"command": self.command, "small": self.small, "level": LEVEL, "resamples": RESAMPLES, "tasks": tasks}
+
+    def write_page(self, summary: Mapping[str, Any], page: Path) -> None:
+        """Write the page with its pictures and curves. Raises StorageError."""
+        from metarl.comparison_page import write_page  # matplotlib takes a while
+
+        write_page(summary, page)
 
 
 def make_plan(
@@ -159,7 +171,8 @@ def make_plan(
     Raises:
         ConfigError: an unknown task or method, or no seeds; one line each.
     """
-    problems = _unknown("task", tasks or (), TASKS) + _unknown("method", methods or (), METHODS)
+    problems = unknown_names("the comparison", "task", tasks or (), TASKS)
+    problems += unknown_names("the comparison", "method", methods or (), METHODS)
     if seeds is not None and seeds < 1:
         problems.append(f"--seeds {seeds}: expected at least 1")
     if problems:
@@ -171,57 +184,6 @@ def make_plan(
 
 def _default_seeds(task: str, small: bool) -> int:
     return SMALL_SEEDS if small else TASKS[task].seeds
-
-
-def _unknown(kind: str, names: Iterable[str], known: Iterable[str]) -> list[str]:
-    known = list(known)
-    return [
-        f"no {kind} {name!r} in the comparison: {loading.nearest(name, known)}one of {', '.join(known)}"
-        for name in names
-        if name not in known
-    ]
-
-
-@dataclass(frozen=True)
-class Result:
-    """What one finished run has recorded."""
-
-    cell: Cell
-    evaluations: list[dict[str, Any]]  # lines of evaluations.jsonl, the last one after the last iteration
-    train_seconds: float  # sampling and learning, without evaluation
-    config: dict[str, Any]  # resolved
-    versions: dict[str, Any]
-
-    @property
-    def final(self) -> dict[str, Any]:
-        """The evaluation of the final parameters."""
-        return self.evaluations[-1]
-
-
-def read_result(cell: Cell, run: Path, config: dict[str, Any]) -> Result:
-    """The records of a finished run. Raises StorageError."""
-    training = MetricsFile.read(run / "metrics.jsonl")
-    seconds = sum(line["perf/sample_s"] + line["perf/learn_s"] for line in training)
-    try:
-        versions = json.loads((run / "versions.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        versions = {}  # it only documents
-    return Result(cell, MetricsFile.read(run / "evaluations.jsonl"), seconds, config, versions)
-
-
-def summarise(plan: Plan, results: Sequence[Result]) -> dict[str, Any]:
-    """All numbers of the comparison as plain JSON data; what has not been run is listed under ``missing_seeds``."""
-    by_cell = {(r.cell.task, r.cell.method, r.cell.seed): r for r in results}
-    tasks: dict[str, Any] = {}
-    for task in plan.tasks:
-        methods = {}
-        for method in plan.methods:
-            seeds = range(plan.seeds[task])
-            found = [by_cell[task, method, seed] for seed in seeds if (task, method, seed) in by_cell]
-            missing = [seed for seed in seeds if (task, method, seed) not in by_cell]
-            methods[method] = _summarise_method(found) | {"missing_seeds": missing}
-        tasks[task] = {"env_steps": TASKS[task].env_steps, "seeds": plan.seeds[task], "methods": methods}
-    return {"command": plan.command, "small": plan.small, "level": LEVEL, "resamples": RESAMPLES, "tasks": tasks}
 
 
 def _summarise_method(results: Sequence[Result]) -> dict[str, Any]:
@@ -245,8 +207,6 @@ def _summarise_method(results: Sequence[Result]) -> dict[str, Any]:
 
 
 def _summarise_run(result: Result) -> dict[str, Any]:
-    kept = ("python", "torch", "numpy", "gymnasium", "mujoco", "metarl", "git")
-    versions = {key: result.versions.get(key) for key in kept} | {"cpu": result.versions.get("cpu", {}).get("model")}
     return {
         "seed": result.cell.seed,
         "iterations": result.final["iteration"],
@@ -254,5 +214,5 @@ def _summarise_run(result: Result) -> dict[str, Any]:
         "train_seconds": result.train_seconds,
         "returns": result.final["returns"],  # [points, tasks]
         "learning": [{key: line[key] for key in ("iteration", "env_steps", "mean")} for line in result.evaluations],
-        "versions": versions,
+        "versions": result.made_with,
     }

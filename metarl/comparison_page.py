@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,9 +16,20 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from metarl.comparison import METHODS, STEPS_MAX
-from metarl.errors import StorageError
+from metarl.page import (
+    SMALL,
+    Summary,
+    count,
+    duration,
+    made,
+    missing,
+    number,
+    settings,
+    table,
+    tidy,
+    write_files,
+)
 from metarl.report import BLUE, GREY, MILLION, ORANGE
-from metarl.storage import replace_file
 
 # Okabe & Ito's palette, with markers for those who see no colours
 LOOKS = {
@@ -31,10 +41,6 @@ LOOKS = {
     "promp": (BLUE, "s"),
 }
 GRID_POINTS = 60
-NOT_SETTINGS = ("seed", "run_dir", "device", "time_limit_s", "init_from", "iterations", "env_steps")
-NOT_SECTIONS = ("task", "sampler", "learner", "eval", "checkpoint", "wandb")
-
-Summary = Mapping[str, Any]
 
 INTRODUCTION = """\
 # Controlled comparison
@@ -81,12 +87,7 @@ def write_page(summary: Summary, page: Path) -> None:
         for name, method in content["methods"].items():
             for run in method["runs"]:
                 files[folder / f"{task}_{name}_s{run['seed']}.csv"] = learning_csv(run).encode()
-    for path, data in files.items():
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(path, data)
-        except OSError as error:
-            raise StorageError(f"cannot write {path}: {error}") from error
+    write_files(files)
 
 
 def learning_csv(run: Summary) -> str:
@@ -104,13 +105,15 @@ def markdown(summary: Summary, folder: str) -> str:
     """The page's text; ``folder`` is where its pictures are."""
     parts = [INTRODUCTION]
     if summary["small"]:
-        parts.append("**Made with `--small`: sizes for a test of the command. The numbers mean nothing.**\n")
+        parts.append(SMALL)
     parts += [_methods(summary), READING.format(resamples=summary["resamples"])]
     for task, content in summary["tasks"].items():
-        parts += [f"## {task}\n", _budget(summary, content), _table(content), _missing(content)]
-        if any(method["runs"] for method in content["methods"].values()):
-            parts += [f"![{task}: learning and adaptation]({folder}/{task}.png)\n", _settings(content)]
-    parts += [_made(summary), CAVEATS]
+        methods = content["methods"]
+        parts += [f"## {task}\n", _budget(summary, content), _table(content), missing(methods)]
+        if any(method["runs"] for method in methods.values()):
+            parts += [f"![{task}: learning and adaptation]({folder}/{task}.png)\n", settings(methods)]
+    every = chain.from_iterable(content["methods"].values() for content in summary["tasks"].values())
+    parts += [made(summary["command"], every), CAVEATS]
     return "\n".join(filter(None, parts))
 
 
@@ -127,72 +130,18 @@ def _budget(summary: Summary, content: Summary) -> str:
 
 def _table(content: Summary) -> str:
     heads = ["method", *(f"after {k}" for k in range(STEPS_MAX + 1)), "seeds", "env steps", "time per run", "runs"]
-    rows = [heads, ["---"] * len(heads)]
+    rows = []
     for name, method in content["methods"].items():
         cells = ["missing"] * (len(heads) - 2)
         if method["runs"]:
             points = zip(method["iqm"], method["low"], method["high"], strict=True)
-            cells = [f"{_number(mean)} [{_number(low)}, {_number(high)}]" for mean, low, high in points]
+            cells = [f"{number(mean)} [{number(low)}, {number(high)}]" for mean, low, high in points]
             last = method["iqm_by_seed"][-1]
             steps = np.mean([run["env_steps"] for run in method["runs"]])
             seconds = float(np.mean([run["train_seconds"] for run in method["runs"]]))
-            cells += [f"{_number(min(last))} … {_number(max(last))}", _count(float(steps)), _duration(seconds)]
+            cells += [f"{number(min(last))} … {number(max(last))}", count(float(steps)), duration(seconds)]
         rows.append([f"`{name}`", *cells, f"{len(method['runs'])} of {content['seeds']}"])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
-
-
-def _missing(content: Summary) -> str:
-    lines = [
-        f"`{name}` seed{'s' if len(method['missing_seeds']) > 1 else ''} {', '.join(map(str, method['missing_seeds']))}"
-        for name, method in content["methods"].items()
-        if method["missing_seeds"]
-    ]
-    return f"**Not finished, and so not in any number here:** {'; '.join(lines)}.\n" if lines else ""
-
-
-def _settings(content: Summary) -> str:
-    """What the methods' configurations have in common, and what each has of its own."""
-    flat = {name: _flat(method["settings"]) for name, method in content["methods"].items() if method["runs"]}
-    first = next(iter(flat.values()))
-    common = {k: v for k, v in first.items() if all(k in other and other[k] == v for other in flat.values())}
-    lines = [f"Settings of all: {_pairs(common)}.\n"]
-    for name, settings in flat.items():
-        own = {key: value for key, value in settings.items() if key not in common and value is not None}
-        config = content["methods"][name]["config"]
-        lines.append(f"- `{name}` (`{config}`): {_pairs(own) or 'nothing else'}")
-    return "\n".join([*lines, ""])
-
-
-def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Run keys and the agent's keys; not what the plan sets or what decides no result."""
-    skipped = {*NOT_SETTINGS, *NOT_SECTIONS, "agent"}
-    agent = {key: value for key, value in settings["agent"].items() if key not in ("name", "lineage")}
-    return {key: value for key, value in settings.items() if key not in skipped} | agent
-
-
-def _pairs(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} {value if isinstance(value, str) else json.dumps(value)}" for key, value in values.items())
-
-
-def _made(summary: Summary) -> str:
-    """Command, versions and machines of the runs, as they recorded them."""
-    methods = [(task, m) for task, content in summary["tasks"].items() for m in content["methods"].values()]
-    found: dict[str, int] = {}
-    for _, method in methods:
-        for run in method["runs"]:
-            line = _environment(run["versions"], method["settings"]["learner"]["threads"])
-            found[line] = found.get(line, 0) + 1
-    lines = [f"- {count} run{'s' if count > 1 else ''}: {line}" for line, count in found.items()]
-    return "\n".join(["## How it was made\n", f"`{summary['command']}`\n", *lines, ""])
-
-
-def _environment(versions: Mapping[str, Any], threads: int) -> str:
-    names = {"python": "Python", "torch": "torch", "numpy": "numpy", "gymnasium": "Gymnasium", "mujoco": "MuJoCo"}
-    parts = [f"{name} {versions[key]}" for key, name in names.items() if versions.get(key)]
-    git = versions.get("git")
-    commit = f", commit `{git['commit'][:7]}`{' with changes' if git['dirty'] else ''}" if git else ""
-    machine = f"{versions.get('cpu') or 'unknown CPU'}, {threads} learner thread{'s' if threads > 1 else ''}"
-    return f"{machine}; metarl {versions.get('metarl')}{commit}; {', '.join(parts)}"
+    return table(heads, rows)
 
 
 def picture(task: str, content: Summary) -> bytes:
@@ -211,10 +160,7 @@ def picture(task: str, content: Summary) -> bytes:
     right.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in (left, right):
         axes.set_ylabel("return per episode")
-        axes.title.set_fontsize(11)
-        axes.grid(color="#dddddd", linewidth=0.6)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
+        tidy(axes)
     right.legend(fontsize=8, frameon=True, framealpha=0.85, edgecolor="none")
     png = io.BytesIO()
     figure.savefig(png, format="png")
@@ -256,15 +202,3 @@ def learning_curves(runs: Sequence[Summary]) -> tuple[NDArray[np.float64], NDArr
     steps = np.linspace(start, end, GRID_POINTS)
     curves = [np.interp(steps, [p["env_steps"] for p in line], [p["mean"][-1] for p in line]) for line in lines]
     return steps, np.array(curves)
-
-
-def _number(value: float) -> str:
-    return f"{round(value, 1) + 0.0:.1f}".replace("-", "−")  # + 0.0: no minus before a zero
-
-
-def _count(value: float) -> str:
-    return f"{value / MILLION:.1f} M" if value >= MILLION / 10 else f"{value:.0f}"
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.1f} s"

@@ -1,4 +1,4 @@
-"""``metarl reproduce comparison``: runs one after another, each a process of its own, and goes on after any stop."""
+"""``metarl reproduce``: a study's runs one after another, each a process of its own; it goes on after any stop."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from typing import Any, Literal
 
 from metarl import checkpoint, run_dir
 from metarl import config as configuration
-from metarl.comparison import Cell, Plan, Result, read_result, summarise
 from metarl.errors import ConfigError, Interrupted, MetarlError, StorageError
 from metarl.logger import MetricsFile
 from metarl.schema import RunConfig
 from metarl.storage import replace_file
+from metarl.study import Cell, Result, Study, read_result
 
 # What decides no number of a run but its place, its speed and how it can go on.
 FREE = ("run_dir", "device", "learner", "sampler", "checkpoint", "wandb", "time_limit_s")
 
 
 class RunFailedError(MetarlError):
-    """A run of the comparison ended with an error, whose exit code this takes over."""
+    """A run of a study ended with an error, whose exit code this takes over."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
@@ -36,7 +36,7 @@ class RunFailedError(MetarlError):
 
 @dataclass(frozen=True)
 class Job:
-    """One run of the comparison and how far it is."""
+    """One run of a study and how far it is."""
 
     cell: Cell
     config: RunConfig  # as planned
@@ -50,29 +50,29 @@ class Job:
         return ["train", *self.cell.arguments(out)]
 
 
-def comparison(
-    plan: Plan,
+def reproduce(
+    study: Study,
     out: Path,
     page: Path | None = None,
     *,
     dry_run: bool = False,
     report_only: bool = False,
 ) -> str:
-    """Bring all runs of a plan to their end below ``out``, then write numbers and page; returns where they are.
+    """Bring all runs of a study to their end below ``out``, then write numbers and page; returns where they are.
 
-    ``comparison.json`` is in ``out``, the page at ``page``, by default beside it. ``dry_run`` only tells
-    what is to be done, ``report_only`` runs nothing.
+    The numbers, named after the study, are in ``out``, the page is at ``page``, by default beside them. ``dry_run``
+    only tells what is to be done, ``report_only`` runs nothing.
 
     Raises:
-        ConfigError: a configuration of the plan cannot be run, or there is a run in ``out`` with other settings.
+        ConfigError: a configuration of the study cannot be run, or there is a run in ``out`` with other settings.
         StorageError: ``out`` or the page cannot be written.
         RunFailedError: a run failed; those behind it have not been tried.
         Interrupted: SIGINT or SIGTERM came; the run has saved.
     """
-    page = page or out / "comparison.md"
+    page = page or out / f"{study.name}.md"
     if page.suffix != ".md":
         raise ConfigError(f"--page {page}: expected a file whose name ends with .md")
-    jobs = find_jobs(plan.cells(), out)
+    jobs = find_jobs(study.cells(), out)
     if dry_run:
         return "\n".join(f"{job.state:8}  {shlex.join(['metarl', *job.command(out)])}" for job in jobs)
     try:
@@ -82,12 +82,12 @@ def comparison(
     with run_dir.lock(out):
         if not report_only:
             run_jobs(jobs, out)
-            jobs = find_jobs(plan.cells(), out)
-        return write_outputs(summarise(plan, _results(jobs)), out, page)
+            jobs = find_jobs(study.cells(), out)
+        return write_outputs(study, study.summarise(_results(jobs)), out, page)
 
 
 def find_jobs(cells: Sequence[Cell], out: Path) -> list[Job]:
-    """Where each run of the comparison stands. Nothing is written.
+    """Where each run of a study stands. Nothing is written.
 
     Raises:
         ConfigError: a configuration is missing or wrong, or a run has other settings; all of them, one line each.
@@ -119,7 +119,7 @@ def _newest_run(folder: Path) -> Path | None:
 
 
 def _check_settings(run: Path, planned: RunConfig) -> None:
-    """Raises ConfigError if a run was made with settings that the comparison does not have (any more)."""
+    """Raises ConfigError if a run was made with settings that the study does not have (any more)."""
     was, expected = _settings(configuration.load(str(run / "config.yaml")).config), _settings(planned)
     different = [f"{key} = {was.get(key)!r}, not {value!r}" for key, value in expected.items() if was.get(key) != value]
     if different:
@@ -216,14 +216,12 @@ def _results(jobs: Sequence[Job]) -> list[Result]:
     return results
 
 
-def write_outputs(summary: Mapping[str, Any], out: Path, page: Path) -> str:
-    """Write ``comparison.json`` and the page; returns where they are. Raises StorageError."""
-    from metarl.comparison_page import write_page  # matplotlib takes a while
-
-    numbers = out / "comparison.json"
+def write_outputs(study: Study, summary: Mapping[str, Any], out: Path, page: Path) -> str:
+    """Write the numbers as JSON, and the page; returns where they are. Raises StorageError."""
+    numbers = out / f"{study.name}.json"
     try:
         replace_file(numbers, (json.dumps(summary, indent=1) + "\n").encode())
     except OSError as error:
         raise StorageError(f"cannot write {numbers}: {error}") from error
-    write_page(summary, page)
+    study.write_page(summary, page)
     return f"page:    {page}\nnumbers: {numbers}"

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from metarl import comparison, comparison_page, config, reproduce
-from metarl.comparison import METHODS, TASKS, Plan, Result, make_plan, summarise
+from metarl import comparison_page, config, reproduce
+from metarl.comparison import METHODS, TASKS, Plan, make_plan
 from metarl.errors import ConfigError
+from metarl.study import Result, read_result
 
 # The plan
 
@@ -121,7 +122,7 @@ def test_statistics_over_seeds_and_tasks_by_hand() -> None:
     plan = make_plan(["point"], ["fomaml", "maml_trpo"], 2)
     first = [[0.0, 2.0, 4.0, 6.0], [0.0] * 4, [1.0] * 4, [2.0] * 4]
     second = [[100.0, 8.0, 12.0, 10.0], [10.0] * 4, [1.0] * 4, [2.0] * 4]
-    found = summarise(plan, [result(plan, "maml_trpo", seed, r) for seed, r in enumerate((first, second))])
+    found = plan.summarise([result(plan, "maml_trpo", seed, r) for seed, r in enumerate((first, second))])
     method = found["tasks"]["point"]["methods"]["maml_trpo"]
     assert method["iqm"] == [(4 + 6 + 8 + 10) / 4, 5.0, 1.0, 2.0]
     assert method["iqm_by_seed"] == [[3.0, 11.0], [0.0, 10.0], [1.0, 1.0], [2.0, 2.0]]
@@ -138,7 +139,7 @@ def test_a_methods_interval_does_not_depend_on_the_others() -> None:
     intervals = []
     for methods in (["maml_trpo"], ["fomaml", "maml_trpo"]):
         plan = make_plan(["point"], methods, 1)
-        found = summarise(plan, [result(plan, method, 0, returns) for method in methods])
+        found = plan.summarise([result(plan, method, 0, returns) for method in methods])
         intervals.append(found["tasks"]["point"]["methods"]["maml_trpo"]["low"])
     assert intervals[0] == intervals[1] and intervals[0][0] < np.mean(returns[0])
 
@@ -168,7 +169,7 @@ def test_the_records_of_a_run(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (tmp_path / "evaluations.jsonl").write_text('{"iteration": 1}\n{"iteration": 2}\n{"torn')
     (cell,) = make_plan(["point"], ["maml_trpo"], 1).cells()
-    found = comparison.read_result(cell, tmp_path, {})
+    found = read_result(cell, tmp_path, {})
     assert (found.train_seconds, found.final, found.versions) == (3.5, {"iteration": 2}, {})
 
 
@@ -179,7 +180,7 @@ def partial_page(tmp_path: Path) -> str:
     plan = make_plan(["point", "half_cheetah_dir"], ["fomaml", "maml_trpo", "promp"], 2)
     returns = [[-30.0] * 4, [-20.25] * 4, [-0.04] * 4, [1.0, 2.0, 3.0, 4.0]]
     results = [result(plan, "fomaml", 1, returns), *(result(plan, "maml_trpo", seed, returns) for seed in (0, 1))]
-    comparison_page.write_page(summarise(plan, results), tmp_path / "docs" / "page.md")
+    comparison_page.write_page(plan.summarise(results), tmp_path / "docs" / "page.md")
     return (tmp_path / "docs" / "page.md").read_text("utf-8")
 
 
@@ -233,7 +234,7 @@ def test_what_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     better = [[value + 1 for value in task] for task in returns]
     results = [result(plan, "random_init", 0, [[-9.0]] * 4)]
     results += [result(plan, "maml_trpo", seed, r, [1_000_000, 3_000_000]) for seed, r in enumerate((returns, better))]
-    comparison_page.picture("point", summarise(plan, results)["tasks"]["point"])
+    comparison_page.picture("point", plan.summarise(results)["tasks"]["point"])
     left, right = figures[0].axes
     random, mean = left.lines
     assert set(random.get_ydata()) == {-9.0}

@@ -1,0 +1,96 @@
+"""What ``metarl reproduce`` can run: a study is a list of runs, what their records come to, and a page about that."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from metarl import loading
+from metarl.logger import MetricsFile
+
+KEPT_VERSIONS = ("python", "torch", "numpy", "gymnasium", "mujoco", "metarl", "git")
+
+
+@dataclass(frozen=True)
+class Cell(ABC):
+    """One run of a study. As text it is the path of its folder below that of the study."""
+
+    seed: int
+    overrides: Mapping[str, Any]
+
+    @property
+    @abstractmethod
+    def config(self) -> str:
+        """Name of the shipped configuration."""
+
+    @abstractmethod
+    def __str__(self) -> str: ...
+
+    def arguments(self, out: Path) -> list[str]:
+        """CONFIG and overrides for ``metarl train``; values as JSON, which YAML reads as it is meant."""
+        values = {"seed": self.seed, **self.overrides, "run_dir": str(out / str(self))}
+        return [self.config, *(f"{key}={json.dumps(value)}" for key, value in values.items())]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one finished run has recorded."""
+
+    cell: Cell
+    evaluations: list[dict[str, Any]]  # lines of evaluations.jsonl, the last one after the last iteration
+    train_seconds: float  # sampling and learning, without evaluation
+    config: dict[str, Any]  # resolved
+    versions: dict[str, Any]
+
+    @property
+    def final(self) -> dict[str, Any]:
+        """The evaluation of the final parameters."""
+        return self.evaluations[-1]
+
+    @property
+    def made_with(self) -> dict[str, Any]:
+        """Of the versions what a page tells."""
+        kept = {key: self.versions.get(key) for key in KEPT_VERSIONS}
+        return kept | {"cpu": self.versions.get("cpu", {}).get("model")}
+
+
+def read_result(cell: Cell, run: Path, config: dict[str, Any]) -> Result:
+    """The records of a finished run. Raises StorageError."""
+    training = MetricsFile.read(run / "metrics.jsonl")
+    seconds = sum(line["perf/sample_s"] + line["perf/learn_s"] for line in training)
+    try:
+        versions = json.loads((run / "versions.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        versions = {}  # it only documents
+    return Result(cell, MetricsFile.read(run / "evaluations.jsonl"), seconds, config, versions)
+
+
+class Study(Protocol):
+    """The part of a study that is wanted."""
+
+    @property
+    def name(self) -> str:
+        """Name of its files, and of its folder below ``runs``."""
+
+    def cells(self) -> Sequence[Cell]:
+        """All runs, in the order in which they are run."""
+
+    def summarise(self, results: Sequence[Result]) -> dict[str, Any]:
+        """All numbers as plain JSON data, of the runs there are; it says which ones are missing."""
+
+    def write_page(self, summary: Mapping[str, Any], page: Path) -> None:
+        """Write the page and what belongs to it. Raises StorageError."""
+
+
+def unknown_names(study: str, kind: str, names: Iterable[str], known: Iterable[str]) -> list[str]:
+    """One line for every name that a study does not have."""
+    known = list(known)
+    return [
+        f"no {kind} {name!r} in {study}: {loading.nearest(name, known)}one of {', '.join(known)}"
+        for name in names
+        if name not in known
+    ]
