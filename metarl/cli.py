@@ -12,13 +12,17 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import metarl
 from metarl import loading
 from metarl.errors import CheckpointError, ConfigError, MetarlError, WorkerError
 
+if TYPE_CHECKING:
+    from metarl.study import Study
+
 KINDS: dict[str, loading.Package] = {"tasks": "envs", "agents": "agents", "configs": "configs"}
+STUDIES = {"comparison": ("tasks", "methods"), "rl2": ("settings",)}  # and the options that choose a part of them
 OVERRIDES = "key=value with dotted keys, such as seed=3 agent.inner_lr=0.1"
 
 
@@ -101,15 +105,16 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     bench.add_argument("part", choices=parts, metavar="|".join(parts))
     _add_config(bench, optional=True)
 
-    reproduce = command("reproduce", _reproduce, "run the controlled comparison and write its page; can be stopped")
-    reproduce.add_argument("what", choices=["comparison"], metavar="comparison")
-    reproduce.add_argument("--tasks", nargs="+", metavar="TASK", help="some of its tasks; default: all")
-    reproduce.add_argument("--methods", nargs="+", metavar="METHOD", help="some of its methods; default: all")
-    reproduce.add_argument("--seeds", type=int, metavar="N", help="runs per task and method; default: as planned")
+    reproduce = command("reproduce", _reproduce, "run a study and write its page; can be stopped")
+    reproduce.add_argument("study", choices=list(STUDIES), metavar="|".join(STUDIES))
+    reproduce.add_argument("--tasks", nargs="+", metavar="TASK", help="comparison: some of its tasks; default: all")
     reproduce.add_argument(
-        "--out", type=Path, default=Path("runs/comparison"), metavar="DIR", help="default: %(default)s"
+        "--methods", nargs="+", metavar="METHOD", help="comparison: some of its methods; default: all"
     )
-    reproduce.add_argument("--page", type=Path, metavar="FILE.md", help="default: comparison.md in DIR")
+    reproduce.add_argument("--settings", nargs="+", metavar="NAME", help="rl2: some of its settings; default: all")
+    reproduce.add_argument("--seeds", type=int, metavar="N", help="runs that differ in their seed; default: as planned")
+    reproduce.add_argument("--out", type=Path, metavar="DIR", help=f"default: runs/{'|'.join(STUDIES)}")
+    reproduce.add_argument("--page", type=Path, metavar="FILE.md", help=f"default: {'|'.join(STUDIES)}.md in DIR")
     reproduce.add_argument("--small", action="store_true", help="seconds instead of hours, numbers without meaning")
     only = reproduce.add_mutually_exclusive_group()
     only.add_argument("--dry-run", action="store_true", help="print what would be run")
@@ -262,14 +267,33 @@ def _bench(options: argparse.Namespace) -> str:
 
 
 def _reproduce(options: argparse.Namespace) -> str:
-    from metarl import comparison
-
-    plan = comparison.make_plan(options.tasks, options.methods, options.seeds, small=options.small)
+    study = _study(options)
     from metarl import reproduce
 
-    return reproduce.comparison(
-        plan, options.out, options.page, dry_run=options.dry_run, report_only=options.report_only
-    )
+    out = options.out or Path("runs", study.name)
+    return reproduce.reproduce(study, out, options.page, dry_run=options.dry_run, report_only=options.report_only)
+
+
+def _study(options: argparse.Namespace) -> Study:
+    """The part of a study that is wanted.
+
+    Raises:
+        ConfigError: an option belongs to another study, or names something that there is not.
+    """
+    own = STUDIES[options.study]
+    foreign = [name for names in STUDIES.values() for name in names if name not in own and getattr(options, name)]
+    if foreign:
+        raise ConfigError(
+            f"{options.study} has no {', '.join(f'--{name}' for name in foreign)}: "
+            f"a part of it is chosen with {', '.join(f'--{name}' for name in own)}"
+        )
+    if options.study == "rl2":
+        from metarl import memory_study
+
+        return memory_study.make_study(options.settings, options.seeds, small=options.small)
+    from metarl import comparison
+
+    return comparison.make_plan(options.tasks, options.methods, options.seeds, small=options.small)
 
 
 def _run(text: str) -> Path:
@@ -298,13 +322,16 @@ def _curve_table(result: dict[str, Any]) -> str:
     from rich.console import Console
     from rich.table import Table
 
-    columns = ["adaptation steps", "mean return", "95 % low", "95 % high"]
+    columns = [result["unit"], "mean return", "95 % low", "95 % high"]
     success = result.get("success")
     table = Table(*columns, *(["success", "95 % low", "95 % high"] if success else []), title="held-out tasks")
     for step in result["steps"]:
         cells = [f"{result[name][step]:.1f}" for name in ("mean", "low", "high")]
         cells += [f"{success[name][step]:.2f}" for name in ("mean", "low", "high")] if success else []
         table.add_row(str(step), *cells)
+    for name, what in (("trial", "whole trial"), ("restored", "memory restored")):
+        if name in result:
+            table.add_row(what, *(f"{result[name][bound]:.1f}" for bound in ("mean", "low", "high")))
     console = Console(width=80)
     with console.capture() as capture:
         console.print(table)

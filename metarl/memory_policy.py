@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from metarl.distributions import Distribution
-from metarl.memory import Memory, State
+from metarl.memory import Memory, State, affine
 from metarl.mlp import MLP, Layer
 from metarl.policies import Policy, normalized
 from metarl.spaces import Space
@@ -129,7 +129,7 @@ class MemoryPolicy(Policy):
     def act(
         self, params: Unpacked, step: PolicyInput, state: State, noise: Tensor | None
     ) -> tuple[Tensor, Tensor, State]:
-        encoded = self._encode(params, self.inputs(params, step))
+        encoded = self._encode(params, self.inputs(params, step), twice=False)
         features, state = self.memory.step(params.memory, encoded, state)
         outputs = torch.addmm(params.head_bias, features, params.head)
         action = self.distribution.sample(outputs[None], params.spread, None if noise is None else noise[None])
@@ -147,19 +147,20 @@ class MemoryPolicy(Policy):
 
         ``twice``: gradients can be differentiated again.
         """
-        features, state = self.memory.scan(params.memory, self._encode(params, inputs), state, twice=twice)
-        outputs = torch.nn.functional.linear(features, params.head.mT, params.head_bias)
-        values = torch.nn.functional.linear(features, params.value.mT, params.value_bias)
+        encoded = self._encode(params, inputs, twice=twice)
+        features, state = self.memory.scan(params.memory, encoded, state, twice=twice)
+        outputs = affine(features, params.head, params.head_bias, twice=twice)
+        values = affine(features, params.value, params.value_bias, twice=twice)
         return outputs, values.squeeze(-1), state
 
-    def _encode(self, params: Unpacked, inputs: Tensor) -> Tensor:
+    def _encode(self, params: Unpacked, inputs: Tensor, *, twice: bool) -> Tensor:
         """The encoder's last layer, [..., width], for [..., inputs]."""
         if self.encoder is None:
             return inputs
-        hidden = inputs.reshape(1, -1, inputs.shape[-1])
+        hidden = inputs
         for weight, bias in params.encoder:
-            hidden = self.encoder.activate(torch.baddbmm(bias, hidden, weight))
-        return hidden.view(*inputs.shape[:-1], -1)
+            hidden = self.encoder.activate(affine(hidden, weight[0], bias[0, 0], twice=twice))
+        return hidden
 
 
 def init_memory_parameters(policy: MemoryPolicy, init_std: float, rng: np.random.Generator) -> Tensor:

@@ -44,22 +44,23 @@ def _published_mdp(*figures: float) -> dict[str, float]:
 
 
 BANDIT, MDP = "bernoulli_bandit", "tabular_mdp"
+AGENTS = {BANDIT: "rl2_ppo", MDP: "rl2_trpo"}
 ARMS, MEMORY = "task.num_arms", "agent.memory"
 FIVE = {ARMS: 5}
 TEN_PULLS = _published(5.0, 6.6, 6.7, 6.7)
 # Published: Duan et al. 2016, tables 1 and 2; means over 1000 tasks, strategies in the best setting of a grid.
 SETTINGS: Mapping[str, Setting] = {
     #                                 n  seeds iter. tasks
-    "bandit_10_5": Setting(BANDIT, 10, 3, 100, 2000, FIVE, TEN_PULLS),
-    "bandit_10_10": Setting(BANDIT, 10, 3, 100, 2000, {ARMS: 10}, _published(5.0, 6.6, 6.7, 6.7)),
-    "bandit_10_50": Setting(BANDIT, 10, 3, 100, 2000, {ARMS: 50}, _published(5.1, 6.5, 6.6, 6.8)),
-    "mdp_10": Setting(MDP, 10, 3, 200, 500, {}, _published_mdp(100.1, 138.1, 144.1, 156.2)),
+    "bandit_10_5": Setting(BANDIT, 10, 3, 150, 10_000, FIVE, TEN_PULLS),
+    "bandit_10_10": Setting(BANDIT, 10, 3, 150, 10_000, {ARMS: 10}, _published(5.0, 6.6, 6.7, 6.7)),
+    "bandit_10_50": Setting(BANDIT, 10, 3, 300, 10_000, {ARMS: 50}, _published(5.1, 6.5, 6.6, 6.8)),
+    "mdp_10": Setting(MDP, 10, 3, 200, 1000, {}, _published_mdp(100.1, 138.1, 144.1, 156.2)),
     "bandit_100_5": Setting(BANDIT, 100, 1, 200, 1000, FIVE, _published(49.9, 78.3, 78.0, 78.7)),
     "bandit_100_10": Setting(BANDIT, 100, 1, 200, 1000, {ARMS: 10}, _published(49.9, 82.8, 82.4, 83.5)),
-    "mdp_25": Setting(MDP, 25, 1, 200, 400, {}, _published_mdp(250.2, 408.8, 425.2, 445.7)),
+    "mdp_25": Setting(MDP, 25, 1, 200, 400, {"agent.memory_context": 250}, _published_mdp(250.2, 408.8, 425.2, 445.7)),
     **{
         f"bandit_10_5_{memory}": Setting(
-            BANDIT, 10, 1, 100, 2000, {**FIVE, MEMORY: memory}, TEN_PULLS, beside="bandit_10_5"
+            BANDIT, 10, 1, 150, 10_000, {**FIVE, MEMORY: memory}, TEN_PULLS, beside="bandit_10_5"
         )
         for memory in ("lstm", "transformer", "retrieval")
     },
@@ -74,7 +75,6 @@ SHARED = {
 EVAL_TASKS = {BANDIT: 10_000, MDP: 1000}
 SMALL = {  # for tests: seconds, and numbers without meaning
     "iterations": 2,
-    "agent.lr_iterations": 2,
     "meta_batch_size": 4,
     "agent.episodes_per_trial": 3,
     "agent.memory_size": 8,
@@ -93,7 +93,8 @@ class MemoryCell(Cell):
 
     @property
     def config(self) -> str:
-        return f"rl2_ppo_{SETTINGS[self.setting].task}"
+        task = SETTINGS[self.setting].task
+        return f"{AGENTS[task]}_{task}"
 
     def __str__(self) -> str:
         return f"{self.setting}/s{self.seed}"
@@ -125,9 +126,10 @@ class MemoryStudy:
 
     def _cell(self, name: str, seed: int) -> MemoryCell:
         setting = SETTINGS[name]
+        iterations = SMALL["iterations"] if self.small else setting.iterations
         planned = {
-            "iterations": setting.iterations,
-            "agent.lr_iterations": setting.iterations,
+            "iterations": iterations,
+            **({"agent.lr_iterations": iterations} if AGENTS[setting.task] == "rl2_ppo" else {}),
             "meta_batch_size": setting.tasks,
             "agent.episodes_per_trial": setting.episodes,
             "eval.num_tasks": EVAL_TASKS[setting.task],

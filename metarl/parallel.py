@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import torch
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -25,7 +27,9 @@ class TaskMap:
 
     def __init__(self, *, threads: int, chunk: int) -> None:
         self.chunk = chunk
-        self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
+        # A new thread does not take over how many threads its operations may use, and two give other bits than one.
+        settle: dict[str, Any] = {"initializer": torch.set_num_threads, "initargs": (1,)}
+        self._pool = ThreadPoolExecutor(threads, **settle) if threads > 1 else None
 
     def __call__(self, function: Callable[[slice], R], num_tasks: int) -> list[R]:
         """``function`` of every chunk's slice; an exception in one of them goes on to the caller."""

@@ -54,8 +54,8 @@ class Sampler:
         """Exactly ``episodes`` consecutive episodes in each of ``lanes`` lanes of every task.
 
         ``params`` [N, P] has one row per task; [1, P] for policies with a memory. Gradient agents ask for E lanes ×
-        1 episode, memory agents for E lanes × n episodes, which are E trials. With ``deterministic`` the policy's mode acts. With
-        ``restore_after`` every episode of a lane after that many starts with the memory that they left.
+        1 episode, memory agents for E lanes × n episodes, which are E trials. With ``deterministic`` the policy's mode
+        acts. With ``restore_after`` every episode of a lane after that many starts with the memory that they left.
 
         Raises:
             NumericError: an observation, reward or action was not finite.

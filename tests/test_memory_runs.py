@@ -25,6 +25,8 @@ SIZES = {
     "rollouts_per_task": "3",
     "task.horizon": "5",
     "agent.episodes_per_trial": "3",
+    "agent.memory": "gru",
+    "agent.critic": "value_head",
     "agent.memory_size": "24",
     "agent.lr_iterations": "4",
     "agent.bptt_steps": "6",

@@ -52,9 +52,9 @@ def test_every_configuration_is_the_problem_that_its_name_says(tmp_path: Path) -
         agent: Any = job.config.agent
         task: Any = job.config.task
         assert agent.episodes_per_trial == int(n)
-        assert agent.memory == (rest[1] if len(rest) == 2 else "gru")
+        assert agent.memory == ("retrieval" if kind == "mdp" else rest[1] if len(rest) == 2 else "gru")
         assert (job.config.iterations, job.config.meta_batch_size) == (setting.iterations, setting.tasks)
-        assert agent.lr_iterations in (setting.iterations, None)
+        assert getattr(agent, "lr_iterations", setting.iterations) == setting.iterations
         evaluation = job.config.eval
         assert (evaluation.every, evaluation.score_episodes, evaluation.deterministic) == (None, 1, False)
         if kind == "bandit":
@@ -63,6 +63,7 @@ def test_every_configuration_is_the_problem_that_its_name_says(tmp_path: Path) -
         else:
             assert (task.name, task.num_states, task.num_actions, task.horizon) == ("tabular_mdp", 10, 5, 10)
             assert evaluation.num_tasks == 1000
+            assert agent.memory_context == 10 * int(n)  # the whole trial
 
 
 def test_other_memories_meet_the_tasks_of_the_setting_beside(tmp_path: Path) -> None:
