@@ -334,7 +334,13 @@ def test_results_are_printed_and_expected_failures_keep_their_exit_code(capsys, 
     evaluation = pytest.importorskip("metarl.evaluation")
     Path("run").mkdir()
     Path("run/config.yaml").write_text(GOOD)
-    result = {"steps": [0, 1], "mean": [-10.0, 5.25], "low": [-11.0, 4.0], "high": [-9.0, 6.0]}
+    result = {
+        "unit": "adaptation steps",
+        "steps": [0, 1],
+        "mean": [-10.0, 5.25],
+        "low": [-11.0, 4.0],
+        "high": [-9.0, 6.0],
+    }
     monkeypatch.setattr(evaluation, "evaluate_run", lambda run, overrides, allow: {**result, "given": list(overrides)})
     assert cli.main(["evaluate", "run", "--json", "eval.num_tasks=3"]) == 0
     assert json.loads(capsys.readouterr().out) == {**result, "given": ["eval.num_tasks=3"]}

@@ -84,6 +84,7 @@ def test_what_is_not_given_has_the_documented_defaults() -> None:
             "adapt_episodes": 20,
             "adapt_env_steps": None,
             "score_episodes": 20,
+            "restored_episodes": 3,
             "deterministic": False,
         },
         "checkpoint": {"every": 10, "keep": 3},
