@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metarl import parameters
 from metarl.errors import CheckpointError
 from metarl.policies import Policy
 from metarl.schema import AgentConfig, LearnerConfig
@@ -79,9 +80,7 @@ class Agent(ABC):
 
 def named_parameters(shapes: Mapping[str, tuple[int, ...]], flat: Tensor) -> dict[str, Tensor]:
     """A flat vector [P] as named tensors in the layout of ``shapes``."""
-    sizes = [int(np.prod(shape)) for shape in shapes.values()]
-    parts = flat.detach().split(sizes)
-    return {f"policy.{name}": part.reshape(shape) for part, (name, shape) in zip(parts, shapes.items(), strict=True)}
+    return {f"policy.{name}": tensor for name, tensor in parameters.views(shapes, flat.detach()).items()}
 
 
 def load_named_parameters(shapes: Mapping[str, tuple[int, ...]], state: Mapping[str, Tensor]) -> Tensor:

@@ -7,15 +7,14 @@ its end: no memory has to look at an episode's boundary, it gets to know of it a
 from __future__ import annotations
 
 import functools
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
+
+from metarl import parameters
 
 Kind = Literal["gru", "lstm", "transformer", "retrieval"]
 State = tuple[Tensor, ...]  # each [rows, …], floating point (counters too): row r belongs to trial r
@@ -68,15 +67,13 @@ class Memory(ABC):
     @property
     def num_parameters(self) -> int:
         """P."""
-        return sum(math.prod(shape) for shape in self.shapes().values())
+        return parameters.length(self.shapes())
 
     def views(self, flat: Tensor) -> list[Tensor]:
         """The parameters within a flat vector [P], in the order and the shapes of :meth:`shapes`."""
         if flat.shape != (self.num_parameters,):
             raise ValueError(f"expected parameters of shape ({self.num_parameters},), got {tuple(flat.shape)}")
-        shapes = list(self.shapes().values())
-        parts = flat.split([math.prod(shape) for shape in shapes])
-        return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+        return list(parameters.views(self.shapes(), flat).values())
 
 
 def make_memory(
@@ -98,12 +95,6 @@ def make_memory(
     if kind == "retrieval":
         return Retrieval(input_size, size, layers, heads, context)
     return {"gru": GRU, "lstm": LSTM}[kind](input_size, size, layers)
-
-
-def flatten(memory: Memory, initial: Callable[[str, tuple[int, ...]], NDArray[np.floating[Any]] | float]) -> Tensor:
-    """A flat float32 vector [P] of what ``initial`` gives for every name and shape, an array or one number for all."""
-    parts = [np.broadcast_to(initial(name, shape), shape).ravel() for name, shape in memory.shapes().items()]
-    return torch.from_numpy(np.concatenate(parts).astype(np.float32))
 
 
 def product(x: Tensor, weight: Tensor, plus: Tensor | None = None) -> Tensor:

@@ -13,13 +13,13 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 from torch import Tensor
 
 from metarl.agent import Agent, load_named_parameters, named_parameters, require_tensors
-from metarl.distributions import Categorical, DiagonalGaussian
 from metarl.errors import NumericError
 from metarl.memory import Kind, State, make_memory
 from metarl.memory_policy import FLAGS, MemoryPolicy, Unpacked, init_memory_parameters
 from metarl.mlp import MLP, Activation
 from metarl.normalization import RunningMoments
 from metarl.parallel import TaskMap, task_chunks
+from metarl.policies import action_distribution
 from metarl.returns import discounted_returns, explained_variance, normalize
 from metarl.schema import AgentConfig, LearnerConfig
 from metarl.spaces import SpaceSpec
@@ -275,8 +275,6 @@ class MemoryAgent(Agent):
 def make_memory_policy(spaces: SpaceSpec, config: MemoryAgentConfig) -> MemoryPolicy:
     """A Gaussian policy for Box actions, a categorical one for Discrete actions."""
     action, obs = spaces.action, spaces.observation.size
-    box = action.kind == "box"
-    distribution = DiagonalGaussian(action.size, float(np.log(config.min_std))) if box else Categorical(action.size)
     inputs = obs + action.size + FLAGS
     encoder = MLP((inputs, *config.encoder_sizes), config.activation) if config.encoder_sizes else None
     width = config.encoder_sizes[-1] if config.encoder_sizes else inputs
@@ -285,7 +283,7 @@ def make_memory_policy(spaces: SpaceSpec, config: MemoryAgentConfig) -> MemoryPo
         replace(action, low=(), high=()),
         encoder,
         make_memory(config.memory, width, config.memory_size, context=config.memory_context),
-        distribution,
+        action_distribution(action, config.min_std),
         config.reward_input_scale,
         config.normalize_obs,
         config.normalize_reward,

@@ -7,12 +7,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from metarl import parameters
 from metarl.distributions import Distribution
 from metarl.memory import Memory, State, affine
 from metarl.mlp import MLP, Layer
-from metarl.policies import Policy, normalized
+from metarl.policies import DistributionPolicy, normalized
 from metarl.spaces import Space
 from metarl.types import PolicyInput
 
@@ -35,7 +37,7 @@ class Unpacked(NamedTuple):
 
 
 @dataclass(frozen=True)
-class MemoryPolicy(Policy):
+class MemoryPolicy(DistributionPolicy):
     """Observation, previous action and its outcome go through an encoder and a memory to an action distribution.
 
     RL² (Duan et al. 2016, arXiv:1611.02779, section 2.2; Wang et al. 2016, arXiv:1611.05763): the input is
@@ -55,19 +57,9 @@ class MemoryPolicy(Policy):
     remembers = True
 
     @property
-    def noise_size(self) -> int:  # type: ignore[override]
-        """Random numbers per action."""
-        return self.distribution.noise_size
-
-    @property
-    def noise_kind(self) -> str:  # type: ignore[override]
-        """Their distribution."""
-        return self.distribution.noise_kind
-
-    @property
     def num_parameters(self) -> int:
         """P: of everything in :meth:`shapes`."""
-        return sum(int(np.prod(shape)) for shape in self.shapes().values())
+        return parameters.length(self.shapes())
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the parameters, in the order in which they lie in a flat vector."""
@@ -90,7 +82,7 @@ class MemoryPolicy(Policy):
         named = self.named(flat)
         encoder = self.encoder.layers(flat[None]) if self.encoder else []
         start = self.encoder.num_parameters if self.encoder else 0
-        stop = start + sum(int(np.prod(shape)) for shape in self.memory.shapes().values())
+        stop = start + self.memory.num_parameters
         extra = named["log_std"][None] if "log_std" in named else flat.new_zeros(1, 0)
         return Unpacked(
             encoder,
@@ -107,9 +99,7 @@ class MemoryPolicy(Policy):
 
     def named(self, flat: Tensor) -> dict[str, Tensor]:
         """Views of the parameters [P] by name."""
-        shapes = self.shapes()
-        parts = flat.split([int(np.prod(shape)) for shape in shapes.values()])
-        return {name: part.view(shape) for part, (name, shape) in zip(parts, shapes.items(), strict=True)}
+        return parameters.views(self.shapes(), flat)
 
     def initial_state(self, rows: int) -> State:
         return self.memory.initial_state(rows, torch.zeros(()))
@@ -169,15 +159,13 @@ def init_memory_parameters(policy: MemoryPolicy, init_std: float, rng: np.random
     Sources: Glorot & Bengio 2010, eq. 16; last policy layer scaled by 0.01 as in Andrychowicz et al. 2021,
     arXiv:2006.05990, section 3.2.
     """
-    parts: list[Tensor] = []
-    for name, shape in policy.shapes().items():
-        if name.startswith("memory."):
-            if name == f"memory.{next(iter(policy.memory.shapes()))}":
-                parts.append(policy.memory.initial(rng))
-        elif name.endswith("weight"):
-            limit = np.sqrt(6.0 / sum(shape)) * (0.01 if name == "head.weight" else 1.0)
-            parts.append(torch.from_numpy(rng.uniform(-limit, limit, shape).ravel()))
-        else:
-            fill = {"log_std": np.log(init_std), "obs_std": 1.0, "reward_unit": 1.0}.get(name, 0.0)
-            parts.append(torch.full((int(np.prod(shape)),), float(fill)))
-    return torch.cat([part.float() for part in parts])
+
+    def draw(name: str, shape: tuple[int, ...]) -> NDArray[np.float64] | float:
+        if name.endswith("weight"):
+            return parameters.glorot(shape, rng, gain=0.01 if name == "head.weight" else 1.0)
+        return float({"log_std": np.log(init_std), "obs_std": 1.0, "reward_unit": 1.0}.get(name, 0.0))
+
+    own = {name: shape for name, shape in policy.shapes().items() if not name.startswith("memory.")}
+    encoder = {name: own.pop(name) for name in list(own) if name.startswith("encoder.")}
+    before = [parameters.initial(encoder, draw)] if encoder else []
+    return torch.cat([*before, policy.memory.initial(rng), parameters.initial(own, draw)])

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from metarl import parameters
 from metarl.distributions import Categorical, DiagonalGaussian, Distribution
 from metarl.mlp import MLP, Activation, Layer
 from metarl.normalization import CLIP
-from metarl.spaces import SpaceSpec
+from metarl.spaces import Space, SpaceSpec
 from metarl.types import PolicyInput
 
 State = Any  # what a memory policy carries from step to step; None for others
@@ -49,26 +50,10 @@ class Policy(ABC):
         """log π(a) [N, M] and distribution parameters [N, M, …] of outputs [N, M, O] that ``act`` returned."""
 
 
-class Unpacked(NamedTuple):
-    """Parameters of N tasks in the form that an :class:`MLPPolicy` acts with."""
+class DistributionPolicy(Policy):
+    """A policy whose outputs parametrise an action distribution, which says what noise an action takes."""
 
-    layers: list[Layer]
-    extra: Tensor  # [N, S]
-    spread: Tensor  # what the distribution samples with
-    moments: tuple[Tensor, Tensor] | None  # mean and standard deviation of observations, [N, 1, obs]
-
-
-@dataclass(frozen=True)
-class MLPPolicy(Policy):
-    """A feed-forward network whose outputs parametrise an action distribution.
-
-    With ``normalize_obs`` the parameters end with the mean and standard deviation by which observations are normalised
-    before the network sees them. No gradient reaches these; an agent sets them.
-    """
-
-    mlp: MLP
     distribution: Distribution
-    normalize_obs: bool = False
 
     @property
     def noise_size(self) -> int:  # type: ignore[override]
@@ -79,6 +64,28 @@ class MLPPolicy(Policy):
     def noise_kind(self) -> str:  # type: ignore[override]
         """Their distribution."""
         return self.distribution.noise_kind
+
+
+class Unpacked(NamedTuple):
+    """Parameters of N tasks in the form that an :class:`MLPPolicy` acts with."""
+
+    layers: list[Layer]
+    extra: Tensor  # [N, S]
+    spread: Tensor  # what the distribution samples with
+    moments: tuple[Tensor, Tensor] | None  # mean and standard deviation of observations, [N, 1, obs]
+
+
+@dataclass(frozen=True)
+class MLPPolicy(DistributionPolicy):
+    """A feed-forward network whose outputs parametrise an action distribution.
+
+    With ``normalize_obs`` the parameters end with the mean and standard deviation by which observations are normalised
+    before the network sees them. No gradient reaches these; an agent sets them.
+    """
+
+    mlp: MLP
+    distribution: Distribution
+    normalize_obs: bool = False
 
     @property
     def num_parameters(self) -> int:
@@ -138,6 +145,11 @@ def normalized(obs: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return ((obs - mean) / std).clamp(-CLIP, CLIP)
 
 
+def action_distribution(action: Space, min_std: float) -> Distribution:
+    """A Gaussian with that floor for Box actions, a categorical distribution for Discrete actions."""
+    return DiagonalGaussian(action.size, float(np.log(min_std))) if action.kind == "box" else Categorical(action.size)
+
+
 def make_policy(
     spaces: SpaceSpec,
     hidden_sizes: tuple[int, ...],
@@ -146,9 +158,7 @@ def make_policy(
     normalize_obs: bool = False,
 ) -> MLPPolicy:
     """A Gaussian policy for Box actions, a categorical one for Discrete actions."""
-    size = spaces.action.size
-    box = spaces.action.kind == "box"
-    distribution = DiagonalGaussian(size, float(np.log(min_std))) if box else Categorical(size)
+    distribution = action_distribution(spaces.action, min_std)
     sizes = (spaces.observation.size, *hidden_sizes, distribution.num_outputs)
     return MLPPolicy(MLP(sizes, activation), distribution, normalize_obs)
 
@@ -158,11 +168,10 @@ def init_parameters(policy: MLPPolicy, init_std: float, rng: np.random.Generator
 
     Source: Glorot & Bengio 2010, eq. 16; the initialisation of rllab, ProMP and pytorch-maml-rl alike.
     """
-    parts = []
-    for name, shape in policy.shapes().items():
+
+    def draw(name: str, shape: tuple[int, ...]) -> NDArray[np.float64] | float:
         if name.endswith("weight"):
-            limit = np.sqrt(6.0 / sum(shape))
-            parts.append(rng.uniform(-limit, limit, shape).ravel())
-        else:
-            parts.append(np.full(shape, {"log_std": np.log(init_std), "obs_std": 1.0}.get(name, 0.0)))
-    return torch.from_numpy(np.concatenate(parts).astype(np.float32))
+            return parameters.glorot(shape, rng)
+        return float({"log_std": np.log(init_std), "obs_std": 1.0}.get(name, 0.0))
+
+    return parameters.initial(policy.shapes(), draw)

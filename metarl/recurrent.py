@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metarl.memory import Memory, State, flatten, product
+from metarl import parameters
+from metarl.memory import Memory, State, product
 
 BLOCK = 2**17  # numbers in the [time, rows, size] of a block of time
 
@@ -73,7 +74,7 @@ class Recurrent(Memory):
                 bias[self.forget_gate] = 1.0
             return bias.ravel()
 
-        return flatten(self, draw)
+        return parameters.initial(self.shapes(), draw)
 
     def unpack(self, flat: Tensor) -> list[Layer]:
         views = self.views(flat)

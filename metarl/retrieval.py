@@ -24,7 +24,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metarl.memory import Memory, State, affine, flatten
+from metarl import parameters
+from metarl.memory import Memory, State, affine
 from metarl.recurrent import GRU, Layer
 from metarl.transformer import attend_scan, attend_step
 
@@ -91,7 +92,7 @@ class Retrieval(Memory):
                 return rng.standard_normal(shape) / math.sqrt(shape[0])
             return math.log(SHARPNESS) if name == "log_sharpness" else 0.0
 
-        flat = flatten(self, draw)
+        flat = parameters.initial(self.shapes(), draw)
         flat[: len(start)] = start
         return flat
 

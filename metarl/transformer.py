@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from metarl.memory import Memory, State, affine, flatten
+from metarl import parameters
+from metarl.memory import Memory, State, affine
 
 ROTARY_BASE = 10_000.0
 
@@ -82,7 +83,7 @@ class Transformer(Memory):
                 return rng.standard_normal(shape) / math.sqrt(shape[0] * branches)
             return 1.0 if name.endswith("gain") else 0.0
 
-        return flatten(self, draw)
+        return parameters.initial(self.shapes(), draw)
 
     def unpack(self, flat: Tensor) -> list[Pair]:
         views = self.views(flat)
