@@ -21,7 +21,7 @@ from metarl.inner_loop import InnerLoop, Phase
 from metarl.inner_losses import Samples, clipped
 from metarl.meta_objective import step_diagnostics
 from metarl.mlp import Scratch
-from metarl.optimizers import FlatOptimizer, OptimizerName
+from metarl.optimizers import FlatOptimizer, OptimizerName, require_whole_schedule, scheduled
 from metarl.policies import MLPPolicy
 from metarl.types import Metrics, Trajectory
 
@@ -52,11 +52,7 @@ class ReptileConfig(GradientAgentConfig):
 
     @model_validator(mode="after")
     def _whole_schedule(self) -> ReptileConfig:
-        if (self.meta_lr_end is None) != (self.meta_lr_iterations is None):
-            raise ValueError(
-                "meta_lr_end and meta_lr_iterations describe one schedule: "
-                f"give both or neither, got {self.meta_lr_end} and {self.meta_lr_iterations}"
-            )
+        require_whole_schedule("meta_lr", self.meta_lr_end, self.meta_lr_iterations)
         return self
 
 
@@ -107,7 +103,8 @@ class Reptile(GradientAgent):
         displacements = torch.cat([part[0] for part in parts])
         if not bool(displacements.isfinite().all()):
             raise NumericError("expected finite parameters after the inner steps; the initial ones are unchanged")
-        meta_lr = self._meta_lr()
+        config = self.config
+        meta_lr = scheduled(config.meta_lr, config.meta_lr_end, config.meta_lr_iterations, self._updates)
         self._descend(displacements.mean(0), meta_lr)
         found = {name: float(torch.cat([part[1][name] for part in parts]).mean()) for name in parts[0][1]}
         estimates = [Estimates.cat([part[2][k] for part in parts]) for k in range(len(batches))]
@@ -127,13 +124,6 @@ class Reptile(GradientAgent):
 
     def _outer_state(self) -> dict[str, Tensor]:
         return {"meta_updates": torch.tensor(self._updates)} | self._optimizer.state()
-
-    def _meta_lr(self) -> float:
-        config = self.config
-        if config.meta_lr_end is None or config.meta_lr_iterations is None:
-            return config.meta_lr
-        done = min(self._updates / config.meta_lr_iterations, 1.0)
-        return (1 - done) * config.meta_lr + done * config.meta_lr_end
 
     def _step(self, params: Tensor, samples: Samples, step: int) -> Tensor:
         if self.config.inner == "vpg":

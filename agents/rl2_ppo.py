@@ -18,7 +18,7 @@ from torch import Tensor
 from metarl.errors import NumericError
 from metarl.memory import State
 from metarl.memory_agent import MemoryAgent, MemoryAgentConfig, Trials, initial_state, log_probs
-from metarl.optimizers import FlatOptimizer
+from metarl.optimizers import FlatOptimizer, require_whole_schedule, scheduled
 from metarl.parallel import task_chunks
 from metarl.schema import Lineage
 from metarl.types import Metrics
@@ -110,11 +110,7 @@ class RL2PPOConfig(MemoryAgentConfig):
 
     @model_validator(mode="after")
     def _whole_schedule(self) -> RL2PPOConfig:
-        if (self.lr_end is None) != (self.lr_iterations is None):
-            raise ValueError(
-                "lr_end and lr_iterations describe one schedule: "
-                f"give both or neither, got {self.lr_end} and {self.lr_iterations}"
-            )
+        require_whole_schedule("lr", self.lr_end, self.lr_iterations)
         return self
 
 
@@ -143,7 +139,7 @@ class RL2PPO(MemoryAgent):
     def _improve(self, trials: Trials, rng: np.random.Generator) -> Metrics:
         config = self.config
         theta, moments = self.theta, self._optimizer.state()
-        norms, lr = [], self._lr()
+        norms, lr = [], scheduled(config.lr, config.lr_end, config.lr_iterations, self._updates)
         try:
             for epoch in range(config.epochs):
                 order = torch.from_numpy(rng.permutation(len(trials.inputs)))
@@ -167,8 +163,7 @@ class RL2PPO(MemoryAgent):
     def _descend(self, trials: Trials, lr: float, *, measure: bool) -> tuple[Tensor, float, float]:
         """One pass over a minibatch: weighted means of SUMS, the mean gradient norm, and the state's mismatch, which
         costs another forward pass, where it is to be measured."""
-        parts = list(task_chunks(len(trials.inputs), -(-len(trials.inputs) // self._threads)))
-        rows = [trials.rows(part) for part in parts]
+        rows = [trials.rows(part) for part in self._parts(len(trials.inputs))]
         states = [initial_state(self._policy, share.inputs) for share in rows]
         steps = trials.inputs.shape[1]
         chunks = list(task_chunks(steps, self.config.bptt_steps or steps))
@@ -238,10 +233,3 @@ class RL2PPO(MemoryAgent):
     def _start_afresh(self) -> None:
         self._optimizer = FlatOptimizer("adam", self.theta, epsilon=self.config.adam_epsilon)
         self._updates = 0
-
-    def _lr(self) -> float:
-        config = self.config
-        if config.lr_end is None or config.lr_iterations is None:
-            return config.lr
-        done = min(self._updates / config.lr_iterations, 1.0)
-        return (1 - done) * config.lr + done * config.lr_end

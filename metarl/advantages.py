@@ -13,7 +13,7 @@ from torch import Tensor
 from metarl.baselines import features, fit_predict, time_in_episode
 from metarl.errors import NumericError
 from metarl.inner_losses import Samples
-from metarl.returns import discounted_returns, explained_variance, gae, normalize, successor_values
+from metarl.returns import discounted_returns, explained_variance, finite_horizon_gae, normalize
 from metarl.types import Trajectory
 
 Baseline = Literal["linear", "none"]
@@ -58,7 +58,7 @@ def policy_gradient_samples(
             value = fit_predict(inputs, returns.flatten(1, 2), batch.valid.flatten(1, 2)).view_as(returns)
         except ValueError as error:
             raise NumericError(str(error)) from error
-    advantage = gae(batch.reward, value, successor_values(value, end), end, end, gamma=gamma, lam=gae_lambda)
+    advantage = finite_horizon_gae(batch.reward, value, end, gamma=gamma, lam=gae_lambda)
     weight = _weights(batch.valid, batch.reward.dtype)
     advantage, scale = normalize(advantage.flatten(1, 2), weight, advantage_norm)
     if not bool(advantage.isfinite().all() and batch.obs.isfinite().all()):

@@ -20,10 +20,10 @@ from metarl.mlp import MLP, Activation
 from metarl.normalization import RunningMoments
 from metarl.parallel import TaskMap, task_chunks
 from metarl.policies import action_distribution
-from metarl.returns import discounted_returns, explained_variance, normalize
+from metarl.returns import discounted_returns, explained_variance, finite_horizon_gae, normalize
 from metarl.schema import AgentConfig, LearnerConfig
 from metarl.spaces import SpaceSpec
-from metarl.trials import Credit, advantages, ends, linear_values, seen
+from metarl.trials import Credit, ends, linear_values, seen
 from metarl.types import Metrics, Trajectory
 
 R = TypeVar("R")
@@ -199,7 +199,7 @@ class MemoryAgent(Agent):
                 value = torch.where(valid, self._in_returns(value), 0.0)
                 difference = torch.where(valid, log_prob - batch.log_prob.flatten(0, 1), 0.0).abs().max()
                 metrics["memory/log_prob_difference"] = float(difference)  # of worker and learner
-            advantage = advantages(reward, value, end, gamma=config.gamma, lam=config.gae_lambda)
+            advantage = finite_horizon_gae(reward, value, end, gamma=config.gamma, lam=config.gae_lambda)
             target = advantage + value
             if not bool(target.isfinite().all() and inputs.isfinite().all()):
                 raise NumericError("expected finite values and observations, got NaN or infinity")
@@ -245,7 +245,11 @@ class MemoryAgent(Agent):
 
     def _in_parts(self, function: Callable[[slice], R], rows: int) -> list[R]:
         """``function`` of one share of the rows per thread, in order."""
-        return self._map.over(function, list(task_chunks(rows, -(-rows // self._threads))))
+        return self._map.over(function, self._parts(rows))
+
+    def _parts(self, rows: int) -> list[slice]:
+        """One share of the rows per thread."""
+        return list(task_chunks(rows, -(-rows // self._threads)))
 
     def _update_normalisers(self, batch: Trajectory, trials: Trials) -> None:
         """The moments of what this batch has shown go into θ, for the next one."""

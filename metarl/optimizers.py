@@ -10,6 +10,22 @@ from torch import Tensor
 OptimizerName = Literal["sgd", "adam"]
 
 
+def require_whole_schedule(name: str, end: float | None, iterations: int | None) -> None:
+    """Check the keys ``<name>_end`` and ``<name>_iterations`` of a config. Raises ValueError if there is only one."""
+    if (end is None) != (iterations is None):
+        raise ValueError(
+            f"{name}_end and {name}_iterations describe one schedule: give both or neither, got {end} and {iterations}"
+        )
+
+
+def scheduled(start: float, end: float | None, iterations: int | None, done: int) -> float:
+    """A step size that goes linearly from ``start`` to ``end`` in ``iterations`` updates, of which some are done."""
+    if end is None or iterations is None:
+        return start
+    share = min(done / iterations, 1.0)
+    return (1 - share) * start + share * end
+
+
 class FlatOptimizer:
     """torch's SGD (without momentum) or Adam (β = 0.9, 0.999), as a function of vector and gradient."""
 

@@ -51,6 +51,15 @@ def gae(
     return _discounted_sum(delta, end, gamma * lam)
 
 
+def finite_horizon_gae(reward: Tensor, value: Tensor, end: Tensor, *, gamma: float, lam: float) -> Tensor:
+    """:func:`gae` where nothing is to come behind an ``end``, terminated or not: the value there is 0.
+
+    Steps follow one another between ends. Where only a trial's last step is one, the ends of its episodes are steps
+    like any other, and the value behind them is that of the next episode's start.
+    """
+    return gae(reward, value, successor_values(value, end), end, end, gamma=gamma, lam=lam)
+
+
 def successor_values(value: Tensor, end: Tensor) -> Tensor:
     """V(sₜ₊₁) from V(sₜ) within each episode; zero at its end."""
     shifted = torch.zeros_like(value)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from metarl.baselines import features, fit_predict
 from metarl.errors import NumericError
-from metarl.returns import discounted_returns, gae, successor_values
+from metarl.returns import discounted_returns
 from metarl.types import PolicyInput, Trajectory
 
 Credit = Literal["trial", "episode"]
@@ -48,14 +48,6 @@ def ends(batch: Trajectory, credit: Credit) -> Tensor:
     following = torch.zeros_like(valid)
     following[:, :-1] = valid[:, 1:]
     return valid & ~following
-
-
-def advantages(reward: Tensor, value: Tensor, end: Tensor, *, gamma: float, lam: float) -> Tensor:
-    """Generalised advantage estimates [R, T]; nothing is to come behind an ``end``.
-
-    Ends of episodes inside a trial are steps like any other: the value behind one is that of the next episode's start.
-    """
-    return gae(reward, value, successor_values(value, end), end, end, gamma=gamma, lam=lam)
 
 
 def linear_values(inputs: Tensor, reward: Tensor, end: Tensor, valid: Tensor, *, gamma: float) -> Tensor:

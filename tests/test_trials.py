@@ -12,12 +12,13 @@ from probe_policies import MirrorPolicy, ScriptDistribution
 from torch import Tensor
 
 from metarl.executors import InProcess
+from metarl.returns import finite_horizon_gae
 from metarl.rollout import Arrays, RolloutUnit, rollout
 from metarl.sampler import Sampler
 from metarl.schema import TaskConfig
 from metarl.seeding import Stream
 from metarl.tasks import Task
-from metarl.trials import advantages, ends, linear_values, seen
+from metarl.trials import ends, linear_values, seen
 from metarl.types import PolicyInput, Trajectory
 
 STREAM = Stream(root=1, iteration=0, phase=0)
@@ -105,8 +106,8 @@ def test_credit_crosses_episodes_by_hand() -> None:
     """Two episodes of one step: only the second pays. γ = 0.5, λ = 1, no critic."""
     reward = torch.tensor([[0.0, 8.0]])
     nothing = torch.zeros_like(reward)
-    by_trial = advantages(reward, nothing, torch.tensor([[False, True]]), gamma=0.5, lam=1.0)
-    by_episode = advantages(reward, nothing, torch.tensor([[True, True]]), gamma=0.5, lam=1.0)
+    by_trial = finite_horizon_gae(reward, nothing, torch.tensor([[False, True]]), gamma=0.5, lam=1.0)
+    by_episode = finite_horizon_gae(reward, nothing, torch.tensor([[True, True]]), gamma=0.5, lam=1.0)
     assert by_trial.tolist() == [[4.0, 8.0]]
     assert by_episode.tolist() == [[0.0, 8.0]]
 
@@ -114,7 +115,7 @@ def test_credit_crosses_episodes_by_hand() -> None:
 def test_the_value_behind_an_episode_is_that_of_the_next_ones_start() -> None:
     """λ = 0: A₀ = r₀ + γV₁ − V₀ = 1 + 0.5·6 − 2 across the end of an episode; the trial's end is worth nothing."""
     reward, value = torch.tensor([[1.0, 1.0]]), torch.tensor([[2.0, 6.0]])
-    found = advantages(reward, value, torch.tensor([[False, True]]), gamma=0.5, lam=0.0)
+    found = finite_horizon_gae(reward, value, torch.tensor([[False, True]]), gamma=0.5, lam=0.0)
     assert found.tolist() == [[2.0, -5.0]]
 
 
