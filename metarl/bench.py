@@ -14,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from metarl import bench_memory
 from metarl.agent import Agent
 from metarl.executors import Executor, make_executor
 from metarl.experiment import Experiment, build, make_agent, resolve
@@ -35,20 +34,19 @@ def sampling(config: RunConfig) -> dict[str, Any]:
 
     ``env_steps_per_s``: valid steps by wall time of ``Sampler.collect``. ``raw_steps_per_s``: the same start states
     and controls replayed with ``mj_step(nstep=frame_skip)`` and nothing else, one loop per core at the same time, by
-    the loops' own clocks; null where the family is not a MuJoCo batch,
-    or trials have several episodes. ``ratio``: the first over the second. Medians
-    of 10 interleaved rounds. ``peak_memory_mb``: sum of the peak resident sizes of the whole process tree, shared
-    pages counted in each process.
+    the loops' own clocks; null where the family is not a MuJoCo batch, or trials have several episodes. ``ratio``: the
+    first over the second. Medians of 10 interleaved rounds. ``peak_memory_mb``: sum of the peak resident sizes of the
+    whole process tree, shared pages counted in each process.
     """
     config = resolve(config)
     cores = len(os.sched_getaffinity(0))
     with build(config) as experiment, ExitStack() as stack:
         raw_executor = _one_worker_per_core(experiment, stack)
-        _collect(experiment, 0)  # workers import and build their environments
+        collect(experiment, 0)  # workers import and build their environments
         sampled, raw, ratios = [], [], []
         for round_ in range(1, ROUNDS + 1):
             started = time.perf_counter()
-            tasks, stream, batch = _collect(experiment, round_)
+            tasks, stream, batch = collect(experiment, round_)
             sampled.append(batch.num_steps / (time.perf_counter() - started))
             bare = _replay(experiment, raw_executor, tasks, stream, batch)
             if bare is not None:
@@ -80,6 +78,8 @@ def learner(config: RunConfig) -> dict[str, Any]:
     """
     config = resolve(config)
     if isinstance(config.agent, MemoryAgentConfig):
+        from metarl import bench_memory  # it uses this module
+
         return bench_memory.learner(config)
     updates, products = [], []
     cores = len(os.sched_getaffinity(0))
@@ -102,9 +102,9 @@ def learner(config: RunConfig) -> dict[str, Any]:
         matrix = torch.randn(GEMM_SIZE, GEMM_SIZE, generator=torch.Generator().manual_seed(0)).to(config.device)
         for round_ in range(ROUNDS + 1):  # the first one warms up
             agent.load_state(state)
-            started = _now(config.device)
+            started = now(config.device)
             update(agent)
-            updated = _now(config.device)
+            updated = now(config.device)
             gemm_s = _gemm_s(matrix, cores, config.device)
             if round_ > 0:
                 updates.append(updated - started)
@@ -145,18 +145,18 @@ def iteration(config: RunConfig) -> dict[str, Any]:
         for round_ in range(ROUNDS + 1):  # the first one warms up
             agent.load_state(state)
             tasks, phases, learned = _tasks(experiment, round_), [], 0.0
-            started = _now(config.device)
+            started = now(config.device)
             adapted = agent.init_adapted(len(tasks))
             for k in range(agent.num_adapt_steps + 1):
                 phases.append(_collect_phase(experiment, tasks, Stream(config.seed, round_, k), adapted))
-                begun = _now(config.device)
+                begun = now(config.device)
                 rng = generator(config.seed, Domain.LEARNER, iteration=round_, phase=k)
                 if k < agent.num_adapt_steps:
                     adapted = agent.adapt(adapted, phases[k], step=k, rng=rng)
                 else:
                     agent.meta_update(phases, adapted, rng=rng)
-                learned += _now(config.device) - begun
-            total = _now(config.device) - started
+                learned += now(config.device) - begun
+            total = now(config.device) - started
             raw = _replay(experiment, raw_executor, tasks, Stream(config.seed, round_, 0), phases[0])
             rounds.append((total, learned, raw or np.nan, _gemm_s(matrix, cores, config.device)))
     totals, learns, raws, gemms = (np.array(column) for column in zip(*rounds[1:], strict=True))
@@ -253,7 +253,7 @@ def _tasks(experiment: Experiment, iteration: int) -> list[Task]:
     return experiment.distribution.sample(experiment.config.meta_batch_size, split="train", rng=rng)
 
 
-def _collect(experiment: Experiment, iteration: int) -> tuple[list[Task], Stream, Trajectory]:
+def collect(experiment: Experiment, iteration: int) -> tuple[list[Task], Stream, Trajectory]:
     """One phase with initial parameters."""
     tasks, stream = _tasks(experiment, iteration), Stream(experiment.config.seed, iteration, phase=0)
     return tasks, stream, _collect_phase(experiment, tasks, stream, experiment.agent.init_adapted(len(tasks)))
@@ -268,11 +268,11 @@ def _collect_phase(experiment: Experiment, tasks: list[Task], stream: Stream, pa
 
 def _gemm_s(matrix: torch.Tensor, cores: int, device: str) -> float:
     """Seconds of one product of the matrix with itself on all cores."""
-    started = _now(device)
+    started = now(device)
     torch.set_num_threads(cores)
     torch.mm(matrix, matrix)
     torch.set_num_threads(1)
-    return _now(device) - started
+    return now(device) - started
 
 
 def _one_worker_per_core(experiment: Experiment, stack: ExitStack) -> Executor:
@@ -284,7 +284,8 @@ def _one_worker_per_core(experiment: Experiment, stack: ExitStack) -> Executor:
     return stack.enter_context(make_executor(beside))
 
 
-def _now(device: str) -> float:
+def now(device: str) -> float:
+    """Seconds, once the device has done all that it was given."""
     if device == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from metarl.bench import collect, now
 from metarl.errors import ConfigError
-from metarl.experiment import Experiment, build, resolve
+from metarl.experiment import build, resolve
 from metarl.memory_agent import MemoryAgent, initial_state
 from metarl.parallel import TaskMap, task_chunks
 from metarl.schema import RunConfig
-from metarl.seeding import Domain, Stream, generator
+from metarl.seeding import Domain, generator
 from metarl.trials import seen
 from metarl.types import Trajectory
 
@@ -35,19 +35,21 @@ def learner(config: RunConfig) -> dict[str, Any]:
     with build(config) as experiment:
         agent = experiment.agent
         assert isinstance(agent, MemoryAgent)
-        batch = _collect(experiment)
+        _, _, batch = collect(experiment, 0)
+        batch = batch.to(config.device)
         inputs, state = _inputs(agent, batch), agent.state()
         steps = batch.num_steps * config.agent.epochs
         ours, bare = [], []
         for round_ in range(ROUNDS + 1):
             agent.load_state(state)
-            started = time.perf_counter()
+            started = now(config.device)
             agent.meta_update([batch], agent.init_adapted(len(batch.obs)), rng=generator(config.seed, Domain.LEARNER))
-            learned = time.perf_counter()
+            learned = now(config.device)
             _bare_passes(agent, config, inputs)
+            passed = now(config.device)
             if round_ > 0:
                 ours.append(learned - started)
-                bare.append(time.perf_counter() - learned)
+                bare.append(passed - learned)
     return {
         "config": f"{config.agent.name} on {config.task.name}",
         "trials": len(inputs),
@@ -58,20 +60,6 @@ def learner(config: RunConfig) -> dict[str, Any]:
         "bare_steps_per_s": steps / float(np.median(bare)),
         "ratio": float(np.median(np.array(bare) / np.array(ours))),
     }
-
-
-def _collect(experiment: Experiment) -> Trajectory:
-    config, agent = experiment.config, experiment.agent
-    rng = generator(config.seed, Domain.TASKS)
-    tasks = experiment.distribution.sample(config.meta_batch_size, split="train", rng=rng)
-    return experiment.sampler.collect(
-        agent.policy(),
-        agent.init_adapted(len(tasks)),
-        tasks,
-        Stream(config.seed, 0, 0),
-        lanes=config.rollouts_per_task,
-        episodes=agent.episodes_per_trial,
-    ).to(config.device)
 
 
 def _inputs(agent: MemoryAgent, batch: Trajectory) -> Tensor:

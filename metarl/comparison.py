@@ -14,10 +14,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from metarl.errors import ConfigError
 from metarl.seeding import Domain, generator
 from metarl.statistics import iqm, iqm_ci
-from metarl.study import Cell, Result, unknown_names
+from metarl.study import Cell, Result, command_line, require_part
 
 LEVEL, RESAMPLES = 0.95, 2000
 STEPS_MAX = 3  # adaptation steps in evaluation
@@ -122,14 +121,10 @@ class Plan:
     @property
     def command(self) -> str:
         """The command that makes it, wherever it is kept."""
-        words = ["metarl reproduce comparison"]
-        if self.tasks != list(TASKS):
-            words += ["--tasks", *self.tasks]
-        if self.methods != list(METHODS):
-            words += ["--methods", *self.methods]
-        if any(self.seeds[task] != _default_seeds(task, self.small) for task in self.tasks):
-            words += ["--seeds", str(max(self.seeds.values()))]  # the same number for all
-        return " ".join([*words, "--small"] if self.small else words)
+        planned = {task: _default_seeds(task, self.small) for task in self.tasks}
+        seeds = max(self.seeds.values()) if self.seeds != planned else 0  # the same number for all
+        chosen = {"--tasks": (self.tasks, TASKS), "--methods": (self.methods, METHODS)}
+        return command_line(self.name, chosen, seeds, self.small)
 
     def cells(self) -> list[ComparisonCell]:
         """All runs, seed by seed, so that a part of them already compares all methods."""
@@ -171,12 +166,7 @@ def make_plan(
     Raises:
         ConfigError: an unknown task or method, or no seeds; one line each.
     """
-    problems = unknown_names("the comparison", "task", tasks or (), TASKS)
-    problems += unknown_names("the comparison", "method", methods or (), METHODS)
-    if seeds is not None and seeds < 1:
-        problems.append(f"--seeds {seeds}: expected at least 1")
-    if problems:
-        raise ConfigError("\n".join(problems))
+    require_part("the comparison", {"task": (tasks or (), TASKS), "method": (methods or (), METHODS)}, seeds)
     chosen = [name for name in TASKS if not tasks or name in tasks]
     count = {task: seeds or _default_seeds(task, small) for task in chosen}
     return Plan(chosen, [name for name in METHODS if not methods or name in methods], count, small)

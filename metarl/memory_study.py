@@ -14,16 +14,15 @@ from typing import Any, ClassVar
 import numpy as np
 
 from metarl import reference_lines
-from metarl.errors import ConfigError
 from metarl.reference_lines import Floats, Line
-from metarl.study import Cell, Result, unknown_names
+from metarl.study import Cell, Result, command_line, require_part
 
 LEVEL, QUANTILE = 0.95, 1.959964  # of the standard normal distribution
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One problem and one memory: the configuration ``rl2_ppo_<task>`` under a few overrides."""
+    """One problem and one memory: the configuration ``<agent>_<task>`` of its agent in AGENTS under a few overrides."""
 
     task: str
     episodes: int  # of a trial
@@ -112,12 +111,9 @@ class MemoryStudy:
     @property
     def command(self) -> str:
         """The command that makes it, wherever it is kept."""
-        words = ["metarl reproduce rl2"]
-        if self.settings != list(SETTINGS):
-            words += ["--settings", *self.settings]
-        if any(self.seeds[name] != _default_seeds(name, self.small) for name in self.settings):
-            words += ["--seeds", str(max(self.seeds.values()))]  # the same number for all
-        return " ".join([*words, "--small"] if self.small else words)
+        planned = {name: _default_seeds(name, self.small) for name in self.settings}
+        seeds = max(self.seeds.values()) if self.seeds != planned else 0  # the same number for all
+        return command_line(self.name, {"--settings": (self.settings, SETTINGS)}, seeds, self.small)
 
     def cells(self) -> list[MemoryCell]:
         """All runs, seed by seed, so that a part of them already has all problems."""
@@ -169,11 +165,7 @@ def make_study(settings: Sequence[str] | None, seeds: int | None, *, small: bool
     Raises:
         ConfigError: an unknown setting, or no seeds; one line each.
     """
-    problems = unknown_names("rl2", "setting", settings or (), SETTINGS)
-    if seeds is not None and seeds < 1:
-        problems.append(f"--seeds {seeds}: expected at least 1")
-    if problems:
-        raise ConfigError("\n".join(problems))
+    require_part("rl2", {"setting": (settings or (), SETTINGS)}, seeds)
     chosen = [name for name in SETTINGS if not settings or name in settings]
     return MemoryStudy(chosen, {name: seeds or _default_seeds(name, small) for name in chosen}, small)
 

@@ -69,14 +69,7 @@ class MLP:
 
     def activate(self, z: Tensor) -> Tensor:
         """φ(z), in place."""
-        if self.activation == "relu":
-            return z.relu_()
-        if z.is_cpu and z.dtype == torch.float32 and not z.requires_grad:
-            np.tanh(
-                z.numpy(), out=z.numpy()
-            )  # the same to a unit in the last place, and eight times as fast as torch's
-            return z
-        return z.tanh_()
+        return z.relu_() if self.activation == "relu" else tanh_(z)
 
     def times_slope_(self, values: Tensor, h: Tensor) -> Tensor:
         """``values``·φ'(z) in place, given h = φ(z): 1 − h² for tanh, 1 or 0 for relu; one fused pass over memory."""
@@ -88,6 +81,14 @@ class MLP:
 
     def _fans(self) -> list[tuple[int, int]]:
         return list(zip(self.sizes[:-1], self.sizes[1:], strict=True))
+
+
+def tanh_(z: Tensor) -> Tensor:
+    """tanh(z) in place; numpy's in float32 on a CPU, equal to a unit in the last place and eight times as fast."""
+    if z.is_cpu and z.dtype == torch.float32 and not z.requires_grad:
+        np.tanh(z.numpy(), out=z.numpy())
+        return z
+    return z.tanh_()
 
 
 class Scratch(threading.local):

@@ -94,7 +94,7 @@ class _Recorder:
         for t in range(self.steps):
             live = episode < unit.episodes
             noise = None if self.noise is None else self.noise[t]
-            step = PolicyInput(torch.from_numpy(obs), carried.action, *carried.flags)
+            step = PolicyInput(torch.from_numpy(obs), carried.action, *carried.shown)
             drawn, outputs, carried.state = unit.policy.act(self.params, step, carried.state, noise)
             action = drawn.numpy()
             self._require_finite("actions", action, t)
@@ -201,7 +201,11 @@ class _Carried:
 
     state: State
     action: torch.Tensor  # [rows, act] as executed, in units of the control range; [rows] choices, −1 for none
-    flags: torch.Tensor  # [4, rows]: previous reward, terminated and truncated; first
+    flags: torch.Tensor  # [4, rows]: previous reward, terminated and truncated; first; written in place
+
+    def __post_init__(self) -> None:
+        self.shown = self.flags.unbind()  # over the same memory, made once
+        self._written = self.flags.numpy()
 
     @staticmethod
     def at_start(policy: Policy, action: NDArray[Any]) -> _Carried:
@@ -219,7 +223,7 @@ class _Carried:
         first: NDArray[np.bool_],
     ) -> None:
         """Take in the outcome of a step [rows], and which rows begin an episode next."""
-        flags = self.flags.numpy()
+        flags = self._written
         flags[0], flags[1], flags[2], flags[3] = reward, terminated, truncated, first
 
     def restored(
@@ -243,7 +247,8 @@ class _Carried:
 
         kept = merge(reached, self, kept)
         now = merge(beyond, kept, self)
-        self.state, self.action, self.flags = now.state, now.action, now.flags
+        self.state, self.action = now.state, now.action
+        self.flags.copy_(now.flags)
         return kept
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from metarl import loading
+from metarl.errors import ConfigError
 from metarl.logger import MetricsFile
 
 KEPT_VERSIONS = ("python", "torch", "numpy", "gymnasium", "mujoco", "metarl", "git")
@@ -86,11 +87,26 @@ class Study(Protocol):
         """Write the page and what belongs to it. Raises StorageError."""
 
 
-def unknown_names(study: str, kind: str, names: Iterable[str], known: Iterable[str]) -> list[str]:
-    """One line for every name that a study does not have."""
-    known = list(known)
-    return [
-        f"no {kind} {name!r} in {study}: {loading.nearest(name, known)}one of {', '.join(known)}"
-        for name in names
+def command_line(study: str, chosen: Mapping[str, tuple[list[str], Iterable[str]]], seeds: int, small: bool) -> str:
+    """The command that makes a part of a study. ``chosen``: by option, the wanted names and all; ``seeds``: 0 for as
+    planned."""
+    words = ["metarl reproduce", study]
+    for option, (wanted, known) in chosen.items():
+        words += [option, *wanted] if wanted != list(known) else []
+    words += ["--seeds", str(seeds)] if seeds else []
+    return " ".join([*words, "--small"] if small else words)
+
+
+def require_part(study: str, chosen: Mapping[str, tuple[Iterable[str], Iterable[str]]], seeds: int | None) -> None:
+    """Raise a ConfigError with a line for every name that a study does not have (``chosen``: by kind, the wanted
+    names and all) and for a number of seeds below 1."""
+    problems = [
+        f"no {kind} {name!r} in {study}: {loading.nearest(name, list(known))}one of {', '.join(known)}"
+        for kind, (wanted, known) in chosen.items()
+        for name in wanted
         if name not in known
     ]
+    if seeds is not None and seeds < 1:
+        problems.append(f"--seeds {seeds}: expected at least 1")
+    if problems:
+        raise ConfigError("\n".join(problems))

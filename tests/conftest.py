@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 
-sys.path.append(str(Path(__file__).resolve().parent.parent))  # at the end: an installed package wins
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT))  # at the end: an installed package wins
+
+
+@pytest.fixture(scope="module")
+def children_find_metarl() -> Iterator[None]:
+    """Programs that a test starts find metarl whether it is installed or not."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))
+        yield
 
 
 @pytest.fixture(scope="module")

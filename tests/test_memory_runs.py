@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -15,8 +12,6 @@ from tiny_runs import evaluations, lines, metarl, outcome, overrides, saved_stat
 from metarl import config as configuration
 from metarl import run_dir, trainer
 from metarl.agents.rl2_ppo import RL2PPO
-from metarl.executors import Processes
-from metarl.trainer import Trainer
 
 MDP, CHEETAH = "rl2_ppo_tabular_mdp", "rl2_ppo_half_cheetah_vel"
 SIZES = {
@@ -44,8 +39,7 @@ SIZES = {
 
 
 def arguments(root: Path, *changes: str) -> list[str]:
-    merged = SIZES | {"run_dir": str(root)} | dict(change.split("=", 1) for change in changes)
-    return [f"{key}={value}" for key, value in merged.items()]
+    return overrides(root, *changes, size=SIZES)
 
 
 def train(root: Path, *changes: str, name: str = MDP) -> Path:
@@ -108,26 +102,7 @@ def test_killed_workers_are_replaced_and_change_no_bit(
     reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever state a worker's policy had reached: the unit is run again from the start of its trials."""
-    iterate = Trainer.iterate
-    killed: list[int] = []
-
-    def with_a_kill(self: Trainer) -> dict[str, float]:
-        executor = self.experiment.executor
-        assert isinstance(executor, Processes)
-        victim = next(pid for pid in executor.pids if pid not in killed)
-        killed.append(victim)
-
-        def kill() -> None:
-            time.sleep(0.005 * len(killed))
-            os.kill(victim, signal.SIGKILL)
-
-        thread = threading.Thread(target=kill)
-        thread.start()
-        metrics = iterate(self)
-        thread.join()
-        return metrics
-
-    monkeypatch.setattr(Trainer, "iterate", with_a_kill)
+    killed = tiny_runs.kill_a_worker_per_iteration(monkeypatch, 4)
     run = train(tmp_path, "sampler.workers=2", "sampler.unit_retries=4")
     assert len(killed) == 4 and saved_state(run)["faults"]["worker_died"] == 4
     assert outcome(run) == outcome(reference)

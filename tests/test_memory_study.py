@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ import pytest
 import tiny_runs
 from matplotlib.figure import Figure
 from PIL import Image
-from tiny_runs import metarl, only_run
+from tiny_runs import metarl, only_run, strict_json
 
 from metarl import config, memory_study_page, reference_lines, reproduce, run_dir
 from metarl.agents.rl2_ppo import RL2PPO
@@ -27,6 +25,8 @@ from metarl.experiment import build, resolve
 from metarl.memory_study import SETTINGS, MemoryStudy, estimate, make_study
 from metarl.reference_lines import Bandits, MDPs
 from metarl.study import Result
+
+pytestmark = pytest.mark.usefixtures("children_find_metarl")
 
 # The plan
 
@@ -313,14 +313,6 @@ COMMAND = ["reproduce", "rl2", "--small", "--settings"]
 PARTS = [*COMMAND, "bandit_10_5", "mdp_10", "bandit_10_5_lstm"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def children_find_metarl() -> Iterator[None]:
-    """Runs are processes of their own; they find metarl whether it is installed or not."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(tiny_runs.ROOT))
-        yield
-
-
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished small study. Tests must leave it as it is."""
@@ -331,12 +323,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def numbers(out: Path) -> dict[str, Any]:
     """rl2.json, which must be strict JSON."""
-
-    def refuse(constant: str) -> None:
-        raise AssertionError(f"{constant} is not JSON")
-
-    loaded: dict[str, Any] = json.loads((out / "rl2.json").read_text("utf-8"), parse_constant=refuse)
-    return loaded
+    return strict_json(out / "rl2.json")
 
 
 def test_a_small_study_from_beginning_to_end(reference: Path) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +15,16 @@ import psutil
 import pytest
 import tiny_runs
 from PIL import Image
-from tiny_runs import metarl, only_run
+from tiny_runs import metarl, only_run, strict_json
 
 from metarl import checkpoint, reproduce, run_dir
 from metarl.agents.maml_trpo import MAMLTRPO
 from metarl.comparison import make_plan
 
+pytestmark = pytest.mark.usefixtures("children_find_metarl")
 COMMAND = ["reproduce", "comparison", "--tasks", "point", "--small", "--methods"]
 TWO_METHODS = [*COMMAND, "fomaml", "maml_trpo"]
 ONE_RUN = [*COMMAND, "maml_trpo", "--seeds", "1"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def children_find_metarl() -> Iterator[None]:
-    """Runs are processes of their own; they find metarl whether it is installed or not."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(tiny_runs.ROOT))
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -56,12 +47,7 @@ def cell_run(out: Path, method: str = "maml_trpo", seed: int = 0) -> Path:
 
 def numbers(out: Path) -> dict[str, Any]:
     """comparison.json, which must be strict JSON."""
-
-    def refuse(constant: str) -> None:
-        raise AssertionError(f"{constant} is not JSON")
-
-    loaded: dict[str, Any] = json.loads((out / "comparison.json").read_text("utf-8"), parse_constant=refuse)
-    return loaded
+    return strict_json(out / "comparison.json")
 
 
 def no_children(patch: pytest.MonkeyPatch) -> None:

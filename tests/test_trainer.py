@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +15,7 @@ from probe_envs import episode_length
 from tiny_runs import (
     POINT,
     evaluations,
+    kill_a_worker_per_iteration,
     lines,
     metarl,
     on_call,
@@ -34,11 +31,9 @@ from tiny_runs import (
 from metarl import config, run_dir, trainer
 from metarl.agents.maml_trpo import MAMLTRPO
 from metarl.errors import MetarlError, NumericError, WorkerError
-from metarl.executors import Processes
 from metarl.experiment import resolve
 from metarl.meta_objective import TaskObjective
 from metarl.sampler import Sampler
-from metarl.trainer import Trainer
 from metarl.types import Trajectory
 
 CHEETAH = "maml_trpo_half_cheetah_dir"
@@ -116,29 +111,7 @@ def test_units_of_any_size_give_one_digest_with_networks_and_batches_of_real_siz
 def test_killed_workers_are_replaced_recorded_and_change_no_bit(
     reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In each of three iterations a worker is killed somewhere in the sampling of the next few milliseconds."""
-    iterate = Trainer.iterate
-    killed: list[int] = []
-
-    def with_a_kill(self: Trainer) -> dict[str, float]:
-        executor = self.experiment.executor
-        assert isinstance(executor, Processes)
-        if self.iteration >= 3:
-            return iterate(self)
-        victim = next(pid for pid in executor.pids if pid not in killed)
-        killed.append(victim)
-
-        def kill() -> None:
-            time.sleep(0.005 * len(killed))
-            os.kill(victim, signal.SIGKILL)
-
-        thread = threading.Thread(target=kill)
-        thread.start()
-        metrics = iterate(self)
-        thread.join()
-        return metrics
-
-    monkeypatch.setattr(Trainer, "iterate", with_a_kill)
+    killed = kill_a_worker_per_iteration(monkeypatch, 3)
     run = train(tmp_path, "sampler.workers=2", "sampler.unit_retries=3")
     assert len(killed) == 3
     assert saved_state(run)["faults"] == {"worker_died": 3, "worker_hung": 0, "unit_raised": 0}

@@ -8,8 +8,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ import pytest
 from torch import Tensor
 
 from metarl import checkpoint, cli, config, run_dir, trainer
+from metarl.executors import Processes
+from metarl.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
 POINT = "maml_trpo_point"
@@ -43,9 +46,9 @@ TINY = {
 }
 
 
-def overrides(root: Path, *changes: str) -> list[str]:
+def overrides(root: Path, *changes: str, size: Mapping[str, str] = TINY) -> list[str]:
     """Overrides that make a shipped configuration tiny, ``changes`` (``key=value``) last, with runs in ``root``."""
-    merged = TINY | {"run_dir": str(root)} | dict(change.split("=", 1) for change in changes)
+    merged = {**size} | {"run_dir": str(root)} | dict(change.split("=", 1) for change in changes)
     return [f"{key}={value}" for key, value in merged.items()]
 
 
@@ -78,6 +81,16 @@ def saved_state(run: Path) -> dict[str, Any]:
 def lines(file: Path) -> list[dict[str, Any]]:
     """The objects in a file of JSON lines, every one of which must be whole."""
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def strict_json(file: Path) -> dict[str, Any]:
+    """A JSON file that must not contain NaN or Infinity."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    loaded: dict[str, Any] = json.loads(file.read_text("utf-8"), parse_constant=refuse)
+    return loaded
 
 
 def training(run: Path) -> list[dict[str, Any]]:
@@ -119,6 +132,33 @@ def on_call(patch: pytest.MonkeyPatch, owner: Any, name: str, number: int, actio
         return original(*args, **kwargs)
 
     patch.setattr(owner, name, counted)
+
+
+def kill_a_worker_per_iteration(patch: pytest.MonkeyPatch, iterations: int) -> list[int]:
+    """In each of the first iterations a worker is killed somewhere in the next few milliseconds; their process ids."""
+    iterate = Trainer.iterate
+    killed: list[int] = []
+
+    def with_a_kill(self: Trainer) -> dict[str, float]:
+        executor = self.experiment.executor
+        assert isinstance(executor, Processes)
+        if self.iteration >= iterations:
+            return iterate(self)
+        victim = next(pid for pid in executor.pids if pid not in killed)
+        killed.append(victim)
+
+        def kill() -> None:
+            time.sleep(0.005 * len(killed))
+            os.kill(victim, signal.SIGKILL)
+
+        thread = threading.Thread(target=kill)
+        thread.start()
+        metrics = iterate(self)
+        thread.join()
+        return metrics
+
+    patch.setattr(Trainer, "iterate", with_a_kill)
+    return killed
 
 
 def send_self(signum: signal.Signals) -> Callable[[], None]:
