@@ -34,6 +34,7 @@ class ML1Distribution(MetaWorldDistribution):
     """The goals of ``metaworld.ML1(env, seed=goals_seed)``: 50 to train, 50 others, from the next seed, to test."""
 
     config_class = ML1Config
+    official_goals = 10
     config: ML1Config
 
     def classes(self, split: Split) -> Sequence[str]:

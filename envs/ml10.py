@@ -22,6 +22,7 @@ class ML10Distribution(MetaWorldDistribution):
     """The goals of ``metaworld.ML10(seed=goals_seed)``."""
 
     config_class = ML10Config
+    official_goals = 4
 
     def classes(self, split: Split) -> Sequence[str]:
         return ML10_TRAIN if split == "train" else ML10_TEST

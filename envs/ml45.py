@@ -22,6 +22,7 @@ class ML45Distribution(MetaWorldDistribution):
     """The goals of ``metaworld.ML45(seed=goals_seed)``."""
 
     config_class = ML45Config
+    official_goals = 9
 
     def classes(self, split: Split) -> Sequence[str]:
         return ML45_TRAIN if split == "train" else ML45_TEST

@@ -27,17 +27,24 @@ class MemoryScores:
     trial: NDArray[np.float64]  # [tasks, trials] return of as many episodes as a trial has in training
     restored: NDArray[np.float64]  # [tasks, episodes] each started with the memory that such a trial leaves
     restored_success: NDArray[np.float64] | None = None  # [tasks, episodes] at any step
+    restored_official_success: float | None = None  # see TaskDistribution.official_success
 
     def summary(self, rng: np.random.Generator) -> dict[str, Any]:
-        """Means over tasks with 95 % bootstrap intervals: ``trial``, ``restored`` and ``restored_success``."""
+        """Means over tasks with 95 % bootstrap intervals: ``trial``, ``restored`` and ``restored_success``.
+
+        Where there is one, the benchmark's own count is ``restored_official_success``, a plain number.
+        """
         scores = {"trial": self.trial, "restored": self.restored, "restored_success": self.restored_success}
         found = {name: values.mean(axis=1) for name, values in scores.items() if values is not None}
-        return {
+        summary: dict[str, Any] = {
             name: dict(
                 zip(("mean", "low", "high"), (float(values.mean()), *bootstrap_ci(values, rng=rng)), strict=True)
             )
             for name, values in found.items()
         }
+        if self.restored_official_success is not None:
+            summary["restored_official_success"] = self.restored_official_success
+        return summary
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,7 @@ class AdaptationCurve:
     returns: NDArray[np.float64]  # [points, tasks, episodes], undiscounted
     success: NDArray[np.float64] | None = None  # [3, points, tasks, episodes]: the fields of EpisodeSuccess
     memory: MemoryScores | None = None
+    official_success: list[float] | None = None  # [points], see TaskDistribution.official_success; not with a memory
 
     @property
     def by_task(self) -> NDArray[np.float64]:
@@ -62,7 +70,8 @@ class AdaptationCurve:
 
         Where success is known, ``success`` holds the same of the fraction of episodes with success at any step,
         ``success_final`` of those with success at the last step, and ``first_success_step`` the mean number of steps
-        until the first success over the episodes that have one, None where none has.
+        until the first success over the episodes that have one, None where none has. ``official_success`` is the
+        benchmark's own count, where it has another one.
         """
         rng = generator(seed, Domain.BOOTSTRAP)
         unit = "adaptation steps" if self.memory is None else "episodes before"
@@ -70,6 +79,8 @@ class AdaptationCurve:
         result["returns"] = self.by_task.tolist()
         if self.memory is not None:
             result |= self.memory.summary(rng)
+        if self.official_success is not None:
+            result["official_success"] = self.official_success
         if self.success is not None:
             succeeded, final, first_step = self.success
             result["success"] = _mean_and_interval(succeeded.mean(axis=2), rng)
@@ -127,14 +138,16 @@ class Evaluator:
 
         running, restored = collect(0, 2 * n, None), collect(1, n + config.restored_episodes, n)
         returns = running.episode_returns().numpy()  # [tasks, trials, episodes]
-        succeeded, restored_success = running.episode_success(), restored.episode_success()
+        succeeded, kept = running.episode_success(), restored.episode_success()
+        official = self.sampler.distribution.official_success
         return AdaptationCurve(
             np.moveaxis(returns, 2, 0),
             None if succeeded is None else np.stack([np.moveaxis(field.numpy(), 2, 0) for field in succeeded]),
             MemoryScores(
                 returns[:, :, :n].sum(axis=2),
                 restored.episode_returns()[:, :, n:].flatten(1).numpy(),
-                None if restored_success is None else restored_success.any[:, :, n:].flatten(1).double().numpy(),
+                None if kept is None else kept.any[:, :, n:].flatten(1).double().numpy(),
+                None if kept is None else official(self.tasks, kept.first_step[:, :, n:].flatten(1).numpy()),
             ),
         )
 
@@ -158,7 +171,14 @@ class Evaluator:
                 batch = self._gather(agent, adapted, 2 * step + 1)
                 rng = generator(self.seed, Domain.EVAL_LEARNER, phase=step)
                 adapted = agent.adapt(adapted, batch, step=step, rng=rng)
-        return AdaptationCurve(np.stack(returns), np.stack(success, axis=1) if success else None)
+        if not success:
+            return AdaptationCurve(np.stack(returns))
+        counts = [self.sampler.distribution.official_success(self.tasks, first_step) for _, _, first_step in success]
+        return AdaptationCurve(
+            np.stack(returns),
+            np.stack(success, axis=1),
+            official_success=[count for count in counts if count is not None] or None,
+        )
 
     def _gather(self, agent: Agent, adapted: Tensor, phase: int) -> Trajectory:
         """The episodes to adapt on: ``adapt_episodes`` per task, and whole ones more until ``adapt_env_steps``."""

@@ -167,6 +167,11 @@ class Logger:
                 mean, low, high = (summary[name][bound] for bound in ("mean", "low", "high"))
                 values |= {f"eval/{name}": mean, f"eval/{name}_low": low, f"eval/{name}_high": high}
                 words.append(f"{name.replace('_', ' ')} {mean:.4g} [{low:.4g}, {high:.4g}]")
+        if "restored_official_success" in summary:
+            values["eval/restored_official_success"] = summary["restored_official_success"]
+            words.append(f"by the benchmark's own count {summary['restored_official_success']:.4g}")
+        for step, count in zip(summary["steps"], summary.get("official_success", ()), strict=False):
+            values[f"eval/official_success/{step}"] = count
         self.wandb.log(_numbers(values))
         self.message(f"evaluation at iteration {position['iteration']}: {', '.join(words)}")
 

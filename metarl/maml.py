@@ -40,7 +40,7 @@ LINEAGES = {
         pins={"hidden_sizes": [512, 512], "activation": "tanh", "inner_lr": 0.1, "advantage_norm": "var"},
         why="rainx0r/metaworld-algorithms examples/meta_learning/maml_trpo_*: two tanh layers of 512; advantages are "
         "divided by the variance",
-        differs="its official success counter is biased upwards and not what is reported here",
+        differs="its success counter favours successes; it stands beside the one that counts all goals alike",
     ),
 }
 

@@ -59,6 +59,14 @@ class TaskDistribution(ABC):
         """
         return task
 
+    def official_success(self, tasks: Sequence[Task], first_step: Floats) -> float | None:
+        """Success as the benchmark's own evaluation counts it, where that is not the mean over all episodes.
+
+        ``first_step`` [tasks, episodes]: steps until an episode's first success, from 1; NaN where there is none. None
+        where there is no such count, or there are too few episodes for it.
+        """
+        return None
+
 
 def balanced_sample(choices: Sequence[Task], num_tasks: int, rng: np.random.Generator) -> list[Task]:
     """Draw from a finite list in shuffled rounds, so that counts differ by at most one."""

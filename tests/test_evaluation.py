@@ -71,6 +71,12 @@ class LateSuccess(ScriptDistribution):
         return [{"n": n, "lengths": [[3], [3]], "succeeds": [1] if n else [7]} for n in range(num_tasks)]
 
 
+class CountsItsOwnWay(LateSuccess):
+    def official_success(self, tasks: Sequence[Task], first_step: np.ndarray) -> float:
+        assert [task["n"] for task in tasks] == [0, 1] and first_step.shape == (2, 2)
+        return float(first_step[1].sum())
+
+
 class SpySampler(Sampler):
     """A sampler that remembers what it was asked for and what it gave."""
 
@@ -281,6 +287,17 @@ def test_success_is_measured_where_the_family_knows_it() -> None:
     succeeded, final, first_step = curve.success
     assert succeeded.tolist() == [[[0, 0], [1, 1]]] and not final.any()
     assert first_step[0, 1].tolist() == [2, 2] and np.isnan(first_step[0, 0]).all()
+
+
+def test_a_benchmarks_own_count_stands_beside() -> None:
+    config = SMALL.model_copy(update={"num_tasks": 2, "score_episodes": 2, "adapt_steps": 0})
+
+    def summary(distribution: LateSuccess) -> dict[str, Any]:
+        return Evaluator(Sampler(distribution, InProcess()), config, seed=0).evaluate(StepAgent()).summary(0)
+
+    script = TaskConfig(name="script", horizon=3)
+    assert "official_success" not in summary(LateSuccess(script))
+    assert summary(CountsItsOwnWay(script))["official_success"] == [4.0]  # two episodes, in step 2 each
 
 
 def test_the_summary_counts_tasks_not_episodes() -> None:

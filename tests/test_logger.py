@@ -437,6 +437,19 @@ class TestLogger:
         config = next(record["run"]["config"]["update"] for record in found if record["type"] == "run")
         assert config["agent"] == {"name": "maml", "lineage": None, "inner_lr": 0.1}  # its own keys too
 
+    def test_a_benchmarks_own_count_of_success_is_logged(self, tmp_path, capsys):
+        run = tmp_path / "run-s0"
+        run.mkdir()
+        logger = Logger(run, run_config(mode="offline"), name="config", run_id="abcd1234")
+        summary = {"steps": [0, 1], "mean": [2.0, 30.0], "low": [1.0, 25.0], "high": [4.0, 32.0]}
+        logger.evaluation({"iteration": 1, "env_steps": 80}, summary | {"official_success": [0.0, 1.0]})
+        logger.evaluation({"iteration": 2, "env_steps": 160}, summary | {"restored_official_success": 0.25})
+        logger.close()
+        assert capsys.readouterr().out.splitlines()[-1].endswith("by the benchmark's own count 0.25")
+        items = [record["history"]["item"] for record in records(run, "abcd1234") if record["type"] == "history"]
+        assert items[0]["eval/official_success/0"] == 0.0 and items[0]["eval/official_success/1"] == 1.0
+        assert items[1]["eval/restored_official_success"] == 0.25
+
     def test_the_axes_are_required(self, tmp_path):
         logger = Logger(tmp_path, run_config(mode="disabled"), name="config")
         with pytest.raises(ValueError, match="expected iteration and env_steps"):

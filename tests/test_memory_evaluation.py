@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from probe_envs import ProbeConfig, ProbeDistribution
+from probe_policies import ScriptDistribution
 from test_trials import CountingPolicy
 from torch import Tensor
 
@@ -18,9 +19,10 @@ from metarl.evaluation import AdaptationCurve, Evaluator, MemoryScores
 from metarl.executors import InProcess
 from metarl.policies import Policy
 from metarl.sampler import Sampler
-from metarl.schema import EvalConfig
+from metarl.schema import EvalConfig, TaskConfig
 from metarl.seeding import Domain, generator
 from metarl.statistics import bootstrap_ci
+from metarl.tasks import Split, Task
 from metarl.types import Metrics, PolicyInput, Trajectory
 
 
@@ -62,6 +64,16 @@ class Rememberer(Agent):
 
     def load_parameters(self, state: dict[str, Tensor]) -> None:
         pass
+
+
+class CountsItsOwnWay(ScriptDistribution):
+    def sample(self, num_tasks: int, *, split: Split, rng: np.random.Generator) -> list[Task]:
+        succeeds = {0: [99], 1: list(range(1, 18, 3))}
+        return [{"n": n, "lengths": [[3] * 6] * 2, "succeeds": succeeds[n]} for n in range(num_tasks)]
+
+    def official_success(self, tasks: Sequence[Task], first_step: np.ndarray) -> float:
+        assert first_step.shape == (2, 8) and np.isnan(first_step[0]).all()
+        return float(first_step[1].sum())
 
 
 @pytest.fixture(scope="module")
@@ -115,3 +127,14 @@ def test_scores_are_means_over_tasks_with_their_intervals() -> None:
     low, high = bootstrap_ci(np.array([1.0, 3.0]), rng=generator(0, Domain.BOOTSTRAP))
     assert summary["trial"] == {"mean": 2.0, "low": low, "high": high}
     assert summary["restored"]["mean"] == 3.0 and summary["restored_success"]["mean"] == 0.5
+    assert "restored_official_success" not in summary
+
+
+def test_a_benchmarks_own_count_is_of_the_restored_episodes() -> None:
+    """Trials of 2 episodes of 3 steps; every episode of task 1 succeeds in its step 2, those of task 0 never."""
+    distribution = CountsItsOwnWay(TaskConfig(name="script", horizon=3))
+    config = EvalConfig(num_tasks=2, score_episodes=2, restored_episodes=4)
+    found = Evaluator(Sampler(distribution, InProcess()), config, seed=0).evaluate(Rememberer())
+    summary = found.summary(seed=0)
+    assert summary["restored_official_success"] == 2 * 4 * 2.0  # trials, episodes of each, step
+    assert summary["restored_success"]["mean"] == 0.5 and "official_success" not in summary

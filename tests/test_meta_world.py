@@ -13,6 +13,7 @@ import metaworld
 import metaworld.env_dict as stock
 import numpy as np
 import pytest
+from metaworld.evaluation import evaluation
 from pydantic import ValidationError
 
 from metarl import bench_metaworld, cli, config
@@ -335,3 +336,77 @@ def test_bench_metaworld_beats_the_stock_environment_in_few_steps() -> None:
     assert result["envs"] == 20
     assert result["speedup"] > 1 and 0 < result["ratio"] < 1
     assert result["setup_speedup"] > 3
+
+
+# Two ways to count success
+
+
+class ScriptedEnvs:
+    """What ``metaworld.evaluation.evaluation`` needs of vector environments, with given steps of first success.
+
+    Episodes end on success or after ``horizon`` steps, and each environment begins its next one at once.
+    """
+
+    def __init__(self, names: list[str], first_step: np.ndarray, horizon: int) -> None:
+        self.num_envs, self.names, self.first_step, self.horizon = len(names), names, first_step, horizon
+        self.episode, self.elapsed = np.zeros(len(names), int), np.zeros(len(names), int)
+
+    def get_attr(self, name: str) -> list[Any]:
+        classes = [stock.ALL_V3_ENVIRONMENTS[own].__name__ for own in self.names]
+        return classes if name == "task_name" else [True] * self.num_envs
+
+    def call(self, name: str, value: bool) -> None:
+        assert name == "toggle_terminate_on_success"
+
+    def reset(self) -> tuple[np.ndarray, dict[str, Any]]:
+        return np.zeros((self.num_envs, 1)), {}
+
+    def step(self, actions: np.ndarray) -> tuple[Any, ...]:
+        self.elapsed += 1
+        success = self.elapsed == self.first_step[np.arange(self.num_envs), self.episode]
+        truncated = self.elapsed == self.horizon
+        done = success | truncated
+        self.elapsed[done] = 0
+        self.episode[done] += 1
+        infos = {"final_info": {"episode": {"r": np.zeros(self.num_envs)}, "success": success}}
+        return np.zeros((self.num_envs, 1)), np.zeros(self.num_envs), success, truncated, infos
+
+
+class Idle:
+    def eval_action(self, observations: np.ndarray) -> np.ndarray:
+        return observations
+
+    def reset(self, env_mask: np.ndarray) -> None:
+        pass
+
+
+def test_the_official_count_by_hand() -> None:
+    """Ten goals: one succeeds in step 50 of each of its episodes, before any other ends; 3 of 3, not 3 of 30."""
+    distribution = ml1()
+    tasks = distribution.sample(10, split="test", rng=np.random.default_rng(0))
+    first_step = np.full((10, 3), np.nan)
+    first_step[4] = 50
+    assert distribution.official_success(tasks, first_step) == 1.0
+    first_step[4] = 300  # ends at 300, 600, 900; the others' first episodes at 500, of which the first two count
+    assert distribution.official_success(tasks, first_step) == pytest.approx(1 / 3)
+    assert distribution.official_success(tasks, np.full((10, 3), np.nan)) == 0.0
+    assert distribution.official_success(tasks, first_step[:, :2]) is None  # too few episodes
+    # Two rounds of ten: 3 of 3 and 0 of 3.
+    twenty = distribution.sample(20, split="test", rng=np.random.default_rng(0))
+    first_step[4] = 50
+    assert distribution.official_success(twenty, np.concatenate([first_step, np.full((10, 3), np.nan)])) == 0.5
+    assert ML25Distribution(ML25Config(name="ml25", drop_shared_class=True)).official_success(tasks, first_step) is None
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_official_count_is_that_of_meta_worlds_evaluation(seed: int) -> None:
+    """One round on ML10's five test classes of four goals each, with successes at random; ties among them."""
+    rng = np.random.default_rng(seed)
+    distribution = ML10Distribution(ML10Config(name="ml10", horizon=8))
+    tasks = distribution.sample(20, split="test", rng=rng)
+    first_step = np.where(rng.random((20, 3)) < rng.random(), rng.integers(1, 9, (20, 3)), np.nan)
+    # Meta-World may run further episodes of a goal than the three that can count
+    further = np.concatenate([first_step, np.full((20, 40), np.nan)], axis=1)
+    envs: Any = ScriptedEnvs([str(task["env"]) for task in tasks], further, distribution.horizon)
+    expected, *_ = evaluation(Idle(), envs, num_episodes=3)
+    assert distribution.official_success(tasks, first_step) == pytest.approx(expected)
