@@ -85,13 +85,7 @@ def learner(config: RunConfig) -> dict[str, Any]:
     cores = len(os.sched_getaffinity(0))
     with build(config) as experiment:
         agent = experiment.agent
-        tasks = _tasks(experiment, 0)
-        adapted, phases = agent.init_adapted(len(tasks)), []
-        for k in range(agent.num_adapt_steps + 1):
-            phases.append(_collect_phase(experiment, tasks, Stream(config.seed, 0, k), adapted))
-            if k < agent.num_adapt_steps:
-                adapted = agent.adapt(adapted, phases[-1], step=k, rng=generator(config.seed, Domain.LEARNER))
-        state = agent.state()
+        tasks, phases, state = *_collect_phases(experiment), agent.state()
 
         def update(learner: Agent) -> None:
             adapted = learner.init_adapted(len(tasks))
@@ -257,6 +251,17 @@ def collect(experiment: Experiment, iteration: int) -> tuple[list[Task], Stream,
     """One phase with initial parameters."""
     tasks, stream = _tasks(experiment, iteration), Stream(experiment.config.seed, iteration, phase=0)
     return tasks, stream, _collect_phase(experiment, tasks, stream, experiment.agent.init_adapted(len(tasks)))
+
+
+def _collect_phases(experiment: Experiment) -> tuple[list[Task], list[Trajectory]]:
+    """All phases of one iteration, each gathered with what the phases before it have been adapted to."""
+    agent, seed, tasks = experiment.agent, experiment.config.seed, _tasks(experiment, 0)
+    adapted, phases = agent.init_adapted(len(tasks)), []
+    for k in range(agent.num_adapt_steps + 1):
+        phases.append(_collect_phase(experiment, tasks, Stream(seed, 0, k), adapted))
+        if k < agent.num_adapt_steps:
+            adapted = agent.adapt(adapted, phases[-1], step=k, rng=generator(seed, Domain.LEARNER))
+    return tasks, phases
 
 
 def _collect_phase(experiment: Experiment, tasks: list[Task], stream: Stream, params: torch.Tensor) -> Trajectory:
