@@ -16,7 +16,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 from torch import Tensor
 
 from metarl.errors import NumericError
-from metarl.memory import State
+from metarl.memories.memory import State
 from metarl.memory_agent import MemoryAgent, MemoryAgentConfig, Trials, initial_state, log_probs
 from metarl.optimizers import FlatOptimizer, require_whole_schedule, scheduled
 from metarl.parallel import task_chunks

@@ -19,7 +19,7 @@ from metarl import loading
 from metarl.errors import CheckpointError, ConfigError, MetarlError, WorkerError
 
 if TYPE_CHECKING:
-    from metarl.study import Study
+    from metarl.studies.study import Study
 
 KINDS: dict[str, loading.Package] = {"tasks": "envs", "agents": "agents", "configs": "configs"}
 STUDIES = {"comparison": ("tasks", "methods"), "rl2": ("settings",)}  # and the options that choose a part of them
@@ -226,7 +226,7 @@ def _check_env(options: argparse.Namespace) -> str:
     from metarl import families
 
     distribution = families.build(options.task, options.overrides, [options.task, *options.allow])
-    from metarl import check_env
+    from metarl.checks import check_env
 
     found = check_env.report(distribution)
     checks = found["checks"]
@@ -268,7 +268,7 @@ def _bench(options: argparse.Namespace) -> str:
 
 def _reproduce(options: argparse.Namespace) -> str:
     study = _study(options)
-    from metarl import reproduce
+    from metarl.studies import reproduce
 
     out = options.out or Path("runs", study.name)
     return reproduce.reproduce(study, out, options.page, dry_run=options.dry_run, report_only=options.report_only)
@@ -288,10 +288,10 @@ def _study(options: argparse.Namespace) -> Study:
             f"a part of it is chosen with {', '.join(f'--{name}' for name in own)}"
         )
     if options.study == "rl2":
-        from metarl import memory_study
+        from metarl.studies import memory_study
 
         return memory_study.make_study(options.settings, options.seeds, small=options.small)
-    from metarl import comparison
+    from metarl.studies import comparison
 
     return comparison.make_plan(options.tasks, options.methods, options.seeds, small=options.small)
 

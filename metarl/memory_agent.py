@@ -14,7 +14,7 @@ from torch import Tensor
 
 from metarl.agent import Agent, load_named_parameters, named_parameters, require_tensors
 from metarl.errors import NumericError
-from metarl.memory import Kind, State, make_memory
+from metarl.memories.memory import Kind, State, make_memory
 from metarl.memory_policy import FLAGS, MemoryPolicy, Unpacked, init_memory_parameters
 from metarl.mlp import MLP, Activation
 from metarl.normalization import RunningMoments

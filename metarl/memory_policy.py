@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metarl import parameters
 from metarl.distributions import Distribution
-from metarl.memory import Memory, State, affine
+from metarl.memories.memory import Memory, State, affine
 from metarl.mlp import MLP, Layer
 from metarl.policies import DistributionPolicy, normalized
 from metarl.spaces import Space

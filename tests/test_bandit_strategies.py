@@ -7,8 +7,8 @@ from itertools import product
 import numpy as np
 import pytest
 
-from metarl import bandit_strategies as bandits
-from metarl.bandit_strategies import (
+from metarl.studies import bandit_strategies as bandits
+from metarl.studies.bandit_strategies import (
     UCB1,
     BanditStrategy,
     BayesOptimal,

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from broken_envs import Walk, WalkConfig
 
-from metarl import check_env, cli, families, loading
-from metarl.env_probe import Plan, Played, difference, make_plan, play, random_actions
+from metarl import cli, families, loading
+from metarl.checks import check_env
+from metarl.checks.env_probe import Plan, Played, difference, make_plan, play, random_actions
+from metarl.checks.leakage import held_out_r2
 from metarl.errors import ConfigError, WorkerError
-from metarl.leakage import held_out_r2
 from metarl.schema import Lineage
 from metarl.spaces import Space
 

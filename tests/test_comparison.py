@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from metarl import comparison_page, config, reproduce
-from metarl.comparison import METHODS, TASKS, Plan, make_plan
+from metarl import config
 from metarl.errors import ConfigError
-from metarl.study import Result, read_result
+from metarl.studies import comparison_page, reproduce
+from metarl.studies.comparison import METHODS, TASKS, Plan, make_plan
+from metarl.studies.study import Result, read_result
 
 # The plan
 

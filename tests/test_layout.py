@@ -13,13 +13,15 @@ from pathlib import Path
 import pytest
 
 import metarl.agents
+import metarl.checks
 import metarl.configs
 import metarl.envs
+import metarl.memories
+import metarl.studies
 from metarl import config
 
-PACKAGES = {"metarl": Path(metarl.__file__).parent} | {
-    module.__name__: Path(module.__file__).parent for module in (metarl.envs, metarl.agents)
-}
+CORE = (metarl, metarl.checks, metarl.memories, metarl.studies)
+PACKAGES = {module.__name__: Path(module.__file__).parent for module in (*CORE, metarl.envs, metarl.agents)}
 SOURCES = {
     f"{package}.{path.stem}": path for package, folder in PACKAGES.items() for path in sorted(folder.glob("*.py"))
 }
@@ -100,11 +102,14 @@ def qualified(node: ast.expr) -> str:
 def test_the_sources_are_found() -> None:
     """Otherwise everything below would pass on nothing."""
     assert {"metarl.rollout", "metarl.cli", "metarl.envs.point", "metarl.agents.maml_trpo"} <= SOURCES.keys()
+    folders = {path.parent for path in Path(metarl.__file__).parent.glob("*/__init__.py")}
+    assert folders <= set(PACKAGES.values()) | {CONFIGS[0].parent}
     assert len(CONFIGS) >= 4
 
 
 def test_the_core_imports_neither_environments_nor_agents() -> None:
-    assert offences("metarl", ["metarl.envs", "metarl.agents", "metarl.configs", "envs", "agents", "configs"]) == []
+    families = ["metarl.envs", "metarl.agents", "metarl.configs", "envs", "agents", "configs"]
+    assert [found for package in CORE for found in offences(package.__name__, families)] == []
 
 
 def test_agents_never_see_environments_samplers_or_loggers() -> None:
@@ -126,7 +131,8 @@ def test_siblings_are_imported_relatively_and_the_core_absolutely(package: str) 
 
 
 def test_the_core_imports_itself_absolutely() -> None:
-    relative = [found for name in SOURCES if name.count(".") == 1 for found in imports(name) if found[2]]
+    core = [name for name in SOURCES if name.rpartition(".")[0] in {package.__name__ for package in CORE}]
+    relative = [found for name in core for found in imports(name) if found[2]]
     assert relative == []
 
 

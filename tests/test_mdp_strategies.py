@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from metarl import mdp_strategies as mdps
 from metarl.envs.tabular_mdp import TabularMDPConfig, TabularMDPDistribution
-from metarl.mdp_strategies import Belief, MDPStrategy, Oracle, PosteriorSampling, Prior, Random, q_values
+from metarl.studies import mdp_strategies as mdps
+from metarl.studies.mdp_strategies import Belief, MDPStrategy, Oracle, PosteriorSampling, Prior, Random, q_values
 
 # Action 0 stays, action 1 goes to the other state; what either one is worth.
 STAY_OR_GO = np.array([[[[1.0, 0], [0, 1]], [[0, 1], [1, 0]]]])

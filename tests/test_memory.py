@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from metarl import memory as memory_module
-from metarl.memory import ONEDNN_FROM, affine, make_memory, product
+from metarl.memories import memory as memory_module
+from metarl.memories.memory import ONEDNN_FROM, affine, make_memory, product
 
 KINDS = ("gru", "lstm", "transformer", "retrieval")
 EVERY_KIND = pytest.mark.parametrize("kind", KINDS)

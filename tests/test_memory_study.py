@@ -16,15 +16,16 @@ from matplotlib.figure import Figure
 from PIL import Image
 from tiny_runs import metarl, only_run, strict_json
 
-from metarl import config, memory_study_page, reference_lines, reproduce, run_dir
+from metarl import config, run_dir
 from metarl.agents.rl2_ppo import RL2PPO
-from metarl.bandit_strategies import bayes_optimum
 from metarl.errors import ConfigError
 from metarl.evaluation import Evaluator
 from metarl.experiment import build, resolve
-from metarl.memory_study import SETTINGS, MemoryStudy, estimate, make_study
-from metarl.reference_lines import Bandits, MDPs
-from metarl.study import Result
+from metarl.studies import memory_study_page, reference_lines, reproduce
+from metarl.studies.bandit_strategies import bayes_optimum
+from metarl.studies.memory_study import SETTINGS, MemoryStudy, estimate, make_study
+from metarl.studies.reference_lines import Bandits, MDPs
+from metarl.studies.study import Result
 
 pytestmark = pytest.mark.usefixtures("children_find_metarl")
 

@@ -99,9 +99,9 @@ def test_the_wheel_holds_everything_and_nothing_beside_the_package(wheel: Path) 
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     expected = {
-        f"{target}/{path.name}"
+        f"{target}/{path.relative_to(ROOT / folder).as_posix()}"
         for folder, target in FOLDERS.items()
-        for path in (ROOT / folder).iterdir()
+        for path in (ROOT / folder).rglob("*")
         if path.suffix in (".py", ".yaml") or path.name == "py.typed"
     }
     assert {"metarl/py.typed", "metarl/envs/point.py", "metarl/configs/maml_trpo_point.yaml"} <= expected

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from metarl import recurrent
-from metarl.recurrent import GRU, LSTM, orthogonal
+from metarl.memories import recurrent
+from metarl.memories.recurrent import GRU, LSTM, orthogonal
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 CELLS = pytest.mark.parametrize("cell", [GRU, LSTM])

@@ -17,9 +17,10 @@ import tiny_runs
 from PIL import Image
 from tiny_runs import metarl, only_run, strict_json
 
-from metarl import checkpoint, reproduce, run_dir
+from metarl import checkpoint, run_dir
 from metarl.agents.maml_trpo import MAMLTRPO
-from metarl.comparison import make_plan
+from metarl.studies import reproduce
+from metarl.studies.comparison import make_plan
 
 pytestmark = pytest.mark.usefixtures("children_find_metarl")
 COMMAND = ["reproduce", "comparison", "--tasks", "point", "--small", "--methods"]
@@ -180,7 +181,7 @@ sys.exit(10 + count)
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_is_told_once_of_a_signal_to_the_whole_group(signum: signal.Signals) -> None:
     """As a terminal's Ctrl-C is; a second one would make it stop without saving."""
-    relay = "from metarl.reproduce import _relay\nwith _relay() as r: "
+    relay = "from metarl.studies.reproduce import _relay\nwith _relay() as r: "
     relay += f"code = r.run([sys.executable, '-c', {COUNTS_SIGNALS!r}])"
     process = tiny_runs.start("-c", f"import os, sys; os.setpgrp()\n{relay}\nprint(code, r.signum, r.run(['/none']))")
     assert process.stdout is not None and process.stdout.readline() == "ready\n"

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from metarl.recurrent import GRU
-from metarl.retrieval import SHARPNESS, Retrieval
+from metarl.memories.recurrent import GRU
+from metarl.memories.retrieval import SHARPNESS, Retrieval
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 A, B, C = range(3)

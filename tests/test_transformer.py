@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from metarl.transformer import Transformer, attend_scan, attend_step, rotated, rotation
+from metarl.memories.transformer import Transformer, attend_scan, attend_step, rotated, rotation
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metarl import parameters
-from metarl.memory import Memory, State, product
+from metarl.memories.memory import Memory, State, product
 from metarl.mlp import tanh_
 
 BLOCK = 2**17  # numbers in the [time, rows, size] of a block of time

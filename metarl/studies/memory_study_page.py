@@ -12,8 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from metarl.memory_study import BANDIT, MDP, MEMORY, SETTINGS
-from metarl.page import (
+from metarl.report import BLUE, GREY, ORANGE
+from metarl.studies.memory_study import BANDIT, MDP, MEMORY, SETTINGS
+from metarl.studies.page import (
     SMALL,
     Summary,
     count,
@@ -26,7 +27,6 @@ from metarl.page import (
     tidy,
     write_files,
 )
-from metarl.report import BLUE, GREY, ORANGE
 
 GREEN = "#009E73"  # of the same palette as the others
 NAMES = {

@@ -20,7 +20,7 @@ from metarl.errors import ConfigError, Interrupted, MetarlError, StorageError
 from metarl.logger import MetricsFile
 from metarl.schema import RunConfig
 from metarl.storage import replace_file
-from metarl.study import Cell, Result, Study, read_result
+from metarl.studies.study import Cell, Result, Study, read_result
 
 # What decides no number of a run but its place, its speed and how it can go on.
 FREE = ("run_dir", "device", "learner", "sampler", "checkpoint", "wandb", "time_limit_s")

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from metarl.env_probe import LANES, CheckFailed, NotJudged, random_actions, task_key, variant
+from metarl.checks.env_probe import LANES, CheckFailed, NotJudged, random_actions, task_key, variant
 from metarl.tasks import Floats, Task, TaskDistribution
 
 NUM_ALIKE = 32  # tasks compared under equal seeds, or

@@ -15,8 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from metarl.comparison import METHODS, STEPS_MAX
-from metarl.page import (
+from metarl.report import BLUE, GREY, MILLION, ORANGE
+from metarl.studies.comparison import METHODS, STEPS_MAX
+from metarl.studies.page import (
     SMALL,
     Summary,
     count,
@@ -29,7 +30,6 @@ from metarl.page import (
     tidy,
     write_files,
 )
-from metarl.report import BLUE, GREY, MILLION, ORANGE
 
 # Okabe & Ito's palette, with markers for those who see no colours
 LOOKS = {

@@ -1,6 +1,6 @@
 """The checks of ``metarl check-env`` that watch episodes: where they end, with which flags, and what numbers come.
 
-They have the form of :mod:`metarl.env_checks`.
+They have the form of :mod:`metarl.checks.env_checks`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from pydantic import ValidationError
 
-from metarl.env_probe import (
+from metarl.checks.env_probe import (
     EPISODES,
     LANES,
     LONG,

@@ -13,9 +13,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from metarl import reference_lines
-from metarl.reference_lines import Floats, Line
-from metarl.study import Cell, Result, command_line, require_part
+from metarl.studies import reference_lines
+from metarl.studies.reference_lines import Floats, Line
+from metarl.studies.study import Cell, Result, command_line, require_part
 
 LEVEL, QUANTILE = 0.95, 1.959964  # of the standard normal distribution
 
@@ -154,7 +154,7 @@ class MemoryStudy:
 
     def write_page(self, summary: Mapping[str, Any], page: Path) -> None:
         """Write the page with its picture and curves. Raises StorageError."""
-        from metarl.memory_study_page import write_page  # matplotlib takes a while
+        from metarl.studies.memory_study_page import write_page  # matplotlib takes a while
 
         write_page(summary, page)
 

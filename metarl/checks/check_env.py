@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from metarl import env_checks, episode_checks
-from metarl.env_probe import CheckFailed, NotJudged, random_actions
+from metarl.checks import env_checks, episode_checks
+from metarl.checks.env_probe import CheckFailed, NotJudged, random_actions
+from metarl.checks.leakage import check_leakage
 from metarl.errors import WorkerError
 from metarl.families import explain
-from metarl.leakage import check_leakage
 from metarl.tasks import TaskDistribution
 
 SPEED_LANES = 20  # of one task: a usual rollout unit

@@ -16,7 +16,7 @@ import numpy as np
 
 from metarl.seeding import Domain, generator
 from metarl.statistics import iqm, iqm_ci
-from metarl.study import Cell, Result, command_line, require_part
+from metarl.studies.study import Cell, Result, command_line, require_part
 
 LEVEL, RESAMPLES = 0.95, 2000
 STEPS_MAX = 3  # adaptation steps in evaluation
@@ -153,7 +153,7 @@ class Plan:
 
     def write_page(self, summary: Mapping[str, Any], page: Path) -> None:
         """Write the page with its pictures and curves. Raises StorageError."""
-        from metarl.comparison_page import write_page  # matplotlib takes a while
+        from metarl.studies.comparison_page import write_page  # matplotlib takes a while
 
         write_page(summary, page)
 

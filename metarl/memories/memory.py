@@ -85,9 +85,9 @@ def make_memory(
     A Transformer's layers each look back over ``context`` steps, the present one included, and a retrieval memory
     keeps that many; both look with ``heads`` heads. GRU and LSTM have no use for either.
     """
-    from metarl.recurrent import GRU, LSTM  # each kind takes its interface from this module
-    from metarl.retrieval import Retrieval
-    from metarl.transformer import Transformer
+    from metarl.memories.recurrent import GRU, LSTM  # each kind takes its interface from this module
+    from metarl.memories.retrieval import Retrieval
+    from metarl.memories.transformer import Transformer
 
     if kind == "transformer":
         return Transformer(input_size, size, 2 if layers is None else layers, heads, context)

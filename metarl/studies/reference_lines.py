@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from metarl import bandit_strategies as bandits
 from metarl import loading
-from metarl import mdp_strategies as mdps
 from metarl.seeding import Domain, generator
+from metarl.studies import bandit_strategies as bandits
+from metarl.studies import mdp_strategies as mdps
 
 EXACT = 10  # pulls for which the Bayes optimum of a bandit is worked out
 LONGEST = 100  # pulls that one table of Gittins indices is made for; those of shorter trials are in it

@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from pydantic import ValidationError
 
-from metarl.env_probe import (
+from metarl.checks.env_probe import (
     EPISODES,
     LANES,
     LONG,

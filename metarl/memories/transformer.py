@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from metarl import parameters
-from metarl.memory import Memory, State, affine
+from metarl.memories.memory import Memory, State, affine
 
 ROTARY_BASE = 10_000.0
 

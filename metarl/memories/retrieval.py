@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metarl import parameters
-from metarl.memory import Memory, State, affine
-from metarl.recurrent import GRU, Layer
-from metarl.transformer import attend_scan, attend_step
+from metarl.memories.memory import Memory, State, affine
+from metarl.memories.recurrent import GRU, Layer
+from metarl.memories.transformer import attend_scan, attend_step
 
 SHARPNESS = 8.0  # initial β: an entry of the same situation outweighs e⁸ ≈ 3000 unrelated ones
 

@@ -1,0 +1,1 @@
+"""Recurrent networks, Transformer and episodic retrieval behind one interface."""
