@@ -288,11 +288,15 @@ def test_a_worker_killed_in_a_unit_is_replaced_and_the_unit_run_again(shared: Pr
     assert int((tmp_path / "flag").read_text()) in before - set(shared.pids)
 
 
-def test_every_worker_killed_from_outside_changes_no_result(shared: Processes) -> None:
-    killers = [threading.Timer(0.15 * (i + 1), os.kill, (pid, signal.SIGKILL)) for i, pid in enumerate(shared.pids)]
-    for killer in killers:
-        killer.start()
-    results, faults = new_faults(shared, square_after, [(number, 0.4) for number in range(8)])
+def test_every_worker_killed_from_outside_changes_no_result() -> None:
+    with Processes(2, timeout_s=30, retries=2, restarts=2) as executor:  # both kills may hit the same unit
+        executor.map(square, [0, 1])
+        killers = [
+            threading.Timer(0.15 * (i + 1), os.kill, (pid, signal.SIGKILL)) for i, pid in enumerate(executor.pids)
+        ]
+        for killer in killers:
+            killer.start()
+        results, faults = new_faults(executor, square_after, [(number, 0.4) for number in range(8)])
     assert results == [0, 1, 4, 9, 16, 25, 36, 49]
     assert faults == {"worker_died": 2}
 

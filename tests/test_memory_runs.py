@@ -102,9 +102,9 @@ def test_killed_workers_are_replaced_and_change_no_bit(
     reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever state a worker's policy had reached: the unit is run again from the start of its trials."""
-    killed = tiny_runs.kill_a_worker_per_iteration(monkeypatch, 4)
+    killed = tiny_runs.kill_a_worker_per_iteration(monkeypatch, 3)
     run = train(tmp_path, "sampler.workers=2", "sampler.unit_retries=4")
-    assert len(killed) == 4 and saved_state(run)["faults"]["worker_died"] == 4
+    assert len(killed) == 3 and saved_state(run)["faults"]["worker_died"] == 3
     assert outcome(run) == outcome(reference)
 
 

@@ -135,7 +135,10 @@ def on_call(patch: pytest.MonkeyPatch, owner: Any, name: str, number: int, actio
 
 
 def kill_a_worker_per_iteration(patch: pytest.MonkeyPatch, iterations: int) -> list[int]:
-    """In each of the first iterations a worker is killed somewhere in the next few milliseconds; their process ids."""
+    """In each of the first iterations a worker is killed somewhere in the next few milliseconds; their process ids.
+
+    A later iteration must follow: it notices a death that came behind an iteration's sampling.
+    """
     iterate = Trainer.iterate
     killed: list[int] = []
 
