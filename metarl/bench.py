@@ -26,6 +26,7 @@ from metarl.tasks import Task, TaskDistribution
 from metarl.types import Trajectory
 
 ROUNDS = 10
+FEWEST_ROUNDS, ENOUGH_S = 3, 60.0  # for the learner: no further rounds once these and this long have been measured
 GEMM_SIZE = 2000
 
 
@@ -70,9 +71,10 @@ def learner(config: RunConfig) -> dict[str, Any]:
     """Learner speed against matrix products, at the config's meta-batch and in its resolved thread count.
 
     ``meta_update_s``: all adaptation steps and the meta-update of one iteration, baseline fits included. ``gemm_s``:
-    one 2000 × 2000 float32 matrix product on all cores. Medians of 10 interleaved rounds, each from the same parameters
-    and data. ``operations``: the multiplications of all matrix products in that work, in units of those of one
-    2000 × 2000 product, what ``ratio`` would be if nothing else took time and every product ran at that speed.
+    one 2000 × 2000 float32 matrix product on all cores. Medians of interleaved ``rounds``, each from the same
+    parameters and data: 10, or fewer but at least 3 where they take over a minute. ``operations``: the multiplications
+    of all matrix products in that work, in units of those of one 2000 × 2000 product, what ``ratio`` would be if
+    nothing else took time and every product ran at that speed.
 
     Agents with a memory are measured against their network alone, see :func:`metarl.bench_memory.learner`.
     """
@@ -103,6 +105,8 @@ def learner(config: RunConfig) -> dict[str, Any]:
             if round_ > 0:
                 updates.append(updated - started)
                 products.append(gemm_s)
+            if round_ >= FEWEST_ROUNDS and sum(updates) > ENOUGH_S:
+                break
         peak_memory_mb = _peak_memory_mb()
         alone = make_agent(_on_one_thread(config), experiment.distribution)  # counting follows a single thread
         alone.load_state(state)
@@ -115,6 +119,7 @@ def learner(config: RunConfig) -> dict[str, Any]:
         "horizon": config.task.horizon,
         "device": config.device,
         "threads": config.learner.threads,
+        "rounds": len(updates),
         "meta_update_s": float(np.median(updates)),
         "gemm_s": float(np.median(products)),
         "ratio": float(np.median(np.array(updates) / np.array(products))),

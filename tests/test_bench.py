@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from typing import Any
 
@@ -66,6 +67,15 @@ def test_sampling_without_mujoco_has_nothing_to_compare_with() -> None:
     assert result["ratio"] is None
 
 
+def test_long_meta_updates_are_measured_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that goes on by 25 s at every look: three updates take more than a minute."""
+    looks = itertools.count()
+    monkeypatch.setattr(bench, "ROUNDS", 10)
+    monkeypatch.setattr(bench, "now", lambda device: 25.0 * next(looks))
+    result = bench.learner(tiny("maml_trpo_point", "task.horizon=10", "sampler.workers=0"))
+    assert (result["rounds"], result["meta_update_s"], result["gemm_s"], result["ratio"]) == (3, 25.0, 25.0, 1.0)
+
+
 def test_the_learner_is_measured_against_a_matrix_product() -> None:
     result = bench.learner(tiny("maml_trpo_point", "task.horizon=10", "sampler.workers=0"))
     peak = result.pop("peak_memory_mb")
@@ -77,6 +87,7 @@ def test_the_learner_is_measured_against_a_matrix_product() -> None:
         "horizon": 10,
         "device": "cpu",
         "threads": 1,
+        "rounds": 2,
     }
     assert 0 < product < 10 and 0 < update < 10
     assert 0.1 < ratio / (update / product) < 10  # the median of ratios is near the ratio of medians
