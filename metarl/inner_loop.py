@@ -188,6 +188,15 @@ class Adaptation:
         """The parameters after the last step, [C, P]."""
         return self.trail[-1]
 
+    def displaced(self, psi: Tensor) -> list[Tensor]:
+        """θ₀ … θ_K [C, P] from another ψ by steps along these gradients, as if they did not depend on it: the function
+        whose derivatives are those of first order."""
+        theta, alpha = self.loop.split(psi)
+        trail = [theta.expand_as(self.trail[0])]
+        for k, gradient in enumerate(self.gradients):
+            trail.append(trail[k] - self.loop.scale(k) * alpha * gradient)
+        return trail
+
     def along(self, phases: Sequence[Samples], scratch: Scratch) -> Adaptation:
         """The same steps, with Jacobians estimated from other samples of the same policies."""
         other = object.__new__(Adaptation)

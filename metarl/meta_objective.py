@@ -87,8 +87,12 @@ class TaskObjective:
         return self._products.fisher_product(v, self._constrained).sum(0) / len(self._constrained)
 
     def evaluate(self, psi: Tensor) -> tuple[float, float]:
-        """(Σᵢ loss, Σᵢ mean KL(old ‖ new)) at ψ, adapted anew."""
-        trail = self._adapt(psi, curved=False, anchored=True).trail
+        """(Σᵢ loss, Σᵢ mean KL(old ‖ new)) at ψ, adapted anew; for first order displaced by what ψ has changed by, so
+        that the gradient, the Fisher product and this are of one function."""
+        if self._loop.first_order:
+            trail = self._adaptation.displaced(psi)
+        else:
+            trail = self._adapt(psi, curved=False, anchored=True).trail
         needed = {k for k, _, _ in self._scored()} | set(self._constrained)
         loss, kl = 0.0, 0.0
         for k in sorted(needed):

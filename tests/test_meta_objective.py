@@ -227,6 +227,34 @@ def test_first_order_averages_the_tasks_gradients_and_fishers_at_their_own_param
     close(objective.fisher_product(v), torch.stack(products).mean(0))
 
 
+@KINDS
+@STEPS
+@pytest.mark.parametrize("learned", ["none", "per_tensor", "per_parameter"])
+def test_first_order_evaluates_the_function_that_it_differentiates(kind, steps, learned):
+    """Central differences of the loss are its gradient, second differences of the KL its Fisher product; and far away
+    the policies are those of the old gradients at the new θ and step sizes."""
+    case = Case(kind, steps, learned=learned)
+    every = list(range(steps + 1))
+    objective, v, h = case.objective(first_order=True, outer=every), case.direction(1), 1e-4
+    (ahead, kl_ahead), (behind, kl_behind) = (objective.evaluate(case.psi + sign * h * v) for sign in (1, -1))
+    assert (ahead - behind) / (2 * h) == pytest.approx(float(gradient(objective).dot(v)), rel=1e-5)
+    assert (kl_ahead + kl_behind) / h**2 == pytest.approx(float(objective.fisher_product(v).dot(v)), rel=1e-4)
+    far = case.psi + v
+    theta, alpha = case.loop.split(far)
+    losses, kls = [], []
+    for task in range(TASKS):
+        old, moved = case.old[task], theta
+        for k in every:
+            samples = case.phases[k]
+            losses.append(naive_inner_loss("ratio", samples, task, case.ratio(moved, task, k).log()))
+            kls.append(naive_kl(case.policy, old[k], moved, samples, task))
+            if k < steps:
+                old_alpha = case.loop.split(case.psi)[1][0]
+                moved = moved + alpha[0] / old_alpha * (old[k + 1] - old[k])
+    expected = (torch.stack(losses).mean().item(), torch.stack(kls).mean().item())
+    assert objective.evaluate(far) == pytest.approx(expected, rel=1e-8)
+
+
 @pytest.mark.parametrize("hidden", [(64, 64), (100, 100)])
 @KINDS
 @STEPS
