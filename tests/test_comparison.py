@@ -9,12 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny_runs
 from matplotlib.figure import Figure
 
-from metarl import config
+from metarl import checkpoint, config, run_dir
 from metarl.errors import ConfigError
+from metarl.evaluation import Evaluator
+from metarl.experiment import build
 from metarl.studies import comparison_page, reproduce
-from metarl.studies.comparison import METHODS, TASKS, Plan, make_plan
+from metarl.studies.comparison import METHODS, TASKS, Plan, held_out_tasks, make_plan
 from metarl.studies.study import Result, read_result
 
 # The plan
@@ -99,9 +102,11 @@ def test_paths_are_passed_on_as_they_are(tmp_path: Path) -> None:
 # Numbers by hand
 
 
-def result(plan: Plan, method: str, seed: int, returns: Any, steps: list[int] | None = None) -> Result:
-    """A run on point whose evaluations at ``steps`` all had these returns, [points][tasks]."""
-    (cell,) = (cell for cell in plan.cells() if (cell.task, cell.method, cell.seed) == ("point", method, seed))
+def result(
+    plan: Plan, method: str, seed: int, returns: Any, steps: list[int] | None = None, task: str = "point"
+) -> Result:
+    """A run whose evaluations at ``steps`` all had these returns, [points][tasks]."""
+    (cell,) = (cell for cell in plan.cells() if (cell.task, cell.method, cell.seed) == (task, method, seed))
     mean = np.mean(returns, axis=1).tolist()
     evaluations = [
         {"iteration": i, "env_steps": step, "steps": [0, 1, 2, 3], "mean": mean, "returns": returns}
@@ -112,10 +117,12 @@ def result(plan: Plan, method: str, seed: int, returns: Any, steps: list[int] | 
         "seed": seed,
         "agent": {"name": "maml_trpo", "lineage": None, "first_order": method == "fomaml", "inner_lr": 0.5},
         "learner": {"threads": 2},
-        "task": {"name": "point"},
+        "task": {"name": task},
+        "eval": {"num_tasks": len(returns[0])},
     }
     versions = {"python": "3.12", "torch": "2.13", "git": {"commit": "0123456789", "dirty": True}, "metarl": "1.0"}
-    return Result(cell, evaluations, 90.0 + 60 * seed, settings, versions | {"cpu": {"model": "CPU"}})
+    rejected = 0.25 * seed if METHODS[method].agent == "maml_trpo" else None
+    return Result(cell, evaluations, 90.0 + 60 * seed, settings, versions | {"cpu": {"model": "CPU"}}, rejected)
 
 
 def test_statistics_over_seeds_and_tasks_by_hand() -> None:
@@ -133,6 +140,101 @@ def test_statistics_over_seeds_and_tasks_by_hand() -> None:
     assert [run["train_seconds"] for run in method["runs"]] == [90.0, 150.0]
     assert (method["missing_seeds"], method["config"]) == ([], "maml_trpo_point")
     assert found["tasks"]["point"]["methods"]["fomaml"] == {"runs": [], "missing_seeds": [0, 1]}
+
+
+def cheetah(plan: Plan, method: str, seed: int, forward: list[float], backward: list[float]) -> Result:
+    """A run whose evaluation had these returns at every point, wherever its trials of either direction stand."""
+    found = result(plan, method, seed, [[0.0] * 8] * 4, task="half_cheetah_dir")
+    order = iter(forward), iter(backward)
+    returns = [next(order['"direction": -1' in task]) for task in held_out_tasks(found.config)]
+    found.final["returns"] = [returns] * 4
+    return found
+
+
+def test_a_family_of_two_tasks_by_hand() -> None:
+    """Forward, the middle four of eight average 20, and backward all are 100: over both at once it were 72.5."""
+    plan = make_plan(["half_cheetah_dir"], ["maml_trpo", "promp"], 2)
+    found = plan.summarise(
+        [
+            cheetah(plan, "maml_trpo", 0, [0.0, 10.0, 20.0, 30.0], [100.0] * 4),
+            cheetah(plan, "maml_trpo", 1, [1000.0, 10.0, 20.0, 30.0], [100.0] * 4),
+            cheetah(plan, "promp", 0, [0.0] * 4, [100.0] * 4),
+        ]
+    )["tasks"]["half_cheetah_dir"]
+    ours, other = found["methods"]["maml_trpo"], found["methods"]["promp"]
+    assert ours["iqm"] == [(20 + 100) / 2] * 4
+    assert ours["iqm_by_seed"] == [[(15 + 100) / 2, (25 + 100) / 2]] * 4
+    assert other["iqm"] == other["low"] == other["high"] == [50.0] * 4  # as many of either in every sample
+    assert 50 < ours["low"][0] < 60 < ours["high"][0]
+    difference = found["differences"]["promp"]
+    assert (difference["seeds"], difference["mean"]) == ([0], [(-15.0 + 0.0) / 2] * 4)  # with seed 0 of both
+    assert -15 < difference["low"][0] < -7.5 < difference["high"][0] < 0
+
+
+def test_differences_are_task_by_task_and_seed_by_seed() -> None:
+    """Each task is worth something else, so that the methods' intervals overlap, but one is better by 1 in every task.
+
+    The seeds that only one of the two has do not count.
+    """
+    plan = make_plan(["point"], ["reptile", "maml_trpo", "promp"], 3)
+    tasks = np.random.default_rng(0).normal(0, 10, size=(3, 4, 10))
+    results = [result(plan, "maml_trpo", seed, tasks[seed].tolist()) for seed in (0, 1)]
+    results += [result(plan, "promp", seed, (tasks[seed] + 1).tolist()) for seed in (1, 2)]
+    found = plan.summarise(results)["tasks"]["point"]
+    difference = found["differences"]["promp"]
+    assert difference["seeds"] == [1]
+    for key in ("mean", "low", "high"):
+        assert difference[key] == pytest.approx([1.0] * 4)
+    assert np.allclose(difference["mean_by_seed"], 1)
+    methods = found["methods"]
+    assert all(np.less(methods["promp"]["low"], methods["maml_trpo"]["high"]))
+    assert list(found["differences"]) == ["reptile", "promp"] and found["differences"]["reptile"] is None
+
+
+def test_differences_are_means_over_seeds_with_intervals_over_tasks_within_them() -> None:
+    plan = make_plan(["point"], ["maml_trpo", "promp"], 2)
+    results = [result(plan, "maml_trpo", seed, [[5.0, 7.0]] * 4) for seed in (0, 1)]
+    results += [result(plan, "promp", 0, [[5.0, 7.0]] * 4), result(plan, "promp", 1, [[7.0, 13.0]] * 4)]
+    difference = plan.summarise(results)["tasks"]["point"]["differences"]["promp"]
+    assert (difference["mean"], difference["mean_by_seed"]) == ([2.0] * 4, [[0.0, 4.0]] * 4)
+    # seed 0 has no spread; two draws of seed 1 average 2 or 6 with probability 1/4 each
+    assert (difference["low"], difference["high"]) == ([1.0] * 4, [3.0] * 4)
+
+
+# Which held-out task a return is of
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_only_trials_that_repeat_tasks_have_tasks_of_their_own(task: str, tmp_path: Path) -> None:
+    """20 trials in each of the two directions, and not in the same order for every seed."""
+    labels = []
+    for cell in make_plan([task], ["maml_trpo"], 2).cells():
+        loaded = config.load(cell.config, cell.arguments(tmp_path)[1:]).config
+        labels.append(held_out_tasks(loaded.model_dump(mode="json", serialize_as_any=True)))
+    if task == "half_cheetah_dir":
+        assert labels[0] != labels[1]
+        for found in labels:
+            assert sorted(found) == ['{"direction": -1}'] * 20 + ['{"direction": 1}'] * 20
+    else:
+        assert labels == [["any"] * 40] * 2
+    assert held_out_tasks({"seed": 0, "task": {"name": "half_cheetah_dir"}, "eval": {"num_tasks": 2}}) == ["any"] * 2
+
+
+def test_labels_belong_to_the_returns_of_a_run(tmp_path: Path) -> None:
+    """Evaluated again on the tasks that the labels name, a run has the very returns that it recorded; with the two
+    directions exchanged it has not one of them."""
+    run = tiny_runs.train(tmp_path, "iterations=1", "eval.num_tasks=7", "seed=3", name="maml_trpo_half_cheetah_dir")
+    loaded = config.load(str(run / "config.yaml")).config
+    labels = held_out_tasks(loaded.model_dump(mode="json", serialize_as_any=True))
+    tasks = [json.loads(label) for label in labels]
+    recorded = np.array(tiny_runs.evaluations(run)[-1]["returns"])
+    with build(loaded) as experiment:
+        experiment.agent.load_state(checkpoint.latest(run_dir.checkpoints(run)).tensors)
+        evaluator = Evaluator(experiment.sampler, loaded.eval, seed=loaded.seed)
+        evaluator.tasks = tasks
+        np.testing.assert_array_equal(evaluator.evaluate(experiment.agent).by_task, recorded)
+        evaluator.tasks = [{"direction": -task["direction"]} for task in tasks]
+        assert (evaluator.evaluate(experiment.agent).by_task != recorded).all()
 
 
 def test_a_methods_interval_does_not_depend_on_the_others() -> None:
@@ -172,6 +274,10 @@ def test_the_records_of_a_run(tmp_path: Path) -> None:
     (cell,) = make_plan(["point"], ["maml_trpo"], 1).cells()
     found = read_result(cell, tmp_path, {})
     assert (found.train_seconds, found.final, found.versions) == (3.5, {"iteration": 2}, {})
+    assert found.rejected is None
+    searched = [line | {"linesearch/accepted": float(i > 0)} for i, line in enumerate([*lines, *lines])]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in searched))
+    assert read_result(cell, tmp_path, {}).rejected == 0.25
 
 
 # The page
@@ -194,7 +300,12 @@ def test_a_partial_page_says_what_is_missing(tmp_path: Path) -> None:
         "| 2.5 … 2.5 | 1.0 M | 2.5 min | 1 of 2 |",
         "| `promp` | missing | missing | missing | missing | missing | missing | missing | 0 of 2 |",
     ]
-    assert rows[4].count("missing") == rows[5].count("missing") == 7  # HalfCheetah
+    assert rows[4:6] == [  # minus maml_trpo, with seed 1 of both
+        "| `fomaml` | 0.0 [0.0, 0.0] | 0.0 [0.0, 0.0] | 0.0 … 0.0 | 1 of 2 |",
+        "| `promp` | missing | missing | missing | 0 of 2 |",
+    ]
+    assert rows[6].count("missing") == rows[7].count("missing") == 7  # HalfCheetah
+    assert rows[8].count("missing") == rows[9].count("missing") == 3
     assert "not in any number here:** `fomaml` seed 0; `promp` seeds 0, 1.\n" in page
     assert "not in any number here:** `fomaml` seeds 0, 1; `maml_trpo` seeds 0, 1; `promp` seeds 0, 1.\n" in page
 
@@ -214,6 +325,35 @@ def test_the_page_says_how_it_was_made_and_what_differs(tmp_path: Path) -> None:
     )
     assert "10 M environment steps, 2 seeds." in page and "--small" not in page
     assert str(tmp_path) not in page
+
+
+def test_the_page_tells_how_often_the_line_search_rejected_an_update(tmp_path: Path) -> None:
+    """FOMAML has seed 1 only, MAML-TRPO both; on HalfCheetah there is nothing yet, and ProMP has no such search."""
+    page = partial_page(tmp_path)
+    assert "Updates that the line search rejected: `fomaml` 25.0 %, `maml_trpo` 12.5 %.\n" in page
+    assert page.count("line search") == 1
+
+
+def test_differences_after_the_first_and_the_last_step_are_on_the_page(tmp_path: Path) -> None:
+    plan = make_plan(["point"], ["maml_trpo", "promp"], 1)
+    better = [[value] * 4 for value in (9.0, 1.5, 9.0, -2.0)]
+    results = [result(plan, "maml_trpo", 0, [[0.0] * 4] * 4), result(plan, "promp", 0, better)]
+    comparison_page.write_page(plan.summarise(results), tmp_path / "page.md")
+    assert (
+        "| minus `maml_trpo` | after 1 | after 3 | seeds | runs |\n"
+        "| --- | --- | --- | --- | --- |\n"
+        "| `promp` | 1.5 [1.5, 1.5] | −2.0 [−2.0, −2.0] | −2.0 … −2.0 | 1 of 1 |\n"
+    ) in (tmp_path / "page.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("methods", [["fomaml", "promp"], ["maml_trpo"]])
+def test_without_a_pair_of_methods_there_are_no_differences(methods: list[str], tmp_path: Path) -> None:
+    plan = make_plan(["point"], methods, 1)
+    found = plan.summarise([result(plan, method, 0, [[0.0] * 4] * 4) for method in methods])
+    assert found["tasks"]["point"]["differences"] == {}
+    comparison_page.write_page(found, tmp_path / "page.md")
+    page = (tmp_path / "page.md").read_text("utf-8")
+    assert "minus `maml_trpo`" not in page and "Reading the differences" not in page
 
 
 def test_pictures_and_curves_lie_beside_the_page(tmp_path: Path) -> None:

@@ -1,10 +1,10 @@
-"""Bootstrap intervals and the interquartile mean."""
+"""Bootstrap intervals, the interquartile mean, and both over strata."""
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from metarl.statistics import bootstrap_ci, iqm, iqm_ci
+from metarl.statistics import bootstrap_ci, iqm, iqms, means, stratified, stratified_ci
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -81,23 +81,84 @@ def test_the_interval_of_the_iqm_by_hand():
 
     P(0) = 0.738, P(4) = 0.211, P(8) = 0.051: so the quantiles 0.1 and 0.9 are 0 and 4, and 0.025 and 0.975 are 0 and 8.
     """
-    assert iqm_ci([0.0, 0.0, 0.0, 8.0], rng=rng(), level=0.8, resamples=20_000) == (0.0, 4.0)
-    assert iqm_ci([0.0, 0.0, 0.0, 8.0], rng=rng(), resamples=20_000) == (0.0, 8.0)
+    assert stratified_ci([0.0, 0.0, 0.0, 8.0], center=iqms, rng=rng(), level=0.8, resamples=20_000) == (0.0, 4.0)
+    assert stratified_ci([0.0, 0.0, 0.0, 8.0], center=iqms, rng=rng(), resamples=20_000) == (0.0, 8.0)
 
 
 def test_the_interval_of_the_iqm_keeps_every_seed():
     """Seeds without spread inside: nothing can vary; their IQM cuts two of the eight values at either end."""
     values = [[0.0] * 4, [10.0] * 4]
-    assert iqm_ci(values, rng=rng()) == (5.0, 5.0)
-    low, high = iqm_ci(np.ravel(values), rng=rng())
+    assert stratified_ci(values, center=iqms, rng=rng()) == (5.0, 5.0)
+    low, high = stratified_ci(np.ravel(values), center=iqms, rng=rng())
     assert low < 4 and high > 6
 
 
 @pytest.mark.parametrize("shape", [(1,), (7,), (3, 40), (5, 2)])
-def test_the_interval_of_the_iqm_is_the_bootstraps(shape):
+@pytest.mark.parametrize(("center", "statistic"), [(iqms, iqm), (means, np.mean)])
+def test_without_strata_or_with_one_for_all_it_is_the_plain_statistic_and_its_bootstrap(shape, center, statistic):
     values = rng(9).standard_cauchy(size=shape)
-    expected = bootstrap_ci(values, rng=rng(1), level=0.9, resamples=300, statistic=iqm)
-    assert iqm_ci(values, rng=rng(1), level=0.9, resamples=300) == pytest.approx(expected, rel=1e-12)
+    expected = bootstrap_ci(values, rng=rng(1), level=0.9, resamples=300, statistic=statistic)
+    for strata in (None, np.full(shape, "any")):
+        assert stratified(values, strata, center=center) == pytest.approx(statistic(values), rel=1e-12)
+        found = stratified_ci(values, strata, center=center, rng=rng(1), level=0.9, resamples=300)
+        assert found == pytest.approx(expected, rel=1e-12)
+
+
+def test_strata_have_centres_of_their_own_and_the_same_weight():
+    """Task a fails in two of its four trials, task b never: over both at once half of the failures are outliers."""
+    values = [[0.0, 100.0, 20.0, 100.0], [100.0, 80.0, 100.0, 60.0]]
+    strata = [["a", "b", "a", "b"], ["b", "a", "b", "a"]]
+    assert iqm(values) == (60 + 80 + 100 + 100) / 4
+    assert stratified(values, strata, center=iqms) == ((20 + 60) / 2 + 100) / 2
+    assert stratified(values, strata, center=means) == ((0 + 20 + 60 + 80) / 4 + 100) / 2
+    assert stratified([1.0, 2.0, 3.0, 10.0], [0, 0, 0, 1], center=means) == (2 + 10) / 2  # not 16/4
+
+
+def test_the_interval_over_strata_by_hand():
+    """Two draws each from {0, 2} and from {10, 14} average 0, 1, 2 and 10, 12, 14, with probability 1/4, 1/2, 1/4.
+
+    So the least mean of both averages, (0 + 10)/2, has probability 1/16, and the next one, (1 + 10)/2, has 1/8. Drawn
+    from all four values at once, they would average from 0 to 14.
+    """
+    values, strata = [0.0, 10.0, 2.0, 14.0], [1, 0, 1, 0]
+    arguments = {"center": means, "resamples": 20_000}
+    assert stratified_ci(values, strata, rng=rng(), level=0.9, **arguments) == (5.0, 8.0)
+    assert stratified_ci(values, strata, rng=rng(), level=0.8, **arguments) == (5.5, 7.5)
+    assert stratified_ci(values, rng=rng(), level=0.999, **arguments) == (0.0, 14.0)
+
+
+def test_every_row_keeps_as_many_values_of_every_stratum_as_it_has():
+    """7 and 5 are alone in their row and stratum. With d from {0, 2} and e from {0, 4} the statistic is
+    ((d + d' + 7)/3 + (5 + e + e')/3)/2, so 2 and 4 at the least and the most, each with probability 1/16.
+    """
+    values, strata = [[0.0, 2.0, 5.0], [0.0, 7.0, 4.0]], [["a", "a", "b"], ["b", "a", "b"]]
+    assert stratified(values, strata, center=means) == 3
+    assert stratified_ci(values, strata, center=means, rng=rng(), level=0.9, resamples=20_000) == (2.0, 4.0)
+    assert stratified_ci([[3.0, 8.0]], [[0, 1]], center=iqms, rng=rng()) == (5.5, 5.5)
+
+
+@pytest.mark.parametrize("strata", [None, rng(4).integers(2, size=(3, 40))])
+def test_pairs_tell_more_where_tasks_make_the_difference(strata):
+    """Both sides share what a task is worth, of variance 100, and have noise of variance 1 each.
+
+    A paired interval then has 1/√(1 + 100) of the width of one that takes the two sides for independent.
+    """
+    tasks, data = rng(5).normal(0, 10, size=(3, 40)), rng(6)
+    ours, theirs = tasks + data.normal(1, 1, size=(3, 40)), tasks + data.normal(0, 1, size=(3, 40))
+
+    def width(values):
+        low, high = stratified_ci(values, strata, center=means, rng=rng(7))
+        return high - low
+
+    assert width(ours - theirs) == pytest.approx(np.hypot(width(ours), width(theirs)) / np.sqrt(101), rel=0.25)
+    low, high = stratified_ci(ours - theirs, strata, center=means, rng=rng(7))
+    assert 0 < low < 1 < high
+
+
+def test_labels_of_another_shape_are_errors():
+    for function in (stratified, lambda *a, **k: stratified_ci(*a, rng=rng(), **k)):
+        with pytest.raises(ValueError, match=r"one stratum per value \(2, 2\), got shape \(2,\)"):
+            function([[1.0, 2.0], [3.0, 4.0]], [0, 1], center=means)
 
 
 @pytest.mark.parametrize("values", [[], [[]], [1.0, float("nan")], [1.0, float("inf")]])
@@ -107,7 +168,7 @@ def test_nothing_and_non_finite_values_are_errors(values):
     with pytest.raises(ValueError, match="expected"):
         iqm(values)
     with pytest.raises(ValueError, match="expected"):
-        iqm_ci(values, rng=rng())
+        stratified_ci(values, center=iqms, rng=rng())
 
 
 def test_wrong_shapes_and_levels_are_errors():
@@ -119,4 +180,4 @@ def test_wrong_shapes_and_levels_are_errors():
         with pytest.raises(ValueError, match="expected level"):
             bootstrap_ci([1.0, 2.0], rng=rng(), **arguments)
         with pytest.raises(ValueError, match="expected level"):
-            iqm_ci([1.0, 2.0], rng=rng(), **arguments)
+            stratified_ci([1.0, 2.0], center=iqms, rng=rng(), **arguments)

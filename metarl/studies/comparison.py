@@ -6,6 +6,7 @@ environment steps; what else differs is in its configuration.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -13,13 +14,16 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
+from metarl import loading
 from metarl.seeding import Domain, generator
-from metarl.statistics import iqm, iqm_ci
+from metarl.statistics import Center, Floats, iqms, means, stratified, stratified_ci
 from metarl.studies.study import Cell, Result, command_line, require_part
 
 LEVEL, RESAMPLES = 0.95, 2000
 STEPS_MAX = 3  # adaptation steps in evaluation
+BASELINE = "maml_trpo"  # the method that the others are held against
 
 
 @dataclass(frozen=True)
@@ -142,13 +146,18 @@ class Plan:
         by_cell = {str(result.cell): result for result in results}
         tasks: dict[str, Any] = {}
         for task in self.tasks:
-            methods = {}
+            methods, found_of = {}, {}
             for method in self.methods:
                 cells = [self._cell(task, method, seed) for seed in range(self.seeds[task])]
-                found = [by_cell[str(cell)] for cell in cells if str(cell) in by_cell]
+                found_of[method] = [by_cell[str(cell)] for cell in cells if str(cell) in by_cell]
                 missing = [cell.seed for cell in cells if str(cell) not in by_cell]
-                methods[method] = _summarise_method(found) | {"missing_seeds": missing}
-            tasks[task] = {"env_steps": TASKS[task].env_steps, "seeds": self.seeds[task], "methods": methods}
+                methods[method] = _summarise_method(found_of[method]) | {"missing_seeds": missing}
+            tasks[task] = {
+                "env_steps": TASKS[task].env_steps,
+                "seeds": self.seeds[task],
+                "methods": methods,
+                "differences": _differences(found_of),
+            }
         return {"command": self.command, "small": self.small, "level": LEVEL, "resamples": RESAMPLES, "tasks": tasks}
 
     def write_page(self, summary: Mapping[str, Any], page: Path) -> None:
@@ -176,24 +185,77 @@ def _default_seeds(task: str, small: bool) -> int:
     return SMALL_SEEDS if small else TASKS[task].seeds
 
 
+def held_out_tasks(config: Mapping[str, Any]) -> list[str]:
+    """Which task each of a run's held-out returns is of, [tasks], from its resolved configuration.
+
+    Where the family has fewer held-out tasks than there are trials, these are the tasks of its evaluation, drawn as
+    :class:`~metarl.evaluation.Evaluator` does. Otherwise tasks are a sample of the family, and all have the same name.
+    """
+    family = loading.task_distribution(config["task"]["name"])
+    distribution = family(family.config_class(**config["task"]))
+    number, size = config["eval"]["num_tasks"], distribution.size("test")
+    if size is None or size >= number:
+        return ["any"] * number
+    tasks = distribution.sample(number, split="test", rng=generator(config["seed"], Domain.EVAL_TASKS))
+    return [json.dumps(task, sort_keys=True) for task in tasks]
+
+
 def _summarise_method(results: Sequence[Result]) -> dict[str, Any]:
     """One method on one task: the adaptation curve over all its runs, and the runs themselves."""
     if not results:
         return {"runs": []}
-    returns = np.array([result.final["returns"] for result in results]).swapaxes(0, 1)  # [points, seeds, tasks]
-    rng = generator(0, Domain.BOOTSTRAP)  # anew for each method: no interval depends on what else there is
-    intervals = [iqm_ci(values, rng=rng, level=LEVEL, resamples=RESAMPLES) for values in returns]
+    returns = np.stack([_returns(result) for result in results], axis=1)  # [points, seeds, tasks]
+    rejected = [result.rejected for result in results if result.rejected is not None]
     return {
         "config": results[0].cell.config,
         "overrides": dict(results[0].cell.overrides),
         "settings": results[0].config,
         "steps": results[0].final["steps"],
-        "iqm": [iqm(values) for values in returns],
-        "low": [low for low, _ in intervals],
-        "high": [high for _, high in intervals],
-        "iqm_by_seed": [[iqm(seed) for seed in values] for values in returns],
+        **_estimates("iqm", returns, _strata(results), iqms),
+        "rejected": float(np.mean(rejected)) if rejected else None,
         "runs": [_summarise_run(result) for result in results],
     }
+
+
+def _differences(found: Mapping[str, Sequence[Result]]) -> dict[str, Any]:
+    """By method its difference from the baseline; empty if that is not among the methods."""
+    if BASELINE not in found:
+        return {}
+    return {name: _difference(results, found[BASELINE]) for name, results in found.items() if name != BASELINE}
+
+
+def _difference(results: Sequence[Result], others: Sequence[Result]) -> dict[str, Any] | None:
+    """The mean of results minus those of the same seed, held-out task by held-out task; None if no seed has both."""
+    by_seed = {other.cell.seed: other for other in others}
+    both = [result for result in results if result.cell.seed in by_seed]
+    if not both:
+        return None
+    values = np.stack([_returns(result) - _returns(by_seed[result.cell.seed]) for result in both], axis=1)
+    return {"seeds": [result.cell.seed for result in both], **_estimates("mean", values, _strata(both), means)}
+
+
+def _estimates(name: str, values: Floats, strata: NDArray[np.str_], center: Center) -> dict[str, Any]:
+    """A curve with its intervals from values [points, seeds, tasks], and the curve of every seed."""
+    rng = generator(0, Domain.BOOTSTRAP)  # anew for each method: no interval depends on what else there is
+    settings: dict[str, Any] = {"center": center, "rng": rng, "level": LEVEL, "resamples": RESAMPLES}
+    intervals = [stratified_ci(point, strata, **settings) for point in values]
+    by_seed = [[stratified(*seed, center=center) for seed in zip(point, strata, strict=True)] for point in values]
+    return {
+        name: [stratified(point, strata, center=center) for point in values],
+        "low": [low for low, _ in intervals],
+        "high": [high for _, high in intervals],
+        f"{name}_by_seed": by_seed,
+    }
+
+
+def _returns(result: Result) -> Floats:
+    """[points, tasks]"""
+    return np.array(result.final["returns"], dtype=np.float64)
+
+
+def _strata(results: Sequence[Result]) -> NDArray[np.str_]:
+    """[seeds, tasks]"""
+    return np.array([held_out_tasks(result.config) for result in results])
 
 
 def _summarise_run(result: Result) -> dict[str, Any]:
@@ -203,6 +265,7 @@ def _summarise_run(result: Result) -> dict[str, Any]:
         "env_steps": result.final["env_steps"],
         "train_seconds": result.train_seconds,
         "returns": result.final["returns"],  # [points, tasks]
+        "tasks": held_out_tasks(result.config),  # [tasks]
         "learning": [{key: line[key] for key in ("iteration", "env_steps", "mean")} for line in result.evaluations],
         "versions": result.made_with,
     }

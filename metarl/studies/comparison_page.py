@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from metarl.report import BLUE, GREY, MILLION, ORANGE
-from metarl.studies.comparison import METHODS, STEPS_MAX
+from metarl.studies.comparison import BASELINE, METHODS, STEPS_MAX
 from metarl.studies.page import (
     SMALL,
     Summary,
@@ -54,10 +54,20 @@ With `--report-only` it writes this page from the runs that are finished.
 READING = """\
 **Reading the tables.** Return of fresh episodes on held-out tasks after 0 to 3 adaptation steps: interquartile mean
 over all seeds and tasks, with a 95 % percentile bootstrap interval for which tasks are drawn anew within every seed
-({resamples} resamples; Agarwal et al. 2021, [arXiv:2108.13264](https://arxiv.org/abs/2108.13264)). *Seeds*: lowest and
-highest of the seeds' own interquartile means after the last step; the interval is for these seeds and does not contain
-their spread. Final parameters, none picked. Environment steps are those of training, and time is that of sampling and
-learning; evaluation counts in neither. Both are means over seeds.
+({resamples} resamples; Agarwal et al. 2021, [arXiv:2108.13264](https://arxiv.org/abs/2108.13264)). `half_cheetah_dir`
+has two tasks only, and a run meets each in many trials. There it is the mean of the two tasks' own interquartile means
+over seeds and trials, for which trials are drawn anew within every seed and task: over both tasks at once it would
+leave out most of one that a method fails at. It still leaves out the worst and the best quarter of a task's trials.
+*Seeds*: lowest and highest of the seeds' own figures after the last step; the interval is for these seeds and does not
+contain their spread. Final parameters, none picked. Environment steps are those of training, and time is that of
+sampling and learning; evaluation counts in neither. Both are means over seeds.
+"""
+
+PAIRED = """\
+**Reading the differences.** All methods meet the same held-out tasks, seed by seed. The second table of a task family
+is of each method's return minus that of `{baseline}` on the same seed and task: the plain mean of these differences,
+in which every trial counts and every task of `half_cheetah_dir` the same, and its interval from the same bootstrap.
+Above 0 the method is better. *Seeds* is as above; *runs* is how many seeds both have.
 """
 
 CAVEATS = """\
@@ -66,9 +76,10 @@ CAVEATS = """\
 - Each method runs with the settings of its configuration. They were not tuned with equal effort: a row is one point in
   a method's space of settings, not the best that it can do.
 - A run ends with the first iteration that reaches the budget, so steps differ by up to one iteration.
-- Held-out tasks are drawn per seed and are the same for all methods. `half_cheetah_dir` has two tasks only: what counts
-  as a task there is a trial on one of them.
-- Seeds are few. Where intervals overlap, or the seeds' ranges do, there is no difference to speak of.
+- Held-out tasks are drawn per seed and are the same for all methods. That intervals of two methods overlap does
+  therefore not mean that there is no difference: the paired differences tell. Of many 95 % intervals some miss.
+- Seeds are few, and all intervals are for these. Where the seeds' own differences lie on both sides of 0, other seeds
+  may turn the order round.
 - Wall-clock times are of one machine; whatever else ran on it makes them longer.
 """
 
@@ -107,9 +118,12 @@ def markdown(summary: Summary, folder: str) -> str:
     if summary["small"]:
         parts.append(SMALL)
     parts += [_methods(summary), READING.format(resamples=summary["resamples"])]
+    if any(content["differences"] for content in summary["tasks"].values()):
+        parts.append(PAIRED.format(baseline=BASELINE))
     for task, content in summary["tasks"].items():
         methods = content["methods"]
-        parts += [f"## {task}\n", _budget(summary, content), _table(content), missing(methods)]
+        parts += [f"## {task}\n", _budget(summary, content), _table(content), _differences(content)]
+        parts += [_rejected(methods), missing(methods)]
         if any(method["runs"] for method in methods.values()):
             parts += [f"![{task}: learning and adaptation]({folder}/{task}.png)\n", settings(methods)]
     every = chain.from_iterable(content["methods"].values() for content in summary["tasks"].values())
@@ -134,14 +148,40 @@ def _table(content: Summary) -> str:
     for name, method in content["methods"].items():
         cells = ["missing"] * (len(heads) - 2)
         if method["runs"]:
-            points = zip(method["iqm"], method["low"], method["high"], strict=True)
-            cells = [f"{number(mean)} [{number(low)}, {number(high)}]" for mean, low, high in points]
-            last = method["iqm_by_seed"][-1]
+            cells = [_interval(method, "iqm", point) for point in range(STEPS_MAX + 1)]
             steps = np.mean([run["env_steps"] for run in method["runs"]])
             seconds = float(np.mean([run["train_seconds"] for run in method["runs"]]))
-            cells += [f"{number(min(last))} … {number(max(last))}", count(float(steps)), duration(seconds)]
+            cells += [_range(method["iqm_by_seed"][-1]), count(float(steps)), duration(seconds)]
         rows.append([f"`{name}`", *cells, f"{len(method['runs'])} of {content['seeds']}"])
     return table(heads, rows)
+
+
+def _differences(content: Summary) -> str:
+    """Empty without the method that the others are held against."""
+    heads = [f"minus `{BASELINE}`", "after 1", f"after {STEPS_MAX}", "seeds", "runs"]
+    rows = []
+    for name, difference in content["differences"].items():
+        cells = ["missing"] * 3
+        if difference:
+            cells = [_interval(difference, "mean", point) for point in (1, STEPS_MAX)]
+            cells.append(_range(difference["mean_by_seed"][-1]))
+        rows.append([f"`{name}`", *cells, f"{len(difference['seeds']) if difference else 0} of {content['seeds']}"])
+    return table(heads, rows) if rows else ""
+
+
+def _interval(curve: Summary, name: str, point: int) -> str:
+    return f"{number(curve[name][point])} [{number(curve['low'][point])}, {number(curve['high'][point])}]"
+
+
+def _range(values: Sequence[float]) -> str:
+    return f"{number(min(values))} … {number(max(values))}"
+
+
+def _rejected(methods: Summary) -> str:
+    """Empty where no method has a line search."""
+    shares = {name: method["rejected"] for name, method in methods.items() if method["runs"]}
+    words = [f"`{name}` {number(100 * share)} %" for name, share in shares.items() if share is not None]
+    return f"Updates that the line search rejected: {', '.join(words)}.\n" if words else ""
 
 
 def picture(task: str, content: Summary) -> bytes:
@@ -154,9 +194,9 @@ def picture(task: str, content: Summary) -> bytes:
     for index, (name, method) in enumerate(methods.items()):
         _draw_learning(left, name, method)
         _draw_adaptation(right, name, method, offset=0.05 * (index - (len(methods) - 1) / 2))
-    left.set(title=f"Return after {STEPS_MAX} steps: mean and range over seeds", xlabel="environment steps (millions)")
+    left.set(title=f"Mean return after {STEPS_MAX} steps, and range over seeds", xlabel="environment steps (millions)")
     left.set_xlim(left=0)
-    right.set(title="Adaptation: IQM and 95 % CI over seeds and tasks", xlabel="adaptation steps")
+    right.set(title="Adaptation: IQM and 95 % CI, as in the table", xlabel="adaptation steps")
     right.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in (left, right):
         axes.set_ylabel("return per episode")

@@ -46,6 +46,7 @@ class Result:
     train_seconds: float  # sampling and learning, without evaluation
     config: dict[str, Any]  # resolved
     versions: dict[str, Any]
+    rejected: float | None = None  # the share of updates that a line search rejected; None: there is no such search
 
     @property
     def final(self) -> dict[str, Any]:
@@ -63,11 +64,13 @@ def read_result(cell: Cell, run: Path, config: dict[str, Any]) -> Result:
     """The records of a finished run. Raises StorageError."""
     training = MetricsFile.read(run / "metrics.jsonl")
     seconds = sum(line["perf/sample_s"] + line["perf/learn_s"] for line in training)
+    accepted = [line["linesearch/accepted"] for line in training if "linesearch/accepted" in line]
+    rejected = 1 - sum(accepted) / len(accepted) if accepted else None
     try:
         versions = json.loads((run / "versions.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         versions = {}  # it only documents
-    return Result(cell, MetricsFile.read(run / "evaluations.jsonl"), seconds, config, versions)
+    return Result(cell, MetricsFile.read(run / "evaluations.jsonl"), seconds, config, versions, rejected)
 
 
 class Study(Protocol):
