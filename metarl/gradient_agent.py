@@ -21,7 +21,7 @@ from metarl.meta_objective import mean_cosine
 from metarl.mlp import Activation, Scratch
 from metarl.normalization import RunningMoments
 from metarl.parallel import TaskMap
-from metarl.policies import MLPPolicy, init_parameters, make_policy, normalized
+from metarl.policies import MLPPolicy, init_parameters, make_policy, normalized, require_spread
 from metarl.schema import AgentConfig, LearnerConfig
 from metarl.spaces import SpaceSpec
 from metarl.types import Metrics, Trajectory
@@ -48,6 +48,11 @@ class GradientAgentConfig(AgentConfig):
         "std",
         description="per task: std = (A − μ)/σ; var = (A − μ)/σ², garage's and Meta-World+'s; none = as estimated",
     )
+
+    @model_validator(mode="after")
+    def _a_spread_that_can_change(self) -> GradientAgentConfig:
+        require_spread(self.init_std, self.min_std)
+        return self
 
     @model_validator(mode="after")
     def _the_lineages_denominator(self) -> GradientAgentConfig:

@@ -19,7 +19,7 @@ from metarl.memory_policy import FLAGS, MemoryPolicy, Unpacked, init_memory_para
 from metarl.mlp import MLP, Activation
 from metarl.normalization import RunningMoments
 from metarl.parallel import TaskMap, task_chunks
-from metarl.policies import action_distribution
+from metarl.policies import action_distribution, require_spread
 from metarl.returns import discounted_returns, explained_variance, finite_horizon_gae, normalize
 from metarl.schema import AgentConfig, LearnerConfig
 from metarl.spaces import SpaceSpec
@@ -63,6 +63,11 @@ class MemoryAgentConfig(AgentConfig):
         "std", description="over all trials of an iteration: std = (A − μ)/σ; none = as estimated"
     )
     entropy_coef: NonNegativeFloat = Field(0.0, description="weight of the policy's entropy beside that of advantages")
+
+    @model_validator(mode="after")
+    def _a_spread_that_can_change(self) -> MemoryAgentConfig:
+        require_spread(self.init_std, self.min_std)
+        return self
 
     @model_validator(mode="after")
     def _a_memory_of_that_size(self) -> MemoryAgentConfig:

@@ -50,6 +50,13 @@ class Policy(ABC):
         """log π(a) [N, M] and distribution parameters [N, M, …] of outputs [N, M, O] that ``act`` returned."""
 
 
+def require_spread(init_std: float, min_std: float) -> None:
+    """Check a config's initial standard deviation. Raises ValueError where it lies under the floor: it would be the
+    floor's, and nothing could change it, since no gradient passes a floor."""
+    if init_std < min_std:
+        raise ValueError(f"init_std = {init_std} lies under min_std = {min_std}: expected at least as much")
+
+
 class DistributionPolicy(Policy):
     """A policy whose outputs parametrise an action distribution, which says what noise an action takes."""
 

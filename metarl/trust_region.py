@@ -75,14 +75,15 @@ def conjugate_gradient(
 ) -> tuple[Tensor, Tensor]:
     """An approximate solution x of Ax = b, and Ax, for symmetric positive definite A given as ``product``, from x = 0.
 
-    Stops after ``iterations`` products, or when ‖b − Ax‖² < ``tolerance``.
+    Stops after ``iterations`` products, or when ‖b − Ax‖² ≤ ``tolerance``·‖b‖²: b's scale changes x's and nothing else.
 
     Source: Nocedal & Wright 2006, algorithm 5.2; Schulman et al. 2015, arXiv:1502.05477, appendix C.
     """
     x, residual, direction = torch.zeros_like(b), b.clone(), b.clone()
     squared = residual.dot(residual)
+    enough = tolerance * float(squared)
     for _ in range(iterations):
-        if float(squared) < tolerance:
+        if float(squared) <= enough:
             break
         image = product(direction)
         step = squared / direction.dot(image)
@@ -127,9 +128,10 @@ def line_search(
 ) -> LineSearchResult:
     """The first of old + ratioʲ·step, j = 0 … max_backtracks−1, with loss < ``old_loss`` and KL ≤ ``max_kl``.
 
-    ``evaluate`` returns (loss, KL) at given parameters; a non-finite value is never accepted.
+    ``evaluate`` returns (loss, KL) at given parameters; a non-finite value is never accepted, nor is a step tried that
+    has one.
     """
-    for backtracks in range(max_backtracks):
+    for backtracks in range(max_backtracks if bool(step.isfinite().all()) else 0):
         candidate = old + step * ratio**backtracks
         loss, kl = evaluate(candidate)
         if math.isfinite(loss) and math.isfinite(kl) and loss < old_loss and kl <= max_kl:

@@ -231,6 +231,8 @@ def test_bad_command(argv, start, capsys):
 BAD_AGENTS = [
     ("reptile_point", ["agent.inner_steps=0"], "agent.inner_steps = 0: expected an integer > 0"),
     ("reptile_point", ["agent.meta_lr_end=null"], "agent: meta_lr_end and meta_lr_iterations describe one schedule"),
+    ("maml_trpo_point", ["agent.init_std=0.5", "agent.min_std=1"], "agent: init_std = 0.5 lies under min_std = 1.0"),
+    ("rl2_ppo_ml1", ["agent.init_std=0.5", "agent.min_std=1"], "agent: init_std = 0.5 lies under min_std = 1.0"),
     ("promp_point", ["agent.inner_lr=-0.1"], "agent.inner_lr = -0.1: expected a number > 0"),
     ("promp_point", ["agent.clip=1"], "agent.clip = 1: expected a number > 0 and < 1"),
     ("promp_point", ["agent.inner_loss=lvc"], 'agent.inner_loss = "lvc": expected one of "log_prob", "ratio", "dice"'),
