@@ -47,6 +47,17 @@ def test_the_same_budget_and_evaluation_for_every_method() -> None:
         assert found | {"every": 1} == expected | {"every": 1}  # how often changes no curve
 
 
+def test_reptiles_step_size_has_come_to_its_end_where_the_budget_has(tmp_path: Path) -> None:
+    """Iterations of HalfCheetah have phases of 40 · 20 · 100 steps; those of point end at the goal, the sooner the more
+    is learned."""
+    for cell in make_plan(None, ["reptile"], 1).cells():
+        run = config.load(cell.config, cell.arguments(tmp_path)[1:]).config
+        full = run.meta_batch_size * run.rollouts_per_task * run.task.horizon * run.agent.inner_steps  # type: ignore
+        assert run.env_steps is not None
+        least, planned = run.env_steps / full, run.agent.meta_lr_iterations  # type: ignore[attr-defined]
+        assert least <= planned <= (1.5 if cell.task == "point" else 1.0) * least, cell
+
+
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("small", [False, True])
 def test_every_configuration_loads_and_all_methods_meet_the_same_tasks(task: str, small: bool, tmp_path: Path) -> None:

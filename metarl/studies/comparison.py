@@ -32,6 +32,7 @@ class TaskPlan:
 
     seeds: int
     env_steps: int  # at which training ends, evaluation not counted
+    iterations: int  # that takes with two or more phases each: where a schedule of step sizes ends
     eval: Mapping[str, Any]
 
 
@@ -47,10 +48,10 @@ class MethodPlan:
 HALF_CHEETAH = {"every": 20, "adapt_episodes": 20, "adapt_env_steps": None, "score_episodes": 20}
 TASKS: Mapping[str, TaskPlan] = {
     "point": TaskPlan(
-        5, 10_000_000, {"every": 10, "adapt_episodes": 40, "adapt_env_steps": 4000, "score_episodes": 40}
+        5, 10_000_000, 40, {"every": 10, "adapt_episodes": 40, "adapt_env_steps": 4000, "score_episodes": 40}
     ),
-    "half_cheetah_dir": TaskPlan(3, 16_000_000, HALF_CHEETAH),
-    "half_cheetah_vel": TaskPlan(3, 16_000_000, HALF_CHEETAH),
+    "half_cheetah_dir": TaskPlan(3, 16_000_000, 100, HALF_CHEETAH),
+    "half_cheetah_vel": TaskPlan(3, 16_000_000, 100, HALF_CHEETAH),
 }
 METHODS: Mapping[str, MethodPlan] = {
     "random_init": MethodPlan(
@@ -138,7 +139,8 @@ class Plan:
     def _cell(self, task: str, method: str, seed: int) -> ComparisonCell:
         common = {f"eval.{key}": value for key, value in TASKS[task].eval.items()}
         planned = {**SHARED, "env_steps": TASKS[task].env_steps, **common}
-        overrides = {**planned, **(SMALL if self.small else {}), **METHODS[method].overrides}
+        schedule = {"agent.meta_lr_iterations": TASKS[task].iterations} if METHODS[method].agent == "reptile" else {}
+        overrides = {**planned, **(SMALL if self.small else {}), **schedule, **METHODS[method].overrides}
         return ComparisonCell(seed, overrides, task, method)
 
     def summarise(self, results: Sequence[Result]) -> dict[str, Any]:
