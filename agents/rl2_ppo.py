@@ -23,6 +23,7 @@ from metarl.parallel import task_chunks
 from metarl.schema import Lineage
 from metarl.types import Metrics
 
+MAX_LOG_RATIO = 20.0  # beyond, exp overflows into gradients of 0·∞; far beyond any clip
 SUMS = ("loss/policy", "loss/value", "policy/entropy", "loss/kl", "loss/clipped")
 
 
@@ -54,7 +55,6 @@ class RL2PPOConfig(MemoryAgentConfig):
                 "encoder_sizes": [64],
                 "gamma": 0.97,
                 "gae_lambda": 0.9,
-                "normalize_reward": True,
                 "lr": 7e-4,
                 "epochs": 2,
                 "minibatches": 4,
@@ -63,8 +63,9 @@ class RL2PPOConfig(MemoryAgentConfig):
                 "max_grad_norm": 0.5,
             },
             why="lmzintgraf/varibad: config/mujoco/args_cheetah_dir_rl2.py",
-            differs="its state, action and reward have encoders of their own (32, 16 and 16 wide: 64 together here), "
-            "and a feed-forward network of 128 follows the memory; it adds a step between episodes",
+            differs="its learner divides rewards by the deviation of their returns, here advantages and targets of the "
+            "value head are standardised; its state, action and reward have encoders of their own (32, 16 and 16 wide: "
+            "64 together here), and a feed-forward network of 128 follows the memory; it adds a step between episodes",
         ),
         "metaworldplus2025": Lineage(
             pins={
@@ -76,7 +77,7 @@ class RL2PPOConfig(MemoryAgentConfig):
                 "reward_input_scale": 0.1,
                 "gamma": 0.99,
                 "gae_lambda": 0.95,
-                "critic": "linear",
+                "critic": "linear_per_task",
                 "advantage_norm": "none",
                 "lr": 5e-4,
                 "adam_epsilon": 1e-5,
@@ -88,7 +89,8 @@ class RL2PPOConfig(MemoryAgentConfig):
                 "max_grad_norm": 1.0,
             },
             why="rainx0r/metaworld-algorithms: examples/meta_learning/rl2_*.py, rl/algorithms/rl2.py",
-            differs="its chunks of 250 steps overlap by 50; here each begins where the last one ended",
+            differs="its chunks of 250 steps overlap by 50; here each begins where the last one ended; its standard "
+            "deviation is an output of the network, here a parameter",
         ),
     }
 
@@ -153,8 +155,11 @@ class RL2PPO(MemoryAgent):
             self._optimizer.load_state(moments)
             raise
         self._updates += 1
+        means = dict(zip(SUMS, sums.tolist(), strict=True))
+        if config.critic != "value_head":
+            del means["loss/value"]  # of a head that does not learn
         return {
-            **dict(zip(SUMS, sums.tolist(), strict=True)),
+            **means,
             "loss/gradient_norm": float(np.mean(norms)),
             "memory/state_mismatch": mismatch,
             "loss/lr": lr,
@@ -194,11 +199,12 @@ class RL2PPO(MemoryAgent):
         outputs, value, state = self._policy.scan(params, trials.inputs, state)
         log_prob, entropy = log_probs(self._policy, params, outputs, trials.action)
         weight = trials.valid * scale
-        log_ratio = torch.where(trials.valid, log_prob - trials.log_prob, 0.0)
+        log_ratio = torch.where(trials.valid, log_prob - trials.log_prob, 0.0).clamp(max=MAX_LOG_RATIO)
         ratio = log_ratio.exp()
         gain = torch.minimum(ratio * trials.advantage, ratio.clamp(1 - config.clip, 1 + config.clip) * trials.advantage)
         policy_loss, entropy = -(weight * gain).sum(), (weight * entropy).sum()
         loss = policy_loss - config.entropy_coef * entropy
+        value = value + trials.time @ params.value_time
         value_loss = 0.5 * (weight * (value - trials.target).square()).sum()
         if config.critic == "value_head":
             loss = loss + config.value_coef * value_loss

@@ -37,7 +37,9 @@ class RL2TRPOConfig(MemoryAgentConfig, TrustRegionConfig):
     }
 
     name: Literal["rl2_trpo"] = "rl2_trpo"
-    critic: Literal["linear"] = Field("linear", description="linear feature baseline over trials")
+    critic: Literal["linear", "linear_per_task"] = Field(
+        "linear", description="linear feature baseline, fitted to all trials together or to each task's by themselves"
+    )
     fisher_fraction: float = Field(
         0.1, gt=0, le=1, description="share of the trials that Fisher products use; their graph is kept in memory"
     )

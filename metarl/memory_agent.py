@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypeVar
 
@@ -23,7 +23,7 @@ from metarl.policies import action_distribution, require_spread
 from metarl.returns import discounted_returns, explained_variance, finite_horizon_gae, normalize
 from metarl.schema import AgentConfig, LearnerConfig
 from metarl.spaces import SpaceSpec
-from metarl.trials import Credit, ends, linear_values, seen
+from metarl.trials import Credit, critic_times, ends, linear_values, seen, time_features
 from metarl.types import Metrics, Trajectory
 
 R = TypeVar("R")
@@ -47,8 +47,8 @@ class MemoryAgentConfig(AgentConfig):
     )
     normalize_reward: bool = Field(
         False,
-        description="divide rewards by the running standard deviation of discounted returns, for the learner and as "
-        "the policy's input; it changes at meta-updates only",
+        description="divide rewards as the policy's input by their running standard deviation, which changes at "
+        "meta-updates only",
     )
     reward_input_scale: PositiveFloat = Field(1.0, description="factor on rewards as the policy's input")
     gamma: float = Field(0.99, ge=0, le=1, description="discount factor")
@@ -56,8 +56,11 @@ class MemoryAgentConfig(AgentConfig):
     credit: Credit = Field(
         "trial", description="trial = an action is credited with later episodes too; episode = with its own alone"
     )
-    critic: Literal["value_head", "linear"] = Field(
-        "value_head", description="value_head = learned on the memory's features; linear = linear feature baseline"
+    critic: Literal["value_head", "linear", "linear_per_task"] = Field(
+        "value_head",
+        description="value_head = learned on the memory's features and the time; linear = linear feature baseline, "
+        "fitted to all trials together; linear_per_task = to each task's by themselves, which needs many more steps "
+        "per task than inputs",
     )
     advantage_norm: Literal["std", "none"] = Field(
         "std", description="over all trials of an iteration: std = (A − μ)/σ; none = as estimated"
@@ -86,7 +89,8 @@ class Trials:
     action: Tensor  # [R, T, act], choices [R, T]
     log_prob: Tensor  # [R, T] of the action under the policy that took it
     advantage: Tensor  # [R, T]
-    target: Tensor  # [R, T] for the value head, in its units
+    target: Tensor  # [R, T] returns for the value head, in its units once it learns
+    time: Tensor  # [R, T, TIMES] for the value head
     valid: Tensor  # [R, T] bool
 
     def rows(self, index: Tensor | slice) -> Trials:
@@ -121,7 +125,7 @@ class MemoryAgent(Agent):
         self._map = TaskMap(threads=self._threads, chunk=1)
         self._policy = make_memory_policy(spaces, config)
         self._moments = RunningMoments(spaces.observation.size) if config.normalize_obs else None
-        self._returns = RunningMoments(1, name="returns") if config.normalize_reward else None
+        self._rewards = RunningMoments(1, name="rewards") if config.normalize_reward else None
         self._targets = RunningMoments(1, name="targets") if config.critic == "value_head" else None
         self.theta = init_memory_parameters(self._policy, config.init_std, rng).to(device)
         self._start_afresh()
@@ -142,13 +146,20 @@ class MemoryAgent(Agent):
             raise ValueError(f"expected 1 phase, got {len(batches)}")
         batch = batches[0].to(self.theta.device)
         trials, metrics = self._trials(batch)
-        metrics |= self._improve(trials, rng)
-        self._update_normalisers(batch, trials)
+        theta, targets = self.theta, self._targets.state() if self._targets else {}
+        try:
+            metrics |= self._improve(self._in_units(trials), rng)
+        except NumericError:
+            self.theta = theta
+            if self._targets:
+                self._targets.load_state(targets)
+            raise
+        self._update_normalisers(batch)
         return metrics | _first_and_last_episode(batch)
 
     @abstractmethod
     def _improve(self, trials: Trials, rng: np.random.Generator) -> Metrics:
-        """Update θ. On a NumericError it is as before, and so is the optimiser."""
+        """Update θ. On a NumericError the optimiser is as before."""
 
     def _start_afresh(self) -> None:
         """Set up what an agent keeps besides θ, such as an optimiser, for new parameters."""
@@ -173,14 +184,13 @@ class MemoryAgent(Agent):
         self._start_afresh()
 
     def _normalisers(self) -> list[RunningMoments]:
-        return [moments for moments in (self._moments, self._returns, self._targets) if moments]
+        return [moments for moments in (self._moments, self._rewards, self._targets) if moments]
 
     def describe(self) -> dict[str, Any]:
         return {"parameters": self._policy.num_parameters}
 
     def _load_policy(self, state: dict[str, Tensor]) -> None:
-        names = named_parameters(self._policy.shapes(), self.theta)
-        found = {name: tensor for name, tensor in state.items() if name in names}
+        found = {name: tensor for name, tensor in state.items() if name.startswith("policy.")}
         self.theta = load_named_parameters(self._policy.shapes(), found).to(self.theta.device)
 
     def _trials(self, batch: Trajectory) -> tuple[Trials, Metrics]:
@@ -194,16 +204,18 @@ class MemoryAgent(Agent):
             params = policy.unpack(self.theta[None])
             inputs = policy.inputs(params, seen(batch))
             valid, end = batch.valid.flatten(0, 1), ends(batch, config.credit)
-            reward = batch.reward.flatten(0, 1)
-            reward = reward if params.reward_unit is None else reward / params.reward_unit
+            reward, first = batch.reward.flatten(0, 1), batch.first.flatten(0, 1)
+            time = time_features(first).to(inputs.dtype)
             metrics: Metrics = {}
-            if config.critic == "linear":
-                value = linear_values(inputs, reward, end, valid, gamma=config.gamma)
-            else:
-                value, log_prob = self._values(params, inputs, batch.action.flatten(0, 1))
+            if config.critic == "value_head":
+                value, log_prob = self._values(params, inputs, time, batch.action.flatten(0, 1))
                 value = torch.where(valid, self._in_returns(value), 0.0)
                 difference = torch.where(valid, log_prob - batch.log_prob.flatten(0, 1), 0.0).abs().max()
                 metrics["memory/log_prob_difference"] = float(difference)  # of worker and learner
+            else:
+                times = critic_times(first, config.credit, per_task=config.critic == "linear_per_task")
+                fits = len(batch.obs) if config.critic == "linear_per_task" else 1
+                value = linear_values(inputs, times, reward, end, valid, gamma=config.gamma, fits=fits)
             advantage = finite_horizon_gae(reward, value, end, gamma=config.gamma, lam=config.gae_lambda)
             target = advantage + value
             if not bool(target.isfinite().all() and inputs.isfinite().all()):
@@ -214,21 +226,29 @@ class MemoryAgent(Agent):
             metrics["baseline/explained_variance/0"] = float(explained)
             advantage = normalize(advantage.reshape(1, -1), weight, config.advantage_norm)[0].view_as(reward)
         action, log_prob = batch.action.flatten(0, 1), batch.log_prob.flatten(0, 1)
-        return Trials(inputs, action, log_prob, advantage, self._in_units(target), valid), metrics
+        return Trials(inputs, action, log_prob, advantage, target, time, valid), metrics
 
     def _in_returns(self, value: Tensor) -> Tensor:
         """What the value head says, [R, T], as returns."""
         mean, std = self._target_moments()
         return mean + std * value
 
-    def _in_units(self, target: Tensor) -> Tensor:
-        """The inverse: returns as the value head is to say them, so that its loss is of the same size on every task.
+    def _in_units(self, trials: Trials) -> Trials:
+        """The trials with targets as the value head is to say them, so that its loss is of one size on every task.
 
-        Its moments are those of all targets so far; where they change, it is rescaled to say the same as before.
+        Its units are the moments of all targets so far, these among them; as they change, the head is rescaled to say
+        the same as before.
         Source: van Hasselt et al. 2016, "Learning values across many orders of magnitude", arXiv:1602.07714, section 2.
         """
+        if self._targets is None:
+            return trials
         mean, std = self._target_moments()
-        return (target - mean) / std
+        self._targets.update(trials.target[trials.valid].unsqueeze(1))
+        new_mean, new_std = self._target_moments()
+        named = self._policy.named(self.theta)
+        changed = {name: named[name] * (std / new_std) for name in ("value.weight", "value.time")}
+        self._write(changed | {"value.bias": (mean + std * named["value.bias"] - new_mean) / new_std})
+        return replace(trials, target=(trials.target - new_mean) / new_std)
 
     def _target_moments(self) -> tuple[float, float]:
         if self._targets is None:
@@ -236,14 +256,14 @@ class MemoryAgent(Agent):
         mean, std = self._targets.mean_and_std()
         return float(mean), max(float(std), 1e-3)
 
-    def _values(self, params: Unpacked, inputs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+    def _values(self, params: Unpacked, inputs: Tensor, time: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """The value head [R, T], and log π of the actions [R, T], at the present θ."""
 
         def evaluate(part: slice) -> tuple[Tensor, Tensor]:
             with torch.no_grad():
                 rows = inputs[part]
                 outputs, value, _ = self._policy.scan(params, rows, initial_state(self._policy, rows))
-                return value, log_probs(self._policy, params, outputs, action[part])[0]
+                return value + time[part] @ params.value_time, log_probs(self._policy, params, outputs, action[part])[0]
 
         values, log_prob = zip(*self._in_parts(evaluate, len(inputs)), strict=True)
         return torch.cat(values), torch.cat(log_prob)
@@ -256,24 +276,19 @@ class MemoryAgent(Agent):
         """One share of the rows per thread."""
         return list(task_chunks(rows, -(-rows // self._threads)))
 
-    def _update_normalisers(self, batch: Trajectory, trials: Trials) -> None:
+    def _update_normalisers(self, batch: Trajectory) -> None:
         """The moments of what this batch has shown go into θ, for the next one."""
         changed: dict[str, Tensor] = {}
-        if self._targets:
-            mean, std = self._target_moments()
-            self._targets.update(self._in_returns(trials.target[trials.valid]).unsqueeze(1))
-            new_mean, new_std = self._target_moments()
-            named = self._policy.named(self.theta)
-            changed["value.weight"] = named["value.weight"] * (std / new_std)
-            changed["value.bias"] = (mean + std * named["value.bias"] - new_mean) / new_std
         if self._moments:
             self._moments.update(batch.obs[batch.valid])
             changed["obs_mean"], changed["obs_std"] = self._moments.mean_and_std()
-        if self._returns:
-            end = ends(batch, self.config.credit)
-            returns = discounted_returns(batch.reward.flatten(0, 1), end, gamma=self.config.gamma)
-            self._returns.update(returns[batch.valid.flatten(0, 1)].unsqueeze(1))
-            changed["reward_unit"] = self._returns.mean_and_std()[1]
+        if self._rewards:
+            self._rewards.update(batch.reward[batch.valid].unsqueeze(1))
+            changed["reward_unit"] = self._rewards.mean_and_std()[1]
+        self._write(changed)
+
+    def _write(self, changed: Mapping[str, Tensor]) -> None:
+        """Set some of the parameters."""
         if changed:
             self.theta = self.theta.clone()
             named = self._policy.named(self.theta)

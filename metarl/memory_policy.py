@@ -16,6 +16,7 @@ from metarl.memories.memory import Memory, State, affine
 from metarl.mlp import MLP, Layer
 from metarl.policies import DistributionPolicy, normalized
 from metarl.spaces import Space
+from metarl.trials import TIMES
 from metarl.types import PolicyInput
 
 FLAGS = 4  # inputs beside observation and action: previous reward, terminated and truncated; first
@@ -30,10 +31,11 @@ class Unpacked(NamedTuple):
     head_bias: Tensor  # [O]
     value: Tensor  # [size, 1]
     value_bias: Tensor  # [1]
+    value_time: Tensor  # [TIMES], of the critic's time features, which the policy does not see
     extra: Tensor  # [1, S]
     spread: Tensor  # what the distribution samples with
     moments: tuple[Tensor, Tensor] | None  # mean and standard deviation of observations, [obs]
-    reward_unit: Tensor | None  # [1], what rewards are divided by
+    reward_unit: Tensor | None  # [1], what rewards are divided by as an input
 
 
 @dataclass(frozen=True)
@@ -41,9 +43,10 @@ class MemoryPolicy(DistributionPolicy):
     """Observation, previous action and its outcome go through an encoder and a memory to an action distribution.
 
     RL² (Duan et al. 2016, arXiv:1611.02779, section 2.2; Wang et al. 2016, arXiv:1611.05763): the input is
-    [o, a, r, terminated, truncated, first], with a one-hot where it is a choice, zeros at the start of a trial. The
-    same features carry a value estimate, the learner's critic. Parameters are one flat vector, in the order of
-    :meth:`shapes`; the moments of observations and the unit of rewards at its end, where configured, get no gradient.
+    [o, a, r, terminated, truncated, first], with a one-hot where it is a choice; o and first are all there is at the
+    start of a trial. The same features carry a value estimate, the learner's critic. Parameters are one flat vector, in
+    the order of :meth:`shapes`; the moments of observations and the unit of rewards at its end, where configured, get
+    no gradient.
     """
 
     obs_size: int
@@ -71,6 +74,7 @@ class MemoryPolicy(DistributionPolicy):
             "head.bias": (outputs,),
             "value.weight": (size, 1),
             "value.bias": (1,),
+            "value.time": (TIMES,),
             **({"log_std": (extra,)} if extra else {}),
             **(dict.fromkeys(("obs_mean", "obs_std"), (self.obs_size,)) if self.normalize_obs else {}),
             **({"reward_unit": (1,)} if self.normalize_reward else {}),
@@ -91,6 +95,7 @@ class MemoryPolicy(DistributionPolicy):
             named["head.bias"],
             named["value.weight"],
             named["value.bias"],
+            named["value.time"],
             extra,
             self.distribution.spread(extra),
             (named["obs_mean"], named["obs_std"]) if self.normalize_obs else None,
@@ -133,7 +138,8 @@ class MemoryPolicy(DistributionPolicy):
     def scan(
         self, params: Unpacked, inputs: Tensor, state: State, *, twice: bool = False
     ) -> tuple[Tensor, Tensor, State]:
-        """Outputs [R, T, O], values [R, T] and the state behind T steps of R trials with inputs [R, T, inputs].
+        """Outputs [R, T, O], values [R, T] but for what time adds, and the state behind T steps of R trials with inputs
+        [R, T, inputs].
 
         ``twice``: gradients can be differentiated again.
         """

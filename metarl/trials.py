@@ -6,17 +6,19 @@ other, padding only behind the last one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from metarl.baselines import features, fit_predict
+from metarl.baselines import features, fit_predict, time_in_episode
 from metarl.errors import NumericError
 from metarl.returns import discounted_returns
 from metarl.types import PolicyInput, Trajectory
 
 Credit = Literal["trial", "episode"]
+TIMES = 6  # numbers of :func:`time_features`
 
 
 def seen(batch: Trajectory) -> PolicyInput:
@@ -50,20 +52,45 @@ def ends(batch: Trajectory, credit: Credit) -> Tensor:
     return valid & ~following
 
 
-def linear_values(inputs: Tensor, reward: Tensor, end: Tensor, valid: Tensor, *, gamma: float) -> Tensor:
-    """The linear feature baseline over trials: values [R, T] from what the policy saw [R, T, inputs] and the time in
-    the trial, fitted to the discounted returns of all trials together.
+def time_features(first: Tensor) -> Tensor:
+    """What a critic is told of the time, [R, T, TIMES] in 0 … 1: τ, τ², τ³ of the time in the trial, of which the
+    longest is 1, and of the time in the episode likewise.
 
-    Source: :func:`metarl.baselines.features`; over the whole trial as in garage's and Meta-World's RL².
+    A trial's end is the end of its return, so that values fall towards it; no policy needs to know when that is.
+    """
+    steps = torch.arange(first.shape[1], device=first.device).expand(first.shape)
+    parts = []
+    for time in (steps, time_in_episode(first)):
+        tau = time / time.max().clamp(min=1)
+        parts += [tau, tau.square(), tau.pow(3)]
+    return torch.stack(parts, dim=-1)
+
+
+def critic_times(first: Tensor, credit: Credit, *, per_task: bool) -> list[Tensor]:
+    """The times [R, T] that a linear critic is given: in the trial or, where an episode's end ends its credit, in the
+    episode; for fits per task, whose trials may be few and long, both."""
+    steps = torch.arange(first.shape[1], device=first.device).expand(first.shape)
+    in_episode = time_in_episode(first)
+    return [steps, in_episode] if per_task else [in_episode if credit == "episode" else steps]
+
+
+def linear_values(
+    inputs: Tensor, times: Sequence[Tensor], reward: Tensor, end: Tensor, valid: Tensor, *, gamma: float, fits: int = 1
+) -> Tensor:
+    """The linear feature baseline over trials: values [R, T] from what the policy saw [R, T, inputs] and from times
+    [R, T], fitted to the discounted returns of all trials together, or of ``fits`` equal parts each by itself.
+
+    Source: :func:`metarl.baselines.features`; over the whole trial as in garage's (together) and Meta-World+'s RL²
+    (one fit per task).
 
     Raises:
         NumericError: rewards or inputs are not finite.
     """
     returns = discounted_returns(reward, end, gamma=gamma)
-    time = torch.arange(reward.shape[1], device=reward.device).expand(reward.shape)
-    flat = features(inputs, time).flatten(0, 1).unsqueeze(0)
+    further = [features(inputs[..., :0], time)[..., :-1] for time in times[1:]]  # without a second constant
+    flat = torch.cat([features(inputs, times[0]), *further], dim=-1)
     try:
-        fitted = fit_predict(flat, returns.reshape(1, -1), valid.reshape(1, -1))
+        fitted = fit_predict(flat.reshape(fits, -1, flat.shape[-1]), returns.reshape(fits, -1), valid.reshape(fits, -1))
     except ValueError as error:
         raise NumericError(str(error)) from error
     return fitted.view_as(reward)

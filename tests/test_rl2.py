@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +17,7 @@ from metarl.agents.rl2_ppo import RL2PPO, RL2PPOConfig
 from metarl.agents.rl2_trpo import RL2TRPOConfig, _Objective
 from metarl.errors import CheckpointError, NumericError
 from metarl.memory_agent import MemoryAgent, initial_state, log_probs
+from metarl.trials import TIMES
 from metarl.trust_region import conjugate_gradient
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
@@ -235,19 +235,19 @@ def test_fisher_products_of_a_share_of_the_trials_learn_as_well() -> None:
     assert trial_return(agent, doors()) == pytest.approx(1.0, abs=0.02)
 
 
-def test_rewards_are_measured_in_the_spread_of_returns() -> None:
-    """Rewards of 10 000 times the size, normalised, train to the same policy up to rounding of the normaliser."""
+def test_rewards_are_shown_in_units_of_their_spread() -> None:
+    """And learned from as they are: an input of the size of 1, whatever the task's units."""
     distribution = ragged()
     agent = ppo(distribution, episodes_per_trial=2, normalize_reward=True)
     batch = gather(agent, distribution, tasks=6)
     update(agent, batch)
     unit = agent._policy.named(agent.theta)["reward_unit"]
-    returns = agent.state()["returns.squares"] / agent.state()["returns.count"]
-    assert float(unit) == pytest.approx(math.sqrt(float(returns)), rel=1e-5)
+    assert float(unit) == pytest.approx(float(batch.reward[batch.valid].std(correction=0)), rel=1e-5)
     trials, _ = agent._trials(batch)
     plain, _ = ppo(distribution, episodes_per_trial=2)._trials(batch)
     obs = batch.obs.shape[-1]
     assert torch.allclose(trials.inputs[..., obs + 1], plain.inputs[..., obs + 1] / unit)
+    assert float(trials.target.std()) > 0.5 * float(plain.target.std())
 
 
 def test_the_reward_that_is_seen_is_scaled() -> None:
@@ -298,18 +298,74 @@ def test_the_sampler_shows_an_agent_what_its_learner_assumes() -> None:
 
 
 def test_the_value_head_says_the_same_when_its_units_change() -> None:
-    """Returns in the thousands: targets come to the size of 1, and predictions stay as they were."""
+    """Returns in the thousands: it learns targets of the size of 1 at once, and says as before what it said before."""
     distribution = ragged()
-    agent = ppo(distribution, episodes_per_trial=2, lr=1e-30, epochs=1)
+    agent = ppo(distribution, episodes_per_trial=2)
     batch = gather(agent, distribution, tasks=6)
     large = replace(batch, reward=1000 * batch.reward + 500)
-    trials, _ = agent._trials(large)
-    before = agent._in_returns(agent._values(agent._policy.unpack(agent.theta[None]), trials.inputs, trials.action)[0])
-    targets = agent._in_returns(trials.target)
-    update(agent, large)
-    after = agent._in_returns(agent._values(agent._policy.unpack(agent.theta[None]), trials.inputs, trials.action)[0])
-    torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-2)
-    again = agent._in_units(targets[trials.valid])
-    assert float(again.mean()) == pytest.approx(0, abs=1e-4) and float(again.std(correction=0)) == pytest.approx(
-        1, rel=1e-3
-    )
+    agent.theta = agent.theta.clone()
+    agent._policy.named(agent.theta)["value.time"].copy_(torch.linspace(-1, 1, TIMES))
+
+    def said() -> Tensor:
+        trials, _ = agent._trials(large)
+        params = agent._policy.unpack(agent.theta[None])
+        return agent._in_returns(agent._values(params, trials.inputs, trials.time, trials.action)[0])
+
+    before = said()
+    trials = agent._in_units(agent._trials(large)[0])
+    torch.testing.assert_close(said(), before, rtol=1e-4, atol=1e-2)
+    learned = trials.target[trials.valid]
+    assert float(learned.mean()) == pytest.approx(0, abs=1e-4)
+    assert float(learned.std(correction=0)) == pytest.approx(1, rel=1e-3)
+
+
+def test_the_value_head_learns_what_depends_on_the_time_alone() -> None:
+    """Reward 1 in each of two times three steps, γ = 1: 6, 5, … 1 are to come. The memory needs not count."""
+    distribution = ProbeDistribution(ProbeConfig(horizon=3, num_tasks=1))
+    agent = ppo(distribution, episodes_per_trial=2, gamma=1.0, gae_lambda=1.0, lr=3e-2, memory_size=2)
+    batch = gather(agent, distribution, tasks=8)
+    batch = replace(batch, reward=torch.ones_like(batch.reward))
+    for iteration in range(30):
+        metrics = update(agent, batch, seed=iteration)
+    trials, _ = agent._trials(batch)
+    params = agent._policy.unpack(agent.theta[None])
+    found = agent._in_returns(agent._values(params, trials.inputs, trials.time, trials.action)[0])
+    torch.testing.assert_close(found.mean(0), torch.arange(6.0, 0.0, -1.0), rtol=0, atol=0.15)
+    assert metrics["baseline/explained_variance/0"] > 0.98
+
+
+@pytest.mark.parametrize("kind", ["ppo", "trpo"])
+def test_a_baseline_per_task_knows_what_each_task_pays(kind: str) -> None:
+    """Tasks of reward 0 … 5 in every step, which nothing in the input tells in the first one: together the fit is at a
+    loss there, by itself no task is."""
+    distribution = ProbeDistribution(ProbeConfig(horizon=10, num_tasks=6))
+    explained = {}
+    for critic in ("linear", "linear_per_task"):
+        agent = make(kind, distribution, episodes_per_trial=2, critic=critic)
+        batch = gather(agent, distribution, tasks=6)
+        paid = torch.arange(6.0).view(6, 1, 1).expand_as(batch.reward)
+        _, metrics = agent._trials(replace(batch, obs=torch.zeros_like(batch.obs), reward=paid.contiguous()))
+        explained[critic] = metrics["baseline/explained_variance/0"]
+    assert explained["linear_per_task"] > 0.999 > 0.99 > explained["linear"]
+
+
+def test_parameters_with_normalisers_do_not_fit_an_agent_without() -> None:
+    """Its weights would see other inputs than they were trained on."""
+    trained, plain = ppo(ragged(), normalize_obs=True), ppo(ragged())
+    with pytest.raises(CheckpointError, match=r"policy\.obs_mean: expected nothing"):
+        plain.load_parameters(trained.state())
+
+
+def test_what_goes_wrong_in_learning_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = ppo(ragged(), episodes_per_trial=2, normalize_reward=True)
+    batch = gather(agent, ragged(), tasks=6)
+    update(agent, batch)
+    before = {name: tensor.clone() for name, tensor in agent.state().items()}
+    monkeypatch.setattr(agent._optimizer, "step", lambda theta, gradient, lr: _raise(NumericError("not finite")))
+    with pytest.raises(NumericError):
+        update(agent, batch)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in agent.state().items())
+
+
+def _raise(error: Exception) -> Any:
+    raise error

@@ -18,7 +18,7 @@ from metarl.sampler import Sampler
 from metarl.schema import TaskConfig
 from metarl.seeding import Stream
 from metarl.tasks import Task
-from metarl.trials import ends, linear_values, seen
+from metarl.trials import TIMES, critic_times, ends, linear_values, seen, time_features
 from metarl.types import PolicyInput, Trajectory
 
 STREAM = Stream(root=1, iteration=0, phase=0)
@@ -123,11 +123,13 @@ def test_the_linear_baseline_knows_what_was_seen_and_the_time_in_the_trial() -> 
     """Returns that are linear in an input, plus a cubic of the time in the trial, are fitted exactly; padding is 0."""
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(6, 5, 2, generator=generator, dtype=torch.float64)
-    time = torch.arange(5, dtype=torch.float64) / 100
-    reward = 3 * inputs[..., 0] - 2 * inputs[..., 1].square() + 7 * time.pow(3) + 1
+    steps = torch.arange(5).expand(6, 5)
+    reward = 3 * inputs[..., 0] - 2 * inputs[..., 1].square() + 7 * (steps / 100).pow(3) + 1
     valid = torch.ones(6, 5, dtype=torch.bool)
     valid[0, 3:] = False
-    value = linear_values(inputs, reward * valid, torch.ones_like(valid), valid, gamma=0.9)  # returns = rewards
+    value = linear_values(
+        inputs, [steps], reward * valid, torch.ones_like(valid), valid, gamma=0.9
+    )  # returns = rewards
     torch.testing.assert_close(value[valid], reward[valid], rtol=1e-4, atol=1e-4)
     assert not value[~valid].any()
 
@@ -137,4 +139,42 @@ def test_rewards_that_are_not_finite_are_refused() -> None:
 
     valid = torch.ones(2, 3, dtype=torch.bool)
     with pytest.raises(NumericError, match="finite"):
-        linear_values(torch.zeros(2, 3, 1), torch.full((2, 3), torch.nan), valid, valid, gamma=0.9)
+        linear_values(torch.zeros(2, 3, 1), [torch.zeros(2, 3)], torch.full((2, 3), torch.nan), valid, valid, gamma=0.9)
+
+
+FIRST = torch.tensor([[True, False, False, True, False], [True, False, True, False, False]])
+
+
+def test_times_by_hand() -> None:
+    """The critic's features reach 1 where the trial, or its longest episode, is longest."""
+    found = time_features(FIRST)
+    assert found.shape == (2, 5, TIMES)
+    torch.testing.assert_close(found[0, :, 0], torch.tensor([0, 0.25, 0.5, 0.75, 1]))
+    torch.testing.assert_close(found[1, :, 3], torch.tensor([0, 0.5, 0, 0.5, 1]))
+    torch.testing.assert_close(found[..., 1], found[..., 0].square())
+    torch.testing.assert_close(found[..., 5], found[..., 3].pow(3))
+    assert time_features(torch.ones(2, 1, dtype=torch.bool)).tolist() == [[[0.0] * TIMES]] * 2
+
+
+def test_a_linear_critic_is_told_the_time_that_its_returns_depend_on() -> None:
+    in_trial, in_episode = [[0, 1, 2, 3, 4]] * 2, [[0, 1, 2, 0, 1], [0, 1, 0, 1, 2]]
+    assert [time.tolist() for time in critic_times(FIRST, "trial", per_task=False)] == [in_trial]
+    assert [time.tolist() for time in critic_times(FIRST, "episode", per_task=False)] == [in_episode]
+    for credit in ("trial", "episode"):
+        assert [t.tolist() for t in critic_times(FIRST, credit, per_task=True)] == [in_trial, in_episode]
+
+
+def test_fits_are_of_equal_parts_each_by_itself() -> None:
+    """Two tasks of two trials: what is fitted to one has nothing of the other, and a second time adds its powers."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(4, 30, 1, generator=generator, dtype=torch.float64)
+    first = torch.zeros(4, 30, dtype=torch.bool)
+    first[:, ::10] = True
+    times = critic_times(first, "trial", per_task=True)
+    weight = torch.tensor([2.0, 2.0, -3.0, -3.0], dtype=torch.float64).view(4, 1)
+    reward = weight * inputs[..., 0] + 100 * (times[1] / 100)  # up to 9
+    every = torch.ones(4, 30, dtype=torch.bool)
+    found = linear_values(inputs, times, reward, every, every, gamma=0.9, fits=2)
+    torch.testing.assert_close(found, reward, rtol=0, atol=0.02)
+    together = linear_values(inputs, times, reward, every, every, gamma=0.9)
+    assert float((together - reward).abs().max()) > 1
