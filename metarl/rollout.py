@@ -30,7 +30,7 @@ class RolloutUnit:
     stream: Stream
     lanes: int
     episodes: int
-    deterministic: bool
+    deterministic: bool  # the policy's mode; behind ``restore_after`` only, where that is given
     restore_after: int | None = None  # later episodes of a lane start with the memory that so many episodes left
 
     def describe(self) -> str:
@@ -67,7 +67,8 @@ class _Recorder:
         self.rows = env.num_envs
         self.steps = unit.episodes * unit.distribution.horizon
         self.params = unit.policy.unpack(torch.from_numpy(unit.params))
-        self.noise = None if unit.deterministic else torch.from_numpy(self._draw_noise())
+        by_mode = unit.deterministic and unit.restore_after is None
+        self.noise = None if by_mode else torch.from_numpy(self._draw_noise())
         self.seeds = draw_reset_seeds(unit.stream, unit.first_slot, len(unit.tasks), unit.lanes, unit.episodes)
         spaces = unit.distribution.spaces
         action = spaces.action
@@ -93,9 +94,8 @@ class _Recorder:
         kept: _Carried | None = None
         for t in range(self.steps):
             live = episode < unit.episodes
-            noise = None if self.noise is None else self.noise[t]
             step = PolicyInput(torch.from_numpy(obs), carried.action, *carried.shown)
-            drawn, outputs, carried.state = unit.policy.act(self.params, step, carried.state, noise)
+            drawn, outputs, carried.state = self._act(step, carried.state, episode, t)
             action = drawn.numpy()
             self._require_finite("actions", action, t)
             raw_obs, reward, terminated, truncated, info = env.step(action)
@@ -126,6 +126,19 @@ class _Recorder:
                 elif not (episode < unit.episodes).any():
                     break
             obs, first = next_obs, ended
+
+    def _act(
+        self, step: PolicyInput, state: State, episode: NDArray[np.int64], t: int
+    ) -> tuple[torch.Tensor, torch.Tensor, State]:
+        """What the policy draws at step t, by mode where it is scored so, with its outputs and its next state."""
+        unit = self.unit
+        noise = None if self.noise is None else self.noise[t]
+        drawn, outputs, following = unit.policy.act(self.params, step, state, noise)
+        if unit.deterministic and unit.restore_after is not None:
+            mode = unit.policy.act(self.params, step, state, None)[0]
+            scored = torch.from_numpy(episode >= unit.restore_after).view(-1, *[1] * (drawn.ndim - 1))
+            drawn = torch.where(scored, mode, drawn)
+        return drawn, outputs, following
 
     def arrays(self) -> Arrays:
         """The recorded fields as [n, E, T, …], zero behind a lane's last valid step; T ends with the unit's longest."""

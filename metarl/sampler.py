@@ -55,7 +55,8 @@ class Sampler:
 
         ``params`` [N, P] has one row per task; [1, P] for policies with a memory. Gradient agents ask for E lanes ×
         1 episode, memory agents for E lanes × n episodes, which are E trials. With ``deterministic`` the policy's mode
-        acts. With ``restore_after`` every episode of a lane after that many starts with the memory that they left.
+        acts. With ``restore_after`` every episode of a lane after that many starts with the memory that they left, and
+        the mode acts in these only.
 
         Raises:
             NumericError: an observation, reward or action was not finite.

@@ -107,7 +107,9 @@ class EvalConfig(Frozen):
     restored_episodes: PositiveInt = Field(
         3, description="memory agents: episodes that each start with the memory which a trial has left"
     )
-    deterministic: bool = Field(False, description="score the policy's mode instead of its samples")
+    deterministic: bool = Field(
+        False, description="score the policy's mode instead of its samples, which are what it adapts by"
+    )
 
 
 class CheckpointConfig(Frozen):

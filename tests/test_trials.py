@@ -12,6 +12,7 @@ from probe_policies import MirrorPolicy, ScriptDistribution
 from torch import Tensor
 
 from metarl.executors import InProcess
+from metarl.policies import Policy
 from metarl.returns import finite_horizon_gae
 from metarl.rollout import Arrays, RolloutUnit, rollout
 from metarl.sampler import Sampler
@@ -38,12 +39,21 @@ class CountingPolicy(MirrorPolicy):
         return action, outputs, (following,)
 
 
-def run(lengths: list[list[int]], *, episodes: int, restore_after: int | None = None, value: float = 0.5) -> Arrays:
+def run(
+    lengths: list[list[int]],
+    *,
+    episodes: int,
+    restore_after: int | None = None,
+    value: float = 0.5,
+    policy: Policy | None = None,
+    deterministic: bool = False,
+) -> Arrays:
     tasks: tuple[Task, ...] = ({"n": 1, "lengths": lengths},)
     params = np.array([[value]], np.float32)
     distribution = ScriptDistribution(TaskConfig(name="script", horizon=9))
+    policy = policy or CountingPolicy()
     unit = RolloutUnit(
-        distribution, CountingPolicy(), params, tasks, 0, STREAM, len(lengths), episodes, False, restore_after
+        distribution, policy, params, tasks, 0, STREAM, len(lengths), episodes, deterministic, restore_after
     )
     return rollout(unit)
 
@@ -70,6 +80,16 @@ def test_what_the_last_adapted_step_came_to_is_shown_again_with_the_restored_mem
     assert arrays["dist/prev_reward"][0, 0, :, 0].tolist() == [0, 100, 101, 102, 103, 104, 102, 106]
     assert arrays["dist/first"][0, 0, :, 0].tolist() == [1, 0, 1, 1, 0, 0, 1, 0]
     assert arrays["dist/prev_terminated"][0, 0, :, 0].tolist() == [0, 0, 1, 1, 0, 0, 1, 0]
+
+
+def test_scored_by_mode_are_the_episodes_behind_the_adapted_ones_and_a_trial_that_runs_on() -> None:
+    """What a memory adapts by is sampled, as what a gradient adapts by is."""
+    lengths, noisy = [[2, 1, 3, 2], [1, 1, 1, 1]], CountingPolicy(scale=0.1)
+    sampled = run(lengths, episodes=4, restore_after=2, policy=noisy)["action"][0, :, :, 0]
+    found = run(lengths, episodes=4, restore_after=2, policy=noisy, deterministic=True)["action"][0, :, :, 0]
+    assert (found[0, :3] == sampled[0, :3]).all() and (found[0, :3] != 0.5).all() and (found[0, 3:] == 0.5).all()
+    assert (found[1, :2] == sampled[1, :2]).all() and (found[1, :2] != 0.5).all() and (found[1, 2:4] == 0.5).all()
+    assert (run(lengths, episodes=4, policy=noisy, deterministic=True)["action"][0, 0] == 0.5).all()
 
 
 def test_without_restoring_the_memory_runs_on() -> None:
