@@ -216,7 +216,7 @@ class RL2PPO(MemoryAgent):
         return _Share(gradient, sums, tuple(part.detach() for part in state))
 
     def _mismatch(self, rows: list[Trials], states: list[State], start: int) -> float:
-        """‖carried − recomputed‖/‖recomputed‖ of the states before step ``start``."""
+        """‖carried − recomputed‖/‖recomputed‖ of the states before step ``start``, counts of steps left out."""
         distance = length = 0.0
         with torch.no_grad():
             params = self._policy.unpack(self.theta[None])
@@ -224,6 +224,8 @@ class RL2PPO(MemoryAgent):
                 inputs = share.inputs[:, :start]
                 anew = self._policy.scan(params, inputs, initial_state(self._policy, inputs))[2]
                 for carried, recomputed in zip(state, anew, strict=True):
+                    if carried.ndim == 1:
+                        continue
                     distance += float((carried - recomputed).square().sum())
                     length += float(recomputed.square().sum())
         return math.sqrt(distance / length) if length else 0.0

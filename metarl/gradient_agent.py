@@ -139,8 +139,8 @@ class GradientAgent(Agent):
             self._moments.load_state(state)
 
     def load_parameters(self, state: dict[str, Tensor]) -> None:
-        names = named_parameters(self._policy.shapes(), self.theta)
-        theta = load_named_parameters(self._policy.shapes(), {k: v for k, v in state.items() if k in names})
+        found = {name: tensor for name, tensor in state.items() if name.startswith("policy.")}
+        theta = load_named_parameters(self._policy.shapes(), found)
         self.psi = self._loop.initial(theta.to(self.psi.device))
         if self._moments and "observations.count" in state:
             self._moments.load_state(state)
