@@ -140,6 +140,7 @@ class GradientAgent(Agent):
 
     def load_parameters(self, state: dict[str, Tensor]) -> None:
         found = {name: tensor for name, tensor in state.items() if name.startswith("policy.")}
+        found.pop("policy.inner_lr", None)  # another run's step sizes stay behind
         theta = load_named_parameters(self._policy.shapes(), found)
         self.psi = self._loop.initial(theta.to(self.psi.device))
         if self._moments and "observations.count" in state:

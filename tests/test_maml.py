@@ -212,6 +212,12 @@ def test_another_runs_parameters_come_without_its_step_sizes():
         assert agent.state()["policy.inner_lr"].tolist() == pytest.approx([0.2] * 7)
 
 
+def test_parameters_with_observation_moments_do_not_fit_an_agent_without():
+    """Its weights would see other numbers than they were trained on."""
+    with pytest.raises(CheckpointError, match=r"policy\.obs_mean: expected nothing"):
+        make_agent().load_parameters(make_agent(normalize_obs=True).state())
+
+
 @pytest.mark.parametrize("learned", ["per_tensor", "per_parameter"])
 def test_step_sizes_of_what_never_takes_a_step_are_refused(learned):
     with pytest.raises(ValidationError, match=f"learn_inner_lr = {learned} with adapt_layers = head"):
