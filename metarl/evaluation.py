@@ -17,6 +17,7 @@ from metarl.sampler import Sampler
 from metarl.schema import EvalConfig
 from metarl.seeding import Domain, Stream, generator
 from metarl.statistics import bootstrap_ci
+from metarl.tasks import held_out_tasks
 from metarl.types import Trajectory
 
 
@@ -113,7 +114,7 @@ class Evaluator:
         self.sampler = sampler
         self.config = config
         self.seed = seed
-        self.tasks = sampler.distribution.sample(config.num_tasks, split="test", rng=generator(seed, Domain.EVAL_TASKS))
+        self.tasks = held_out_tasks(sampler.distribution, config.num_tasks, seed)
 
     def evaluate(self, agent: Agent) -> AdaptationCurve:
         """The curve of the agent's current parameters."""

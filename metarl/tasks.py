@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from metarl.errors import NumericError
 from metarl.schema import TaskConfig
+from metarl.seeding import Domain, generator
 from metarl.spaces import Space, SpaceSpec
 
 Task = Mapping[str, Any]  # one MDP as plain JSON data, e.g. {"velocity": 1.3}
@@ -66,6 +67,11 @@ class TaskDistribution(ABC):
         where there is no such count, or there are too few episodes for it.
         """
         return None
+
+
+def held_out_tasks(distribution: TaskDistribution, num_tasks: int, seed: int) -> list[Task]:
+    """The tasks that a run of this root seed is evaluated on."""
+    return distribution.sample(num_tasks, split="test", rng=generator(seed, Domain.EVAL_TASKS))
 
 
 def balanced_sample(choices: Sequence[Task], num_tasks: int, rng: np.random.Generator) -> list[Task]:

@@ -17,7 +17,7 @@ from metarl.errors import ConfigError
 from metarl.evaluation import Evaluator
 from metarl.experiment import build
 from metarl.studies import comparison_page, reproduce
-from metarl.studies.comparison import METHODS, TASKS, Plan, held_out_tasks, make_plan
+from metarl.studies.comparison import METHODS, TASKS, Plan, make_plan, task_names
 from metarl.studies.study import Result, read_result
 
 # The plan
@@ -157,7 +157,7 @@ def cheetah(plan: Plan, method: str, seed: int, forward: list[float], backward: 
     """A run whose evaluation had these returns at every point, wherever its trials of either direction stand."""
     found = result(plan, method, seed, [[0.0] * 8] * 4, task="half_cheetah_dir")
     order = iter(forward), iter(backward)
-    returns = [next(order['"direction": -1' in task]) for task in held_out_tasks(found.config)]
+    returns = [next(order['"direction": -1' in task]) for task in task_names(found.config)]
     found.final["returns"] = [returns] * 4
     return found
 
@@ -221,14 +221,14 @@ def test_only_trials_that_repeat_tasks_have_tasks_of_their_own(task: str, tmp_pa
     labels = []
     for cell in make_plan([task], ["maml_trpo"], 2).cells():
         loaded = config.load(cell.config, cell.arguments(tmp_path)[1:]).config
-        labels.append(held_out_tasks(loaded.model_dump(mode="json", serialize_as_any=True)))
+        labels.append(task_names(loaded.model_dump(mode="json", serialize_as_any=True)))
     if task == "half_cheetah_dir":
         assert labels[0] != labels[1]
         for found in labels:
             assert sorted(found) == ['{"direction": -1}'] * 20 + ['{"direction": 1}'] * 20
     else:
         assert labels == [["any"] * 40] * 2
-    assert held_out_tasks({"seed": 0, "task": {"name": "half_cheetah_dir"}, "eval": {"num_tasks": 2}}) == ["any"] * 2
+    assert task_names({"seed": 0, "task": {"name": "half_cheetah_dir"}, "eval": {"num_tasks": 2}}) == ["any"] * 2
 
 
 def test_labels_belong_to_the_returns_of_a_run(tmp_path: Path) -> None:
@@ -236,7 +236,7 @@ def test_labels_belong_to_the_returns_of_a_run(tmp_path: Path) -> None:
     directions exchanged it has not one of them."""
     run = tiny_runs.train(tmp_path, "iterations=1", "eval.num_tasks=7", "seed=3", name="maml_trpo_half_cheetah_dir")
     loaded = config.load(str(run / "config.yaml")).config
-    labels = held_out_tasks(loaded.model_dump(mode="json", serialize_as_any=True))
+    labels = task_names(loaded.model_dump(mode="json", serialize_as_any=True))
     tasks = [json.loads(label) for label in labels]
     recorded = np.array(tiny_runs.evaluations(run)[-1]["returns"])
     with build(loaded) as experiment:

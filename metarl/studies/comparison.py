@@ -16,10 +16,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from metarl import loading
 from metarl.seeding import Domain, generator
 from metarl.statistics import Center, Floats, iqms, means, stratified, stratified_ci
-from metarl.studies.study import Cell, Result, command_line, require_part
+from metarl.studies.study import Cell, Result, command_line, distribution_of, finished, require_part
+from metarl.tasks import held_out_tasks
 
 LEVEL, RESAMPLES = 0.95, 2000
 STEPS_MAX = 3  # adaptation steps in evaluation
@@ -127,9 +127,8 @@ class Plan:
     def command(self) -> str:
         """The command that makes it, wherever it is kept."""
         planned = {task: _default_seeds(task, self.small) for task in self.tasks}
-        seeds = max(self.seeds.values()) if self.seeds != planned else 0  # the same number for all
         chosen = {"--tasks": (self.tasks, TASKS), "--methods": (self.methods, METHODS)}
-        return command_line(self.name, chosen, seeds, self.small)
+        return command_line(self.name, chosen, self.seeds, planned, self.small)
 
     def cells(self) -> list[ComparisonCell]:
         """All runs, seed by seed, so that a part of them already compares all methods."""
@@ -145,14 +144,12 @@ class Plan:
 
     def summarise(self, results: Sequence[Result]) -> dict[str, Any]:
         """All numbers of the comparison as plain JSON data; what has not been run is listed as ``missing_seeds``."""
-        by_cell = {str(result.cell): result for result in results}
         tasks: dict[str, Any] = {}
         for task in self.tasks:
             methods, found_of = {}, {}
             for method in self.methods:
                 cells = [self._cell(task, method, seed) for seed in range(self.seeds[task])]
-                found_of[method] = [by_cell[str(cell)] for cell in cells if str(cell) in by_cell]
-                missing = [cell.seed for cell in cells if str(cell) not in by_cell]
+                found_of[method], missing = finished(cells, results)
                 methods[method] = _summarise_method(found_of[method]) | {"missing_seeds": missing}
             tasks[task] = {
                 "env_steps": TASKS[task].env_steps,
@@ -187,19 +184,17 @@ def _default_seeds(task: str, small: bool) -> int:
     return SMALL_SEEDS if small else TASKS[task].seeds
 
 
-def held_out_tasks(config: Mapping[str, Any]) -> list[str]:
+def task_names(config: Mapping[str, Any]) -> list[str]:
     """Which task each of a run's held-out returns is of, [tasks], from its resolved configuration.
 
-    Where the family has fewer held-out tasks than there are trials, these are the tasks of its evaluation, drawn as
-    :class:`~metarl.evaluation.Evaluator` does. Otherwise tasks are a sample of the family, and all have the same name.
+    Where the family has fewer held-out tasks than there are trials, these are the tasks of its evaluation. Otherwise
+    tasks are a sample of the family, and all have the same name.
     """
-    family = loading.task_distribution(config["task"]["name"])
-    distribution = family(family.config_class(**config["task"]))
+    distribution = distribution_of(config)
     number, size = config["eval"]["num_tasks"], distribution.size("test")
     if size is None or size >= number:
         return ["any"] * number
-    tasks = distribution.sample(number, split="test", rng=generator(config["seed"], Domain.EVAL_TASKS))
-    return [json.dumps(task, sort_keys=True) for task in tasks]
+    return [json.dumps(task, sort_keys=True) for task in held_out_tasks(distribution, number, config["seed"])]
 
 
 def _summarise_method(results: Sequence[Result]) -> dict[str, Any]:
@@ -207,15 +202,16 @@ def _summarise_method(results: Sequence[Result]) -> dict[str, Any]:
     if not results:
         return {"runs": []}
     returns = np.stack([_returns(result) for result in results], axis=1)  # [points, seeds, tasks]
+    strata = _strata(results)
     rejected = [result.rejected for result in results if result.rejected is not None]
     return {
         "config": results[0].cell.config,
         "overrides": dict(results[0].cell.overrides),
         "settings": results[0].config,
         "steps": results[0].final["steps"],
-        **_estimates("iqm", returns, _strata(results), iqms),
+        **_estimates("iqm", returns, strata, iqms),
         "rejected": float(np.mean(rejected)) if rejected else None,
-        "runs": [_summarise_run(result) for result in results],
+        "runs": [_summarise_run(result, names.tolist()) for result, names in zip(results, strata, strict=True)],
     }
 
 
@@ -257,17 +253,17 @@ def _returns(result: Result) -> Floats:
 
 def _strata(results: Sequence[Result]) -> NDArray[np.str_]:
     """[seeds, tasks]"""
-    return np.array([held_out_tasks(result.config) for result in results])
+    return np.array([task_names(result.config) for result in results])
 
 
-def _summarise_run(result: Result) -> dict[str, Any]:
+def _summarise_run(result: Result, tasks: list[str]) -> dict[str, Any]:
     return {
         "seed": result.cell.seed,
         "iterations": result.final["iteration"],
         "env_steps": result.final["env_steps"],
         "train_seconds": result.train_seconds,
         "returns": result.final["returns"],  # [points, tasks]
-        "tasks": held_out_tasks(result.config),  # [tasks]
+        "tasks": tasks,  # [tasks]
         "learning": [{key: line[key] for key in ("iteration", "env_steps", "mean")} for line in result.evaluations],
         "versions": result.made_with,
     }

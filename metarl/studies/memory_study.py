@@ -15,7 +15,7 @@ import numpy as np
 
 from metarl.studies import reference_lines
 from metarl.studies.reference_lines import Floats, Line
-from metarl.studies.study import Cell, Result, command_line, require_part
+from metarl.studies.study import Cell, Result, command_line, finished, require_part
 
 LEVEL, QUANTILE = 0.95, 1.959964  # of the standard normal distribution
 
@@ -112,8 +112,7 @@ class MemoryStudy:
     def command(self) -> str:
         """The command that makes it, wherever it is kept."""
         planned = {name: _default_seeds(name, self.small) for name in self.settings}
-        seeds = max(self.seeds.values()) if self.seeds != planned else 0  # the same number for all
-        return command_line(self.name, {"--settings": (self.settings, SETTINGS)}, seeds, self.small)
+        return command_line(self.name, {"--settings": (self.settings, SETTINGS)}, self.seeds, planned, self.small)
 
     def cells(self) -> list[MemoryCell]:
         """All runs, seed by seed, so that a part of them already has all problems."""
@@ -134,19 +133,18 @@ class MemoryStudy:
 
     def summarise(self, results: Sequence[Result]) -> dict[str, Any]:
         """All numbers as plain JSON data; what has not been run is listed as ``missing_seeds``."""
-        by_cell = {str(result.cell): result for result in results}
         settings: dict[str, Any] = {}
         found: dict[str, list[Result]] = {}
         for name in self.settings:
             cells = [self._cell(name, seed) for seed in range(self.seeds[name])]
-            found[name] = [by_cell[str(cell)] for cell in cells if str(cell) in by_cell]
+            found[name], missing = finished(cells, results)
             settings[name] = {
                 "task": SETTINGS[name].task,
                 "arms": SETTINGS[name].overrides.get(ARMS),
                 "episodes": cells[0].overrides["agent.episodes_per_trial"],
                 "published": dict(SETTINGS[name].published),
                 "seeds": self.seeds[name],
-                "missing_seeds": [cell.seed for cell in cells if str(cell) not in by_cell],
+                "missing_seeds": missing,
                 "beside": _beside(SETTINGS[name].beside, found, found[name]),
                 **_summarise_setting(found[name], self.small),
             }

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from metarl import loading
 from metarl.seeding import Domain, generator
 from metarl.studies import bandit_strategies as bandits
 from metarl.studies import mdp_strategies as mdps
+from metarl.studies.study import distribution_of
 
 EXACT = 10  # pulls for which the Bayes optimum of a bandit is worked out
 LONGEST = 100  # pulls that one table of Gittins indices is made for; those of shorter trials are in it
@@ -101,8 +101,7 @@ class MDPs(Problem):
 
 def make_problem(config: Mapping[str, Any], rng: np.random.Generator) -> Problem:
     """As many tasks as a resolved configuration evaluates on, drawn from the same split, with trials as in training."""
-    family = loading.task_distribution(config["task"]["name"])
-    distribution = family(family.config_class(**config["task"]))
+    distribution = distribution_of(config)
     tasks = distribution.sample(config["eval"]["num_tasks"], split="test", rng=rng)
     episodes = config["agent"]["episodes_per_trial"]
     if config["task"]["name"] == "bernoulli_bandit":

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from metarl import loading
 from metarl.errors import ConfigError
 from metarl.logger import MetricsFile
+from metarl.tasks import TaskDistribution
 
 KEPT_VERSIONS = ("python", "torch", "numpy", "gymnasium", "mujoco", "metarl", "git")
 
@@ -90,13 +91,33 @@ class Study(Protocol):
         """Write the page and what belongs to it. Raises StorageError."""
 
 
-def command_line(study: str, chosen: Mapping[str, tuple[list[str], Iterable[str]]], seeds: int, small: bool) -> str:
-    """The command that makes a part of a study. ``chosen``: by option, the wanted names and all; ``seeds``: 0 for as
-    planned."""
+def finished(cells: Iterable[Cell], results: Iterable[Result]) -> tuple[list[Result], list[int]]:
+    """The results that there are of some runs, and the seeds of the runs that have none."""
+    by_cell = {str(result.cell): result for result in results}
+    cells = list(cells)
+    found = [by_cell[str(cell)] for cell in cells if str(cell) in by_cell]
+    return found, [cell.seed for cell in cells if str(cell) not in by_cell]
+
+
+def distribution_of(config: Mapping[str, Any]) -> TaskDistribution:
+    """The task distribution of a resolved configuration."""
+    family = loading.task_distribution(config["task"]["name"])
+    return family(family.config_class(**config["task"]))
+
+
+def command_line(
+    study: str,
+    chosen: Mapping[str, tuple[list[str], Iterable[str]]],
+    seeds: Mapping[str, int],
+    planned: Mapping[str, int],
+    small: bool,
+) -> str:
+    """The command that makes a part of a study. ``chosen``: by option, the wanted names and all; ``seeds``: how many,
+    as ``planned`` or the same number for all."""
     words = ["metarl reproduce", study]
     for option, (wanted, known) in chosen.items():
         words += [option, *wanted] if wanted != list(known) else []
-    words += ["--seeds", str(seeds)] if seeds else []
+    words += ["--seeds", str(max(seeds.values()))] if seeds != planned else []
     return " ".join([*words, "--small"] if small else words)
 
 
