@@ -140,8 +140,8 @@ class RL2PPO(MemoryAgent):
 
     def _improve(self, trials: Trials, rng: np.random.Generator) -> Metrics:
         config = self.config
-        theta, moments = self.theta, self._optimizer.state()
-        norms, lr = [], scheduled(config.lr, config.lr_end, config.lr_iterations, self._updates)
+        moments, norms = self._optimizer.state(), []
+        lr = scheduled(config.lr, config.lr_end, config.lr_iterations, self._updates)
         try:
             for epoch in range(config.epochs):
                 order = torch.from_numpy(rng.permutation(len(trials.inputs)))
@@ -151,7 +151,6 @@ class RL2PPO(MemoryAgent):
                     sums, norm, mismatch = self._descend(trials.rows(index), lr, measure=last)
                     norms.append(norm)
         except NumericError:
-            self.theta = theta
             self._optimizer.load_state(moments)
             raise
         self._updates += 1
@@ -196,7 +195,7 @@ class RL2PPO(MemoryAgent):
         config = self.config
         theta = self.theta.detach().requires_grad_()
         params = self._policy.unpack(theta[None])
-        outputs, value, state = self._policy.scan(params, trials.inputs, state)
+        outputs, value, state = self._policy.scan(params, trials.inputs, state, time=trials.time)
         log_prob, entropy = log_probs(self._policy, params, outputs, trials.action)
         weight = trials.valid * scale
         log_ratio = torch.where(trials.valid, log_prob - trials.log_prob, 0.0).clamp(max=MAX_LOG_RATIO)
@@ -204,7 +203,6 @@ class RL2PPO(MemoryAgent):
         gain = torch.minimum(ratio * trials.advantage, ratio.clamp(1 - config.clip, 1 + config.clip) * trials.advantage)
         policy_loss, entropy = -(weight * gain).sum(), (weight * entropy).sum()
         loss = policy_loss - config.entropy_coef * entropy
-        value = value + trials.time @ params.value_time
         value_loss = 0.5 * (weight * (value - trials.target).square()).sum()
         if config.critic == "value_head":
             loss = loss + config.value_coef * value_loss

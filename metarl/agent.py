@@ -84,13 +84,13 @@ def named_parameters(shapes: Mapping[str, tuple[int, ...]], flat: Tensor) -> dic
 
 
 def load_named_parameters(shapes: Mapping[str, tuple[int, ...]], state: Mapping[str, Tensor]) -> Tensor:
-    """The inverse of :func:`named_parameters`.
+    """The inverse of :func:`named_parameters`, from a state that may hold more than a policy's parameters.
 
     Raises:
-        CheckpointError: a name is missing or unknown, or a shape differs; the message lists them all.
+        CheckpointError: a parameter is missing or unknown, or a shape differs; the message lists them all.
     """
     expected = {f"policy.{name}": shape for name, shape in shapes.items()}
-    require_tensors(expected, state)
+    require_tensors(expected, {name: tensor for name, tensor in state.items() if name.startswith("policy.")})
     return torch.cat([state[name].flatten() for name in expected])
 
 

@@ -132,16 +132,14 @@ class GradientAgent(Agent):
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         require_tensors({name: tuple(tensor.shape) for name, tensor in self.state().items()}, state)
-        names = named_parameters(self._shapes(), self.psi)
-        learned = load_named_parameters(self._shapes(), {name: state[name] for name in names})
+        learned = load_named_parameters(self._shapes(), state)
         self.psi = learned.to(self.psi.device)
         if self._moments:
             self._moments.load_state(state)
 
     def load_parameters(self, state: dict[str, Tensor]) -> None:
-        found = {name: tensor for name, tensor in state.items() if name.startswith("policy.")}
-        found.pop("policy.inner_lr", None)  # another run's step sizes stay behind
-        theta = load_named_parameters(self._policy.shapes(), found)
+        kept = {name: tensor for name, tensor in state.items() if name != "policy.inner_lr"}  # step sizes start afresh
+        theta = load_named_parameters(self._policy.shapes(), kept)
         self.psi = self._loop.initial(theta.to(self.psi.device))
         if self._moments and "observations.count" in state:
             self._moments.load_state(state)

@@ -190,8 +190,7 @@ class MemoryAgent(Agent):
         return {"parameters": self._policy.num_parameters}
 
     def _load_policy(self, state: dict[str, Tensor]) -> None:
-        found = {name: tensor for name, tensor in state.items() if name.startswith("policy.")}
-        self.theta = load_named_parameters(self._policy.shapes(), found).to(self.theta.device)
+        self.theta = load_named_parameters(self._policy.shapes(), state).to(self.theta.device)
 
     def _trials(self, batch: Trajectory) -> tuple[Trials, Metrics]:
         """A batch as samples, and what is to be logged of them.
@@ -213,8 +212,8 @@ class MemoryAgent(Agent):
                 difference = torch.where(valid, log_prob - batch.log_prob.flatten(0, 1), 0.0).abs().max()
                 metrics["memory/log_prob_difference"] = float(difference)  # of worker and learner
             else:
-                times = critic_times(first, config.credit, per_task=config.critic == "linear_per_task")
-                fits = len(batch.obs) if config.critic == "linear_per_task" else 1
+                per_task = config.critic == "linear_per_task"
+                times, fits = critic_times(first, config.credit, per_task=per_task), len(batch.obs) if per_task else 1
                 value = linear_values(inputs, times, reward, end, valid, gamma=config.gamma, fits=fits)
             advantage = finite_horizon_gae(reward, value, end, gamma=config.gamma, lam=config.gae_lambda)
             target = advantage + value
@@ -262,8 +261,9 @@ class MemoryAgent(Agent):
         def evaluate(part: slice) -> tuple[Tensor, Tensor]:
             with torch.no_grad():
                 rows = inputs[part]
-                outputs, value, _ = self._policy.scan(params, rows, initial_state(self._policy, rows))
-                return value + time[part] @ params.value_time, log_probs(self._policy, params, outputs, action[part])[0]
+                state = initial_state(self._policy, rows)
+                outputs, value, _ = self._policy.scan(params, rows, state, time=time[part])
+                return value, log_probs(self._policy, params, outputs, action[part])[0]
 
         values, log_prob = zip(*self._in_parts(evaluate, len(inputs)), strict=True)
         return torch.cat(values), torch.cat(log_prob)

@@ -136,18 +136,18 @@ class MemoryPolicy(DistributionPolicy):
         return log_prob, self.distribution.parameters(outputs, extra)
 
     def scan(
-        self, params: Unpacked, inputs: Tensor, state: State, *, twice: bool = False
+        self, params: Unpacked, inputs: Tensor, state: State, *, time: Tensor | None = None, twice: bool = False
     ) -> tuple[Tensor, Tensor, State]:
-        """Outputs [R, T, O], values [R, T] but for what time adds, and the state behind T steps of R trials with inputs
-        [R, T, inputs].
+        """Outputs [R, T, O], values [R, T] and the state behind T steps of R trials with inputs [R, T, inputs].
 
-        ``twice``: gradients can be differentiated again.
+        ``time`` [R, T, TIMES]: what the critic is told of it; without, values leave out what it adds. ``twice``:
+        gradients can be differentiated again.
         """
         encoded = self._encode(params, inputs, twice=twice)
         features, state = self.memory.scan(params.memory, encoded, state, twice=twice)
         outputs = affine(features, params.head, params.head_bias, twice=twice)
-        values = affine(features, params.value, params.value_bias, twice=twice)
-        return outputs, values.squeeze(-1), state
+        values = affine(features, params.value, params.value_bias, twice=twice).squeeze(-1)
+        return outputs, values if time is None else values + time @ params.value_time, state
 
     def _encode(self, params: Unpacked, inputs: Tensor, *, twice: bool) -> Tensor:
         """The encoder's last layer, [..., width], for [..., inputs]."""

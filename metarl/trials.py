@@ -58,9 +58,8 @@ def time_features(first: Tensor) -> Tensor:
 
     A trial's end is the end of its return, so that values fall towards it; no policy needs to know when that is.
     """
-    steps = torch.arange(first.shape[1], device=first.device).expand(first.shape)
     parts = []
-    for time in (steps, time_in_episode(first)):
+    for time in _times(first):
         tau = time / time.max().clamp(min=1)
         parts += [tau, tau.square(), tau.pow(3)]
     return torch.stack(parts, dim=-1)
@@ -69,9 +68,8 @@ def time_features(first: Tensor) -> Tensor:
 def critic_times(first: Tensor, credit: Credit, *, per_task: bool) -> list[Tensor]:
     """The times [R, T] that a linear critic is given: in the trial or, where an episode's end ends its credit, in the
     episode; for fits per task, whose trials may be few and long, both."""
-    steps = torch.arange(first.shape[1], device=first.device).expand(first.shape)
-    in_episode = time_in_episode(first)
-    return [steps, in_episode] if per_task else [in_episode if credit == "episode" else steps]
+    in_trial, in_episode = _times(first)
+    return [in_trial, in_episode] if per_task else [in_episode if credit == "episode" else in_trial]
 
 
 def linear_values(
@@ -94,6 +92,12 @@ def linear_values(
     except ValueError as error:
         raise NumericError(str(error)) from error
     return fitted.view_as(reward)
+
+
+def _times(first: Tensor) -> tuple[Tensor, Tensor]:
+    """Steps since the start of the trial and of the episode, [R, T] both."""
+    in_trial = torch.arange(first.shape[1], device=first.device).expand(first.shape)
+    return in_trial, time_in_episode(first)
 
 
 def _one_step_later(field: Tensor, none: float) -> Tensor:
