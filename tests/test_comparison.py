@@ -26,12 +26,13 @@ from metarl.studies.study import Result, read_result
 def test_the_plan_is_the_whole_comparison_seed_by_seed() -> None:
     plan = make_plan(None, None, None)
     cells = plan.cells()
-    assert len(cells) == 6 * (5 + 3 + 3)
+    assert len(cells) == 6 * (5 + 3 + 3) + 2 * 3
     assert [str(cell) for cell in cells[:2]] == ["point/random_init/s0", "point/pretraining/s0"]
-    assert {cell.seed for cell in cells[: 6 * 3]} == {0} and cells[-1].seed == 4
-    assert {(cell.task, cell.method, cell.seed) for cell in cells} == {
-        (task, method, seed) for task in TASKS for method in METHODS for seed in range(TASKS[task].seeds)
-    }
+    assert {cell.seed for cell in cells[: 6 * 3 + 2]} == {0} and cells[-1].seed == 4
+    main, variants = list(METHODS)[:6], list(METHODS)[6:]
+    expected = {(task, method, seed) for task in TASKS for method in main for seed in range(TASKS[task].seeds)}
+    expected |= {("half_cheetah_dir", method, seed) for method in variants for seed in range(3)}
+    assert {(cell.task, cell.method, cell.seed) for cell in cells} == expected
     assert plan.command == "metarl reproduce comparison"
 
 
@@ -62,7 +63,7 @@ def test_reptiles_step_size_has_come_to_its_end_where_the_budget_has(tmp_path: P
 @pytest.mark.parametrize("small", [False, True])
 def test_every_configuration_loads_and_all_methods_meet_the_same_tasks(task: str, small: bool, tmp_path: Path) -> None:
     jobs = reproduce.find_jobs(make_plan([task], None, 1, small=small).cells(), tmp_path)
-    assert [job.cell.method for job in jobs] == list(METHODS)
+    assert [job.cell.method for job in jobs] == list(METHODS)[: 8 if task == "half_cheetah_dir" else 6]
     first = jobs[0].config
     for job in jobs:
         assert job.config.task == first.task
@@ -83,13 +84,41 @@ def test_a_part_of_the_comparison_in_the_order_of_its_tables() -> None:
     assert make_plan(["point"], None, 2).command.endswith("--tasks point --seeds 2")
 
 
-def test_first_order_is_all_that_sets_fomaml_apart(tmp_path: Path) -> None:
-    first, second = (
-        config.load(cell.config, cell.arguments(tmp_path)[1:]).config
-        for cell in make_plan(["point"], ["fomaml", "maml_trpo"], 1).cells()
+@pytest.mark.parametrize(
+    "method, key, value, usual",
+    [
+        ("fomaml", "first_order", True, False),
+        ("maml_lvc", "inner_loss", "ratio", "log_prob"),
+        ("maml_subsampled", "fisher_fraction", 0.1, 1.0),
+    ],
+)
+def test_one_setting_is_all_that_sets_a_variant_apart_from_maml_trpo(
+    method: str, key: str, value: Any, usual: Any, tmp_path: Path
+) -> None:
+    cells = {cell.method: cell for cell in make_plan(["half_cheetah_dir"], [method, "maml_trpo"], 1).cells()}
+    variant, plain = (
+        config.load(cells[name].config, cells[name].arguments(tmp_path)[1:]).config for name in (method, "maml_trpo")
     )
-    assert first.agent.model_copy(update={"first_order": False}) == second.agent
-    assert first.agent.first_order  # type: ignore[attr-defined]
+    assert (getattr(variant.agent, key), getattr(plain.agent, key)) == (value, usual)
+    assert variant.agent.model_copy(update={key: usual}) == plain.agent
+    assert variant.model_copy(update={"agent": plain.agent, "run_dir": plain.run_dir}) == plain
+
+
+def test_a_variant_is_compared_where_it_says_and_asking_for_it_elsewhere_is_an_error() -> None:
+    plan = make_plan(None, ["maml_trpo", "maml_lvc"], 1)
+    assert [str(cell) for cell in plan.cells()] == [
+        "point/maml_trpo/s0",
+        "half_cheetah_dir/maml_trpo/s0",
+        "half_cheetah_dir/maml_lvc/s0",
+        "half_cheetah_vel/maml_trpo/s0",
+    ]
+    assert {task: list(content["methods"]) for task, content in plan.summarise([])["tasks"].items()} == {
+        "point": ["maml_trpo"],
+        "half_cheetah_dir": ["maml_trpo", "maml_lvc"],
+        "half_cheetah_vel": ["maml_trpo"],
+    }
+    with pytest.raises(ConfigError, match=r"^maml_lvc is compared on half_cheetah_dir only: add that to --tasks, or"):
+        make_plan(["point"], ["maml_trpo", "maml_lvc"], 1)
 
 
 def test_all_unknown_names_are_reported_at_once() -> None:
@@ -336,6 +365,15 @@ def test_the_page_says_how_it_was_made_and_what_differs(tmp_path: Path) -> None:
     )
     assert "10 M environment steps, 2 seeds." in page and "--small" not in page
     assert str(tmp_path) not in page
+
+
+def test_the_page_tells_of_each_method_what_it_is_wherever_it_is_compared(tmp_path: Path) -> None:
+    plan = make_plan(["point", "half_cheetah_dir"], ["maml_trpo", "maml_subsampled"], 1)
+    comparison_page.write_page(plan.summarise([]), tmp_path / "page.md")
+    lines = (tmp_path / "page.md").read_text("utf-8").splitlines()
+    start = lines.index("| method | |")
+    listed = lines[start + 2 : lines.index("", start)]
+    assert [line.split("|")[1].strip() for line in listed] == ["`maml_trpo`", "`maml_subsampled`"]
 
 
 def test_the_page_tells_how_often_the_line_search_rejected_an_update(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from metarl.errors import ConfigError
 from metarl.seeding import Domain, generator
 from metarl.statistics import Center, Floats, iqms, means, stratified, stratified_ci
 from metarl.studies.study import Cell, Result, command_line, distribution_of, finished, require_part
@@ -43,6 +44,7 @@ class MethodPlan:
     agent: str
     about: str
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    tasks: tuple[str, ...] = ()  # where it is compared; empty: everywhere
 
 
 HALF_CHEETAH = {"every": 20, "adapt_episodes": 20, "adapt_env_steps": None, "score_episodes": 20}
@@ -72,6 +74,18 @@ METHODS: Mapping[str, MethodPlan] = {
     ),
     "maml_trpo": MethodPlan("maml_trpo", "Finn et al. 2017, arXiv:1703.03400"),
     "promp": MethodPlan("promp", "Rothfuss et al. 2019, arXiv:1810.06784"),
+    "maml_lvc": MethodPlan(
+        "maml_trpo",
+        "MAML-TRPO with ProMP's estimator of the meta-gradient, the low-variance curvature",
+        {"agent.inner_loss": "ratio"},
+        ("half_cheetah_dir",),
+    ),
+    "maml_subsampled": MethodPlan(
+        "maml_trpo",
+        "MAML-TRPO whose Fisher products take a tenth of the steps",
+        {"agent.fisher_fraction": 0.1},
+        ("half_cheetah_dir",),
+    ),
 }
 SHARED = {
     "iterations": 100_000,  # environment steps end a run, not these
@@ -132,8 +146,12 @@ class Plan:
 
     def cells(self) -> list[ComparisonCell]:
         """All runs, seed by seed, so that a part of them already compares all methods."""
-        wanted = product(range(max(self.seeds.values())), self.tasks, self.methods)
-        return [self._cell(task, method, seed) for seed, task, method in wanted if seed < self.seeds[task]]
+        seeds = range(max(self.seeds.values()))
+        wanted = [(seed, task) for seed, task in product(seeds, self.tasks) if seed < self.seeds[task]]
+        return [self._cell(task, method, seed) for seed, task in wanted for method in self._methods(task)]
+
+    def _methods(self, task: str) -> list[str]:
+        return [name for name in self.methods if task in (METHODS[name].tasks or TASKS)]
 
     def _cell(self, task: str, method: str, seed: int) -> ComparisonCell:
         common = {f"eval.{key}": value for key, value in TASKS[task].eval.items()}
@@ -147,7 +165,7 @@ class Plan:
         tasks: dict[str, Any] = {}
         for task in self.tasks:
             methods, found_of = {}, {}
-            for method in self.methods:
+            for method in self._methods(task):
                 cells = [self._cell(task, method, seed) for seed in range(self.seeds[task])]
                 found_of[method], missing = finished(cells, results)
                 methods[method] = _summarise_method(found_of[method]) | {"missing_seeds": missing}
@@ -172,10 +190,15 @@ def make_plan(
     """The runs of some tasks and methods, by default all, in the order of the tables.
 
     Raises:
-        ConfigError: an unknown task or method, or no seeds; one line each.
+        ConfigError: an unknown task or method, a method that is compared on other tasks only, or no seeds; one line
+            each.
     """
     require_part("the comparison", {"task": (tasks or (), TASKS), "method": (methods or (), METHODS)}, seeds)
     chosen = [name for name in TASKS if not tasks or name in tasks]
+    elsewhere = [name for name in methods or () if METHODS[name].tasks and not set(METHODS[name].tasks) & set(chosen)]
+    if elsewhere:
+        known = (f"{name} is compared on {', '.join(METHODS[name].tasks)} only" for name in elsewhere)
+        raise ConfigError("\n".join(f"{line}: add that to --tasks, or leave it out" for line in known))
     count = {task: seeds or _default_seeds(task, small) for task in chosen}
     return Plan(chosen, [name for name in METHODS if not methods or name in methods], count, small)
 

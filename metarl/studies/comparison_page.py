@@ -39,6 +39,8 @@ LOOKS = {
     "fomaml": ("#E69F00", "^"),
     "maml_trpo": (ORANGE, "o"),
     "promp": (BLUE, "s"),
+    "maml_lvc": ("#CC79A7", "P"),
+    "maml_subsampled": ("#000000", "."),
 }
 GRID_POINTS = 60
 
@@ -132,8 +134,8 @@ def markdown(summary: Summary, folder: str) -> str:
 
 
 def _methods(summary: Summary) -> str:
-    names = next(iter(summary["tasks"].values()))["methods"]
-    rows = [f"| `{name}` | {METHODS[name].about} |" for name in names]
+    compared = set(chain.from_iterable(content["methods"] for content in summary["tasks"].values()))
+    rows = [f"| `{name}` | {METHODS[name].about} |" for name in METHODS if name in compared]
     return "\n".join(["| method | |", "|---|---|", *rows, ""])
 
 
