@@ -16,9 +16,11 @@ from metarl import checkpoint, config, run_dir
 from metarl.errors import ConfigError
 from metarl.evaluation import Evaluator
 from metarl.experiment import build
+from metarl.schema import RunConfig
 from metarl.studies import comparison_page, reproduce
 from metarl.studies.comparison import METHODS, TASKS, Plan, make_plan, task_names
-from metarl.studies.study import Result, read_result
+from metarl.studies.study import Result, distribution_of, read_result
+from metarl.tasks import TaskDistribution, held_out_tasks
 
 # The plan
 
@@ -26,11 +28,12 @@ from metarl.studies.study import Result, read_result
 def test_the_plan_is_the_whole_comparison_seed_by_seed() -> None:
     plan = make_plan(None, None, None)
     cells = plan.cells()
-    assert len(cells) == 6 * (5 + 3 + 3) + 2 * 3
+    assert len(cells) == 6 * (5 + 3 + 3) + 2 * 3 + 2 * 3
     assert [str(cell) for cell in cells[:2]] == ["point/random_init/s0", "point/pretraining/s0"]
-    assert {cell.seed for cell in cells[: 6 * 3 + 2]} == {0} and cells[-1].seed == 4
-    main, variants = list(METHODS)[:6], list(METHODS)[6:]
+    assert {cell.seed for cell in cells[: 6 * 3 + 4]} == {0} and cells[-1].seed == 4
+    main, variants = list(METHODS)[:6], list(METHODS)[7:]
     expected = {(task, method, seed) for task in TASKS for method in main for seed in range(TASKS[task].seeds)}
+    expected |= {(task, "rl2", seed) for task in ("half_cheetah_dir", "half_cheetah_vel") for seed in range(3)}
     expected |= {("half_cheetah_dir", method, seed) for method in variants for seed in range(3)}
     assert {(cell.task, cell.method, cell.seed) for cell in cells} == expected
     assert plan.command == "metarl reproduce comparison"
@@ -63,15 +66,33 @@ def test_reptiles_step_size_has_come_to_its_end_where_the_budget_has(tmp_path: P
 @pytest.mark.parametrize("small", [False, True])
 def test_every_configuration_loads_and_all_methods_meet_the_same_tasks(task: str, small: bool, tmp_path: Path) -> None:
     jobs = reproduce.find_jobs(make_plan([task], None, 1, small=small).cells(), tmp_path)
-    assert [job.cell.method for job in jobs] == list(METHODS)[: 8 if task == "half_cheetah_dir" else 6]
+    number = {"point": 6, "half_cheetah_vel": 7, "half_cheetah_dir": 9}[task]
+    assert [job.cell.method for job in jobs] == list(METHODS)[:number]
     first = jobs[0].config
     for job in jobs:
-        assert job.config.task == first.task
         assert job.config.eval.model_copy(update={"every": first.eval.every}) == first.eval
+        assert held_out_tasks(distribution(job.config), 40, 0) == held_out_tasks(distribution(first), 40, 0)
+        if job.cell.method == "rl2":  # is not told in which range policies put out actions
+            units = {"lineage": first.task.lineage, "action_scale": 10.0}
+            assert job.config.task.model_copy(update=units) == first.task
+            continue
+        assert job.config.task == first.task
         assert job.config.meta_batch_size == first.meta_batch_size
         assert job.config.rollouts_per_task == first.rollouts_per_task
         for key in ("hidden_sizes", "activation", "init_std", "inner_lr", "later_step_lr_scale", "baseline"):
             assert getattr(job.config.agent, key) == getattr(first.agent, key), f"{job.cell}: {key}"
+
+
+def distribution(run: RunConfig) -> TaskDistribution:
+    return distribution_of(run.model_dump(mode="json", serialize_as_any=True))
+
+
+def test_rl2s_step_size_has_come_to_its_end_where_the_budget_has(tmp_path: Path) -> None:
+    for cell in make_plan(None, ["rl2"], 1).cells():
+        run = config.load(cell.config, cell.arguments(tmp_path)[1:]).config
+        trial = run.agent.episodes_per_trial * run.task.horizon  # type: ignore[attr-defined]
+        steps = run.meta_batch_size * run.rollouts_per_task * trial
+        assert run.env_steps == steps * run.agent.lr_iterations  # type: ignore[attr-defined]
 
 
 def test_a_part_of_the_comparison_in_the_order_of_its_tables() -> None:
@@ -147,9 +168,9 @@ def result(
 ) -> Result:
     """A run whose evaluations at ``steps`` all had these returns, [points][tasks]."""
     (cell,) = (cell for cell in plan.cells() if (cell.task, cell.method, cell.seed) == (task, method, seed))
-    mean = np.mean(returns, axis=1).tolist()
+    mean, unit = np.mean(returns, axis=1).tolist(), "episodes before" if method == "rl2" else "adaptation steps"
     evaluations = [
-        {"iteration": i, "env_steps": step, "steps": [0, 1, 2, 3], "mean": mean, "returns": returns}
+        {"iteration": i, "env_steps": step, "unit": unit, "steps": [0, 1, 2, 3], "mean": mean, "returns": returns}
         for i, step in enumerate(steps or [1_000_000], start=1)
     ]
     settings = {
@@ -158,7 +179,11 @@ def result(
         "agent": {"name": "maml_trpo", "lineage": None, "first_order": method == "fomaml", "inner_lr": 0.5},
         "learner": {"threads": 2},
         "task": {"name": task},
-        "eval": {"num_tasks": len(returns[0])},
+        "eval": {
+            "num_tasks": len(returns[0]),
+            "adapt_episodes": 20,
+            "adapt_env_steps": 4000 if task == "point" else None,
+        },
     }
     versions = {"python": "3.12", "torch": "2.13", "git": {"commit": "0123456789", "dirty": True}, "metarl": "1.0"}
     rejected = 0.25 * seed if METHODS[method].agent == "maml_trpo" else None
@@ -363,7 +388,8 @@ def test_the_page_says_how_it_was_made_and_what_differs(tmp_path: Path) -> None:
     assert (
         "- `fomaml` (`maml_trpo_point`): first_order true\n- `maml_trpo` (`maml_trpo_point`): first_order false" in page
     )
-    assert "10 M environment steps, 2 seeds." in page and "--small" not in page
+    assert "10 M environment steps, 2 seeds, 4000 environment steps per adaptation step.\n" in page
+    assert "16 M environment steps, 2 seeds.\n" in page and "--small" not in page
     assert str(tmp_path) not in page
 
 
@@ -374,6 +400,17 @@ def test_the_page_tells_of_each_method_what_it_is_wherever_it_is_compared(tmp_pa
     start = lines.index("| method | |")
     listed = lines[start + 2 : lines.index("", start)]
     assert [line.split("|")[1].strip() for line in listed] == ["`maml_trpo`", "`maml_subsampled`"]
+
+
+def test_rows_of_a_method_that_adapts_in_episodes_say_so(tmp_path: Path) -> None:
+    plan = make_plan(["half_cheetah_vel"], ["maml_trpo", "rl2"], 1)
+    results = [result(plan, method, 0, [[1.0] * 4] * 4, task="half_cheetah_vel") for method in ("maml_trpo", "rl2")]
+    for there, told in ((results[:1], False), (results, True)):
+        comparison_page.write_page(plan.summarise(there), tmp_path / "page.md")
+        page = (tmp_path / "page.md").read_text("utf-8")
+        assert ("`rl2` takes no steps" in page) is told
+        assert page.count("\n| `rl2`, episodes | ") == (2 if told else 0)  # returns, and their differences
+        assert "16 M environment steps, 1 seed, 20 episodes per adaptation step.\n" in page
 
 
 def test_the_page_tells_how_often_the_line_search_rejected_an_update(tmp_path: Path) -> None:

@@ -258,7 +258,7 @@ def test_runs_with_other_settings_are_not_mixed_in(
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ([*COMMAND, "maml"], 2, "no method 'maml' in the comparison: did you mean fomaml or maml_trpo?"),
+        ([*COMMAND, "maml"], 2, "no method 'maml' in the comparison: did you mean fomaml or maml_lvc?"),
         (["reproduce", "comparison", "--tasks", "pont"], 2, "no task 'pont' in the comparison: did you mean point?"),
         ([*ONE_RUN, "--page", "page.html"], 2, "--page page.html: expected a file whose name ends with .md"),
         ([*ONE_RUN, "--dry-run", "--report-only"], 2, "not allowed with argument"),

@@ -45,6 +45,7 @@ class MethodPlan:
     about: str
     overrides: Mapping[str, Any] = field(default_factory=dict)
     tasks: tuple[str, ...] = ()  # where it is compared; empty: everywhere
+    small: Mapping[str, Any] = field(default_factory=lambda: {"agent.hidden_sizes": [8]})
 
 
 HALF_CHEETAH = {"every": 20, "adapt_episodes": 20, "adapt_env_steps": None, "score_episodes": 20}
@@ -74,17 +75,23 @@ METHODS: Mapping[str, MethodPlan] = {
     ),
     "maml_trpo": MethodPlan("maml_trpo", "Finn et al. 2017, arXiv:1703.03400"),
     "promp": MethodPlan("promp", "Rothfuss et al. 2019, arXiv:1810.06784"),
+    "rl2": MethodPlan(
+        "rl2_ppo",
+        "RL², a GRU that adapts inside its trial of two episodes (Duan et al. 2016, arXiv:1611.02779)",
+        tasks=("half_cheetah_dir", "half_cheetah_vel"),
+        small={"agent.memory_size": 8, "agent.minibatches": 1},
+    ),
     "maml_lvc": MethodPlan(
         "maml_trpo",
         "MAML-TRPO with ProMP's estimator of the meta-gradient, the low-variance curvature",
         {"agent.inner_loss": "ratio"},
-        ("half_cheetah_dir",),
+        tasks=("half_cheetah_dir",),
     ),
     "maml_subsampled": MethodPlan(
         "maml_trpo",
         "MAML-TRPO whose Fisher products take a tenth of the steps",
         {"agent.fisher_fraction": 0.1},
-        ("half_cheetah_dir",),
+        tasks=("half_cheetah_dir",),
     ),
 }
 SHARED = {
@@ -100,7 +107,6 @@ SMALL = {  # for tests: seconds, and numbers without meaning
     "meta_batch_size": 2,
     "rollouts_per_task": 2,
     "task.horizon": 10,
-    "agent.hidden_sizes": [8],
     "eval.every": 1,
     "eval.num_tasks": 4,
     "eval.adapt_episodes": 2,
@@ -157,7 +163,8 @@ class Plan:
         common = {f"eval.{key}": value for key, value in TASKS[task].eval.items()}
         planned = {**SHARED, "env_steps": TASKS[task].env_steps, **common}
         schedule = {"agent.meta_lr_iterations": TASKS[task].iterations} if METHODS[method].agent == "reptile" else {}
-        overrides = {**planned, **(SMALL if self.small else {}), **schedule, **METHODS[method].overrides}
+        size = {**SMALL, **METHODS[method].small} if self.small else {}
+        overrides = {**planned, **size, **schedule, **METHODS[method].overrides}
         return ComparisonCell(seed, overrides, task, method)
 
     def summarise(self, results: Sequence[Result]) -> dict[str, Any]:
@@ -232,6 +239,7 @@ def _summarise_method(results: Sequence[Result]) -> dict[str, Any]:
         "overrides": dict(results[0].cell.overrides),
         "settings": results[0].config,
         "steps": results[0].final["steps"],
+        "unit": results[0].final["unit"],
         **_estimates("iqm", returns, strata, iqms),
         "rejected": float(np.mean(rejected)) if rejected else None,
         "runs": [_summarise_run(result, names.tolist()) for result, names in zip(results, strata, strict=True)],

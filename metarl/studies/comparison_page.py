@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from metarl.report import BLUE, GREY, MILLION, ORANGE
+from metarl.report import BLUE, GRADIENT, GREY, MILLION, ORANGE
 from metarl.studies.comparison import BASELINE, METHODS, STEPS_MAX
 from metarl.studies.page import (
     SMALL,
@@ -39,8 +39,9 @@ LOOKS = {
     "fomaml": ("#E69F00", "^"),
     "maml_trpo": (ORANGE, "o"),
     "promp": (BLUE, "s"),
+    "rl2": ("#000000", "*"),
     "maml_lvc": ("#CC79A7", "P"),
-    "maml_subsampled": ("#000000", "."),
+    "maml_subsampled": ("#882255", "."),
 }
 GRID_POINTS = 60
 
@@ -48,7 +49,8 @@ INTRODUCTION = """\
 # Controlled comparison
 
 What is meta-learning worth, and which kind? Each method below trains on the same task families until it has taken the
-same number of environment steps, then adapts to the same held-out tasks with the same number of episodes.
+same number of environment steps, then adapts to the same held-out tasks: by gradient steps on equally many episodes,
+or, `rl2`, by what its memory keeps of the episodes so far.
 `metarl reproduce comparison` runs all of it, one run after another; stopped at any moment, the same command goes on.
 With `--report-only` it writes this page from the runs that are finished.
 """
@@ -63,6 +65,11 @@ leave out most of one that a method fails at. It still leaves out the worst and 
 *Seeds*: lowest and highest of the seeds' own figures after the last step; the interval is for these seeds and does not
 contain their spread. Final parameters, none picked. Environment steps are those of training, and time is that of
 sampling and learning; evaluation counts in neither. Both are means over seeds.
+"""
+
+IN_EPISODES = """\
+**Reading the rows in episodes.** {names} takes no steps. Its columns are the first {columns} episodes of one trial:
+after 0 to {last} episodes, where each step of the others takes the number of episodes stated.
 """
 
 PAIRED = """\
@@ -120,6 +127,9 @@ def markdown(summary: Summary, folder: str) -> str:
     if summary["small"]:
         parts.append(SMALL)
     parts += [_methods(summary), READING.format(resamples=summary["resamples"])]
+    if inside := _in_episodes(summary):
+        names = ", ".join(f"`{name}`" for name in inside)
+        parts.append(IN_EPISODES.format(names=names, columns=STEPS_MAX + 1, last=STEPS_MAX))
     if any(content["differences"] for content in summary["tasks"].values()):
         parts.append(PAIRED.format(baseline=BASELINE))
     for task, content in summary["tasks"].items():
@@ -139,9 +149,27 @@ def _methods(summary: Summary) -> str:
     return "\n".join(["| method | |", "|---|---|", *rows, ""])
 
 
+def _in_episodes(summary: Summary) -> list[str]:
+    """The methods whose adaptation is counted in episodes."""
+    found = [content["methods"].items() for content in summary["tasks"].values()]
+    return sorted({name for name, method in chain.from_iterable(found) if method["runs"] and not _by_gradient(method)})
+
+
+def _by_gradient(method: Summary) -> bool:
+    return bool(method["unit"] == GRADIENT)
+
+
 def _budget(summary: Summary, content: Summary) -> str:
-    seeds = f"{content['seeds']} seed{'s' if content['seeds'] > 1 else ''}"
-    return f"{seeds}.\n" if summary["small"] else f"{content['env_steps'] / MILLION:g} M environment steps, {seeds}.\n"
+    parts = [] if summary["small"] else [f"{content['env_steps'] / MILLION:g} M environment steps"]
+    parts.append(f"{content['seeds']} seed{'s' if content['seeds'] > 1 else ''}")
+    for method in content["methods"].values():
+        if method["runs"] and _by_gradient(method):
+            steps, episodes = (method["settings"]["eval"][key] for key in ("adapt_env_steps", "adapt_episodes"))
+            parts.append(
+                f"{f'{episodes} episodes' if steps is None else f'{steps} environment steps'} per adaptation step"
+            )
+            break
+    return f"{', '.join(parts)}.\n"
 
 
 def _table(content: Summary) -> str:
@@ -154,8 +182,12 @@ def _table(content: Summary) -> str:
             steps = np.mean([run["env_steps"] for run in method["runs"]])
             seconds = float(np.mean([run["train_seconds"] for run in method["runs"]]))
             cells += [_range(method["iqm_by_seed"][-1]), count(float(steps)), duration(seconds)]
-        rows.append([f"`{name}`", *cells, f"{len(method['runs'])} of {content['seeds']}"])
+        rows.append([_row(name, method), *cells, f"{len(method['runs'])} of {content['seeds']}"])
     return table(heads, rows)
+
+
+def _row(name: str, method: Summary) -> str:
+    return f"`{name}`, episodes" if method["runs"] and not _by_gradient(method) else f"`{name}`"
 
 
 def _differences(content: Summary) -> str:
@@ -167,7 +199,8 @@ def _differences(content: Summary) -> str:
         if difference:
             cells = [_interval(difference, "mean", point) for point in (1, STEPS_MAX)]
             cells.append(_range(difference["mean_by_seed"][-1]))
-        rows.append([f"`{name}`", *cells, f"{len(difference['seeds']) if difference else 0} of {content['seeds']}"])
+        runs = f"{len(difference['seeds']) if difference else 0} of {content['seeds']}"
+        rows.append([_row(name, content["methods"][name]), *cells, runs])
     return table(heads, rows) if rows else ""
 
 
@@ -198,7 +231,9 @@ def picture(task: str, content: Summary) -> bytes:
         _draw_adaptation(right, name, method, offset=0.05 * (index - (len(methods) - 1) / 2))
     left.set(title=f"Mean return after {STEPS_MAX} steps, and range over seeds", xlabel="environment steps (millions)")
     left.set_xlim(left=0)
-    right.set(title="Adaptation: IQM and 95 % CI, as in the table", xlabel="adaptation steps")
+    memory = ", ".join(name for name, method in methods.items() if not _by_gradient(method))
+    by = f"{GRADIENT} ({memory}: episodes)" if memory else GRADIENT
+    right.set(title="Adaptation: IQM and 95 % CI, as in the table", xlabel=by)
     right.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in (left, right):
         axes.set_ylabel("return per episode")

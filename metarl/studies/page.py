@@ -19,6 +19,7 @@ from metarl.storage import replace_file
 
 SMALL = "**Made with `--small`: sizes for a test of the command. The numbers mean nothing.**\n"
 NOT_SETTINGS = ("seed", "run_dir", "device", "time_limit_s", "init_from", "iterations", "env_steps")
+TASK = "task."
 NOT_SECTIONS = ("task", "sampler", "learner", "eval", "checkpoint", "wandb")
 
 Summary = Mapping[str, Any]
@@ -50,11 +51,11 @@ def missing(entries: Mapping[str, Summary]) -> str:
 
 
 def settings(entries: Mapping[str, Summary]) -> str:
-    """What the configurations of entries with runs have in common, and what each has of its own."""
+    """What the configurations of entries with runs have in common, and what each has of its own, task included."""
     flat = {name: _flat(entry["settings"]) for name, entry in entries.items() if entry["runs"]}
     first = next(iter(flat.values()))
     common = {k: v for k, v in first.items() if all(k in other and other[k] == v for other in flat.values())}
-    lines = [f"Settings of all: {_pairs(common)}.\n"]
+    lines = [f"Settings of all: {_pairs({k: v for k, v in common.items() if not k.startswith(TASK)})}.\n"]
     for name, values in flat.items():
         own = {key: value for key, value in values.items() if key not in common and value is not None}
         lines.append(f"- `{name}` (`{entries[name]['config']}`): {_pairs(own) or 'nothing else'}")
@@ -64,8 +65,11 @@ def settings(entries: Mapping[str, Summary]) -> str:
 def _flat(values: Summary) -> dict[str, Any]:
     """Run keys and the agent's keys; not what the plan sets or what decides no result."""
     skipped = {*NOT_SETTINGS, *NOT_SECTIONS, "agent"}
-    agent = {key: value for key, value in values["agent"].items() if key not in ("name", "lineage")}
-    return {key: value for key, value in values.items() if key not in skipped} | agent
+    agent, task = (
+        {k: v for k, v in values[part].items() if k not in ("name", "lineage")} for part in ("agent", "task")
+    )
+    run = {key: value for key, value in values.items() if key not in skipped}
+    return run | agent | {TASK + key: value for key, value in task.items()}
 
 
 def _pairs(values: Summary) -> str:
