@@ -47,6 +47,10 @@ class MethodPlan:
     tasks: tuple[str, ...] = ()  # where it is compared; empty: everywhere
     small: Mapping[str, Any] = field(default_factory=lambda: {"agent.hidden_sizes": [8]})
 
+    def is_compared_on(self, task: str) -> bool:
+        """Whether runs on this task belong to the comparison."""
+        return not self.tasks or task in self.tasks
+
 
 HALF_CHEETAH = {"every": 20, "adapt_episodes": 20, "adapt_env_steps": None, "score_episodes": 20}
 TASKS: Mapping[str, TaskPlan] = {
@@ -157,7 +161,7 @@ class Plan:
         return [self._cell(task, method, seed) for seed, task in wanted for method in self._methods(task)]
 
     def _methods(self, task: str) -> list[str]:
-        return [name for name in self.methods if task in (METHODS[name].tasks or TASKS)]
+        return [name for name in self.methods if METHODS[name].is_compared_on(task)]
 
     def _cell(self, task: str, method: str, seed: int) -> ComparisonCell:
         common = {f"eval.{key}": value for key, value in TASKS[task].eval.items()}
@@ -202,7 +206,7 @@ def make_plan(
     """
     require_part("the comparison", {"task": (tasks or (), TASKS), "method": (methods or (), METHODS)}, seeds)
     chosen = [name for name in TASKS if not tasks or name in tasks]
-    elsewhere = [name for name in methods or () if METHODS[name].tasks and not set(METHODS[name].tasks) & set(chosen)]
+    elsewhere = [name for name in methods or () if not any(METHODS[name].is_compared_on(task) for task in chosen)]
     if elsewhere:
         known = (f"{name} is compared on {', '.join(METHODS[name].tasks)} only" for name in elsewhere)
         raise ConfigError("\n".join(f"{line}: add that to --tasks, or leave it out" for line in known))

@@ -127,8 +127,9 @@ def markdown(summary: Summary, folder: str) -> str:
     if summary["small"]:
         parts.append(SMALL)
     parts += [_methods(summary), READING.format(resamples=summary["resamples"])]
-    if inside := _in_episodes(summary):
-        names = ", ".join(f"`{name}`" for name in inside)
+    inside = {name for content in summary["tasks"].values() for name in _in_episodes(content["methods"])}
+    if inside:
+        names = ", ".join(f"`{name}`" for name in sorted(inside))
         parts.append(IN_EPISODES.format(names=names, columns=STEPS_MAX + 1, last=STEPS_MAX))
     if any(content["differences"] for content in summary["tasks"].values()):
         parts.append(PAIRED.format(baseline=BASELINE))
@@ -149,26 +150,19 @@ def _methods(summary: Summary) -> str:
     return "\n".join(["| method | |", "|---|---|", *rows, ""])
 
 
-def _in_episodes(summary: Summary) -> list[str]:
-    """The methods whose adaptation is counted in episodes."""
-    found = [content["methods"].items() for content in summary["tasks"].values()]
-    return sorted({name for name, method in chain.from_iterable(found) if method["runs"] and not _by_gradient(method)})
-
-
-def _by_gradient(method: Summary) -> bool:
-    return bool(method["unit"] == GRADIENT)
+def _in_episodes(methods: Summary) -> list[str]:
+    """The methods whose adaptation is counted in episodes; those without runs have not told."""
+    return [name for name, method in methods.items() if method.get("unit", GRADIENT) != GRADIENT]
 
 
 def _budget(summary: Summary, content: Summary) -> str:
     parts = [] if summary["small"] else [f"{content['env_steps'] / MILLION:g} M environment steps"]
     parts.append(f"{content['seeds']} seed{'s' if content['seeds'] > 1 else ''}")
-    for method in content["methods"].values():
-        if method["runs"] and _by_gradient(method):
-            steps, episodes = (method["settings"]["eval"][key] for key in ("adapt_env_steps", "adapt_episodes"))
-            parts.append(
-                f"{f'{episodes} episodes' if steps is None else f'{steps} environment steps'} per adaptation step"
-            )
-            break
+    by_gradient = (m["settings"]["eval"] for m in content["methods"].values() if m.get("unit") == GRADIENT)
+    if evaluation := next(by_gradient, None):  # the same for all
+        steps, episodes = evaluation["adapt_env_steps"], evaluation["adapt_episodes"]
+        gathered = f"{episodes} episodes" if steps is None else f"{steps} environment steps"
+        parts.append(f"{gathered} per adaptation step")
     return f"{', '.join(parts)}.\n"
 
 
@@ -182,12 +176,12 @@ def _table(content: Summary) -> str:
             steps = np.mean([run["env_steps"] for run in method["runs"]])
             seconds = float(np.mean([run["train_seconds"] for run in method["runs"]]))
             cells += [_range(method["iqm_by_seed"][-1]), count(float(steps)), duration(seconds)]
-        rows.append([_row(name, method), *cells, f"{len(method['runs'])} of {content['seeds']}"])
+        rows.append([_row(name, content), *cells, f"{len(method['runs'])} of {content['seeds']}"])
     return table(heads, rows)
 
 
-def _row(name: str, method: Summary) -> str:
-    return f"`{name}`, episodes" if method["runs"] and not _by_gradient(method) else f"`{name}`"
+def _row(name: str, content: Summary) -> str:
+    return f"`{name}`, episodes" if name in _in_episodes(content["methods"]) else f"`{name}`"
 
 
 def _differences(content: Summary) -> str:
@@ -200,7 +194,7 @@ def _differences(content: Summary) -> str:
             cells = [_interval(difference, "mean", point) for point in (1, STEPS_MAX)]
             cells.append(_range(difference["mean_by_seed"][-1]))
         runs = f"{len(difference['seeds']) if difference else 0} of {content['seeds']}"
-        rows.append([_row(name, content["methods"][name]), *cells, runs])
+        rows.append([_row(name, content), *cells, runs])
     return table(heads, rows) if rows else ""
 
 
@@ -231,7 +225,7 @@ def picture(task: str, content: Summary) -> bytes:
         _draw_adaptation(right, name, method, offset=0.05 * (index - (len(methods) - 1) / 2))
     left.set(title=f"Mean return after {STEPS_MAX} steps, and range over seeds", xlabel="environment steps (millions)")
     left.set_xlim(left=0)
-    memory = ", ".join(name for name, method in methods.items() if not _by_gradient(method))
+    memory = ", ".join(_in_episodes(methods))
     by = f"{GRADIENT} ({memory}: episodes)" if memory else GRADIENT
     right.set(title="Adaptation: IQM and 95 % CI, as in the table", xlabel=by)
     right.xaxis.set_major_locator(MaxNLocator(integer=True))
