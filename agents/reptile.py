@@ -21,8 +21,9 @@ from metarl.inner_loop import InnerLoop, Phase
 from metarl.inner_losses import Samples, clipped
 from metarl.meta_objective import step_diagnostics
 from metarl.mlp import Scratch
-from metarl.optimizers import FlatOptimizer, OptimizerName, require_whole_schedule, scheduled
+from metarl.optimizers import FlatOptimizer, OptimizerName, require_whole_schedule, schedule_conflicts, scheduled
 from metarl.policies import MLPPolicy
+from metarl.schema import RunConfig
 from metarl.types import Metrics, Trajectory
 
 
@@ -54,6 +55,10 @@ class ReptileConfig(GradientAgentConfig):
     def _whole_schedule(self) -> ReptileConfig:
         require_whole_schedule("meta_lr", self.meta_lr_end, self.meta_lr_iterations)
         return self
+
+    def conflicts(self, run: RunConfig) -> list[str]:
+        schedule = schedule_conflicts("meta_lr", self.meta_lr_end, self.meta_lr_iterations, run)
+        return super().conflicts(run) + schedule
 
 
 class Reptile(GradientAgent):

@@ -18,9 +18,9 @@ from torch import Tensor
 from metarl.errors import NumericError
 from metarl.memories.memory import State
 from metarl.memory_agent import MemoryAgent, MemoryAgentConfig, Trials, initial_state, log_probs
-from metarl.optimizers import FlatOptimizer, require_whole_schedule, scheduled
+from metarl.optimizers import FlatOptimizer, require_whole_schedule, schedule_conflicts, scheduled
 from metarl.parallel import task_chunks
-from metarl.schema import Lineage
+from metarl.schema import Lineage, RunConfig
 from metarl.types import Metrics
 
 MAX_LOG_RATIO = 20.0  # beyond, exp overflows into gradients of 0·∞; far beyond any clip
@@ -107,13 +107,24 @@ class RL2PPOConfig(MemoryAgentConfig):
         "which the memory's state is carried on; null = whole trials",
     )
     clip: float = Field(0.2, gt=0, lt=1, description="probability ratios beyond 1 ± clip earn nothing more")
-    value_coef: NonNegativeFloat = Field(0.5, description="weight of the value head's loss, ½(V − target)²")
+    value_coef: PositiveFloat = Field(0.5, description="weight of the value head's loss, ½(V − target)²")
     max_grad_norm: PositiveFloat | None = Field(0.5, description="gradients are scaled down to this norm; null = never")
 
     @model_validator(mode="after")
     def _whole_schedule(self) -> RL2PPOConfig:
         require_whole_schedule("lr", self.lr_end, self.lr_iterations)
         return self
+
+    def conflicts(self, run: RunConfig) -> list[str]:
+        return super().conflicts(run) + schedule_conflicts("lr", self.lr_end, self.lr_iterations, run)
+
+    def _trial_conflicts(self, steps: int, trial: str) -> list[str]:
+        found = super()._trial_conflicts(steps, trial)
+        if self.bptt_steps is not None and self.bptt_steps > steps:
+            reason = f"a trial has no more steps ({trial})"
+            whole = "agent.bptt_steps=null takes whole trials"
+            found.append(f"agent.bptt_steps = {self.bptt_steps}: expected at most {steps}, because {reason}; {whole}")
+        return found
 
 
 @dataclass(frozen=True)
@@ -167,9 +178,9 @@ class RL2PPO(MemoryAgent):
     def _descend(self, trials: Trials, lr: float, *, measure: bool) -> tuple[Tensor, float, float]:
         """One pass over a minibatch: weighted means of SUMS, the mean gradient norm, and the state's mismatch, which
         costs another forward pass, where it is to be measured."""
-        rows = [trials.rows(part) for part in self._parts(len(trials.inputs))]
+        rows = [trials.rows(part) for part in self.shares(len(trials.inputs))]
         states = [initial_state(self._policy, share.inputs) for share in rows]
-        steps = trials.inputs.shape[1]
+        steps = int(trials.valid.any(0).sum())  # of the longest of these trials
         chunks = list(task_chunks(steps, self.config.bptt_steps or steps))
         scale = len(chunks) / float(trials.valid.sum())
         sums, norms, mismatch = torch.zeros(len(SUMS)), [], 0.0

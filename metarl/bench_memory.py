@@ -73,8 +73,8 @@ def _bare_passes(agent: MemoryAgent, config: RunConfig, inputs: Tensor) -> None:
     assert isinstance(config.learner.threads, int)
     threads = TaskMap(threads=config.learner.threads, chunk=1)
     for _ in range(settings.epochs):
-        for rows in inputs.tensor_split(settings.minibatches):
-            shares = list(rows.tensor_split(config.learner.threads))
+        for rows in inputs.tensor_split(min(settings.minibatches, len(inputs))):
+            shares = [rows[share] for share in agent.shares(len(rows))]
             states = [initial_state(agent.policy(), share) for share in shares]
             for chunk in task_chunks(inputs.shape[1], settings.bptt_steps or inputs.shape[1]):
                 given = [(share[:, chunk], state) for share, state in zip(shares, states, strict=True)]

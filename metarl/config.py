@@ -81,11 +81,8 @@ def check_combinations(config: RunConfig) -> list[str]:
             f"sampler.workers = {workers} contradicts sampler.executor = in_process: set workers to 0 or auto, "
             "or executor to processes"
         )
-    if getattr(config.agent, "baseline", None) == "linear" and config.rollouts_per_task < 2:
-        problems.append(
-            f"rollouts_per_task = {config.rollouts_per_task}: expected at least 2, because agent.baseline = "
-            "linear is fitted to the episodes of one task"
-        )
+    if isinstance(config.agent, AgentConfig):  # else its name is not known
+        problems += config.agent.conflicts(config)
     if config.device == "cuda" and not _has_cuda():
         problems.append("device = cuda: no CUDA device was found; use auto or cpu")
     return problems

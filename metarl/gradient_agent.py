@@ -22,7 +22,7 @@ from metarl.mlp import Activation, Scratch
 from metarl.normalization import RunningMoments
 from metarl.parallel import TaskMap
 from metarl.policies import MLPPolicy, init_parameters, make_policy, normalized, require_spread
-from metarl.schema import AgentConfig, LearnerConfig
+from metarl.schema import AgentConfig, LearnerConfig, RunConfig
 from metarl.spaces import SpaceSpec
 from metarl.types import Metrics, Trajectory
 
@@ -64,6 +64,12 @@ class GradientAgentConfig(AgentConfig):
                 "results would carry its name and not be comparable; leave out agent.lineage, or advantage_norm"
             )
         return self
+
+    def conflicts(self, run: RunConfig) -> list[str]:
+        if self.baseline != "linear" or run.rollouts_per_task >= 2:
+            return []
+        reason = "agent.baseline = linear is fitted to the episodes of one task"
+        return [f"rollouts_per_task = {run.rollouts_per_task}: expected at least 2, because {reason}"]
 
 
 class GradientAgent(Agent):

@@ -21,7 +21,7 @@ from metarl.normalization import RunningMoments
 from metarl.parallel import TaskMap, task_chunks
 from metarl.policies import action_distribution, require_spread
 from metarl.returns import discounted_returns, explained_variance, finite_horizon_gae, normalize
-from metarl.schema import AgentConfig, LearnerConfig
+from metarl.schema import AgentConfig, LearnerConfig, RunConfig, TaskConfig
 from metarl.spaces import SpaceSpec
 from metarl.trials import Credit, critic_times, ends, linear_values, seen, time_features
 from metarl.types import Metrics, Trajectory
@@ -32,11 +32,13 @@ R = TypeVar("R")
 class MemoryAgentConfig(AgentConfig):
     """Settings of the policy, its memory, and of advantages over trials."""
 
-    episodes_per_trial: PositiveInt = Field(2, description="episodes of a trial in training; the memory lives as long")
+    episodes_per_trial: PositiveInt = Field(
+        2, description="episodes of a trial in training, 2 or more; the memory lives as long"
+    )
     memory: Kind = Field("gru", description="gru, lstm, transformer, or retrieval: what remembers the trial")
     memory_size: PositiveInt = Field(128, description="width of the memory")
     memory_context: PositiveInt = Field(
-        128, description="transformer, retrieval: the steps of a trial that can be looked up, the latest ones"
+        128, description="transformer, retrieval: the steps that can be looked up, the latest ones; at least a trial's"
     )
     encoder_sizes: list[PositiveInt] = Field([], description="widths of layers between the input and the memory")
     activation: Activation = Field("tanh", description="activation of these layers")
@@ -79,6 +81,23 @@ class MemoryAgentConfig(AgentConfig):
         except ValueError as error:
             raise ValueError(f"memory = {self.memory} of memory_size = {self.memory_size}: {error}") from error
         return self
+
+    def conflicts(self, run: RunConfig) -> list[str]:
+        found = []
+        if self.episodes_per_trial < 2:
+            reason = "what is learned is to use in one episode what the ones before have shown"
+            found.append(f"agent.episodes_per_trial = {self.episodes_per_trial}: expected at least 2, because {reason}")
+        if isinstance(run.task, TaskConfig):
+            trial = f"agent.episodes_per_trial = {self.episodes_per_trial}, task.horizon = {run.task.horizon}"
+            found += self._trial_conflicts(self.episodes_per_trial * run.task.horizon, trial)
+        return found
+
+    def _trial_conflicts(self, steps: int, trial: str) -> list[str]:
+        """What does not go with trials of that many steps; ``trial`` says where these come from."""
+        if self.memory not in ("transformer", "retrieval") or self.memory_context >= steps:
+            return []
+        reason = f"memory = {self.memory} would forget the start of a trial ({trial}) before its end"
+        return [f"agent.memory_context = {self.memory_context}: expected at least {steps}, because {reason}"]
 
 
 @dataclass(frozen=True)
@@ -204,7 +223,7 @@ class MemoryAgent(Agent):
             inputs = policy.inputs(params, seen(batch))
             valid, end = batch.valid.flatten(0, 1), ends(batch, config.credit)
             reward, first = batch.reward.flatten(0, 1), batch.first.flatten(0, 1)
-            time = time_features(first).to(inputs.dtype)
+            time = time_features(first, valid).to(inputs.dtype)
             metrics: Metrics = {}
             if config.critic == "value_head":
                 value, log_prob = self._values(params, inputs, time, batch.action.flatten(0, 1))
@@ -270,9 +289,9 @@ class MemoryAgent(Agent):
 
     def _in_parts(self, function: Callable[[slice], R], rows: int) -> list[R]:
         """``function`` of one share of the rows per thread, in order."""
-        return self._map.over(function, self._parts(rows))
+        return self._map.over(function, self.shares(rows))
 
-    def _parts(self, rows: int) -> list[slice]:
+    def shares(self, rows: int) -> list[slice]:
         """One share of the rows per thread."""
         return list(task_chunks(rows, -(-rows // self._threads)))
 

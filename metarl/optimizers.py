@@ -7,6 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from metarl.schema import RunConfig
+
 OptimizerName = Literal["sgd", "adam"]
 
 
@@ -16,6 +18,16 @@ def require_whole_schedule(name: str, end: float | None, iterations: int | None)
         raise ValueError(
             f"{name}_end and {name}_iterations describe one schedule: give both or neither, got {end} and {iterations}"
         )
+
+
+def schedule_conflicts(name: str, end: float | None, iterations: int | None, run: RunConfig) -> list[str]:
+    """One line where the schedule of ``agent.<name>`` comes to 0 before the run is over, else none."""
+    if end != 0 or iterations is None or iterations >= run.iterations or run.env_steps is not None:
+        return []
+    reason = f"nothing is learned any more once {name} has come to agent.{name}_end = 0"
+    return [
+        f"agent.{name}_iterations = {iterations}: expected at least iterations = {run.iterations}, because {reason}"
+    ]
 
 
 def scheduled(start: float, end: float | None, iterations: int | None, done: int) -> float:

@@ -52,6 +52,12 @@ class AgentConfig(Frozen):
     name: str = Field(description="module in agents/ that defines the agent")
     lineage: str | None = Field(None, description="published setting whose values fill in what is not given explicitly")
 
+    def conflicts(self, run: RunConfig) -> list[str]:
+        """What cannot work in that run, of which this is the agent, although every key on its own is valid: one line
+        each, with the key, its value, what is expected, and why. ``run.task`` is plain data if its name is not known.
+        """
+        return []
+
 
 class SamplerConfig(Frozen):
     """Who runs the rollouts. No key here changes a result."""

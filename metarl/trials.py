@@ -52,15 +52,15 @@ def ends(batch: Trajectory, credit: Credit) -> Tensor:
     return valid & ~following
 
 
-def time_features(first: Tensor) -> Tensor:
-    """What a critic is told of the time, [R, T, TIMES] in 0 … 1: τ, τ², τ³ of the time in the trial, of which the
-    longest is 1, and of the time in the episode likewise.
+def time_features(first: Tensor, valid: Tensor) -> Tensor:
+    """What a critic is told of the time, [R, T, TIMES], in 0 … 1 at steps that are valid [R, T]: τ, τ², τ³ of the time
+    in the trial, of which the longest is 1, and of the time in the episode likewise.
 
     A trial's end is the end of its return, so that values fall towards it; no policy needs to know when that is.
     """
     parts = []
     for time in _times(first):
-        tau = time / time.max().clamp(min=1)
+        tau = time / time[valid].max().clamp(min=1)
         parts += [tau, tau.square(), tau.pow(3)]
     return torch.stack(parts, dim=-1)
 

@@ -70,6 +70,62 @@ def doors() -> DoorsDistribution:
     return DoorsDistribution(TaskConfig(name="doors", horizon=1))
 
 
+KEYS = 4
+
+
+class RecallDistribution(TaskDistribution):
+    """Every episode asks for the values of ``KEYS`` keys in an order of its own; a right answer pays 1, a wrong one −1.
+
+    Values are 0 or 1 and not known before they were asked for once: the first episode is worth 0 whatever is answered,
+    and every later one ``KEYS`` to who recalls which answer to which key paid.
+    """
+
+    config_class = TaskConfig
+
+    def __init__(self, config: TaskConfig) -> None:
+        super().__init__(config)
+        self.spaces = SpaceSpec(Space("box", KEYS, (0.0,) * KEYS, (1.0,) * KEYS), Space("discrete", 2))
+
+    def size(self, split: Split) -> int | None:
+        return 2**KEYS
+
+    def sample(self, num_tasks: int, *, split: Split, rng: np.random.Generator) -> list[Task]:
+        return [{"values": values} for values in rng.integers(2, size=(num_tasks, KEYS)).tolist()]
+
+    def make_vector(self, num_lanes: int) -> VectorTaskEnv:
+        return RecallEnv(num_lanes, self.spaces, self.config)
+
+
+class RecallEnv(VectorTaskEnv):
+    """The observation is the key that is asked for, as a one-hot."""
+
+    def _assign(self, tasks: Sequence[Task]) -> None:
+        self._values = np.array([task["values"] for task in tasks])
+        self._order = np.tile(np.arange(KEYS), (self.num_envs, 1))
+
+    def _reset_lanes(self, lanes: NDArray[np.int64], rngs: Sequence[np.random.Generator]) -> None:
+        for lane, rng in zip(lanes, rngs, strict=True):
+            self._order[lane] = rng.permutation(KEYS)
+
+    def _keys(self) -> NDArray[np.int64]:
+        asked: NDArray[np.int64] = self._order[np.arange(self.num_envs), np.minimum(self._elapsed, KEYS - 1)]
+        return asked
+
+    def _advance(self, controls: NDArray[Any], live: Bools) -> tuple[Floats, Bools]:
+        right = controls == self._values[np.arange(self.num_envs), self._keys()]
+        return np.where(right, 1.0, -1.0), np.zeros(self.num_envs, np.bool_)
+
+    def _observe(self) -> Floats:
+        return np.eye(KEYS)[self._keys()]
+
+    def _task_vectors(self) -> Floats:
+        return self._values.astype(np.float64)
+
+
+def recall() -> RecallDistribution:
+    return RecallDistribution(TaskConfig(name="recall", horizon=KEYS))
+
+
 def ppo(distribution: TaskDistribution, *, threads: int = 1, seed: int = 0, **config: Any) -> RL2PPO:
     settings = RL2PPOConfig(**{"memory_size": 16, "minibatches": 2} | config)
     learner = LearnerConfig(threads=threads, tasks_per_chunk=1)

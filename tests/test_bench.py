@@ -223,6 +223,13 @@ def test_learning_with_a_memory_is_measured_against_its_network(threads: int, mo
     assert 0 < ratio < 1.5 and bare > 0
 
 
+def test_more_minibatches_than_trials_are_as_many_as_there_are_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_memory, "ROUNDS", 1)
+    overrides = [*TINY_MEMORY[1:], "meta_batch_size=1", "agent.minibatches=5", "learner.threads=3"]
+    result = bench.learner(config.load("rl2_ppo_tabular_mdp", overrides).config)
+    assert result["trials"] == 2 and result["ratio"] > 0
+
+
 def test_a_learner_without_epochs_has_no_such_measure(capsys: pytest.CaptureFixture[str]) -> None:
     small = ["meta_batch_size=4", "agent.memory_size=8", "sampler.workers=0"]
     assert cli.main(["bench", "learner", "rl2_trpo_bernoulli_bandit", *small]) == 2

@@ -73,6 +73,10 @@ AGENT = """
         inner_lr: float = 0.1
         baseline: Literal["linear", "none"] = "none"
 
+        def conflicts(self, run):
+            linear = self.baseline == "linear" and run.rollouts_per_task < 2
+            return [f"rollouts_per_task = {run.rollouts_per_task}: expected at least 2"] if linear else []
+
     class StubAgent(Agent):
         config_class = StubAgentConfig
         def __init__(self, *args, **kwargs): ...

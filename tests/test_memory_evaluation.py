@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from probe_envs import ProbeConfig, ProbeDistribution
+from memory_probes import ppo
+from numpy.typing import NDArray
+from probe_envs import ProbeConfig, ProbeDistribution, ProbeEnv
 from probe_policies import ScriptDistribution
 from test_trials import CountingPolicy
 from torch import Tensor
@@ -76,6 +78,19 @@ class CountsItsOwnWay(ScriptDistribution):
         return float(first_step[1].sum())
 
 
+class AllAlikeEnv(ProbeEnv):
+    def _reset_lanes(self, lanes: NDArray[np.int64], rngs: Sequence[np.random.Generator]) -> None:
+        super()._reset_lanes(lanes, rngs)
+        self._draw[lanes] = 0.0
+
+
+class AllAlike(ProbeDistribution):
+    """Its episodes start alike."""
+
+    def make_vector(self, num_lanes: int) -> ProbeEnv:
+        return AllAlikeEnv(num_lanes, self.spaces, self.config)
+
+
 @pytest.fixture(scope="module")
 def curve() -> tuple[Evaluator, AdaptationCurve]:
     """Episodes of two steps; the reward is the task's id plus a hundredth of the action."""
@@ -101,6 +116,22 @@ def test_restored_episodes_all_remember_what_the_trial_left(curve: tuple[Evaluat
     assert found.memory is not None
     ids = np.array([task["id"] for task in evaluator.tasks])
     np.testing.assert_allclose(found.memory.restored, np.tile(2 * ids[:, None] + 0.09, 4 * 5), rtol=1e-5)
+
+
+@pytest.mark.parametrize("memory", ["gru", "lstm", "transformer", "retrieval"])
+def test_restored_episodes_of_a_real_memory_all_start_from_the_same_state(memory: str) -> None:
+    """Where nothing is random one is like the other, also with memories that are written into as they go on; without
+    restoring, each episode would know one more."""
+    distribution = AllAlike(ProbeConfig(horizon=3, num_tasks=2))
+    agent = ppo(distribution, memory=memory, memory_context=6, episodes_per_trial=2)
+    agent.theta = agent.theta * 3.0  # actions that depend on what is remembered
+    config = EvalConfig(num_tasks=2, score_episodes=4, restored_episodes=5, deterministic=True)
+    found = Evaluator(Sampler(distribution, InProcess()), config, seed=0).evaluate(agent)
+    assert found.memory is not None
+    restored = found.memory.restored.reshape(2, 4, 5)  # [tasks, trials, episodes]
+    np.testing.assert_array_equal(restored, np.repeat(restored[..., :1], 5, axis=-1))
+    assert len(np.unique(restored[0, :, 0])) == 4  # trials are sampled: each leaves a memory of its own
+    assert len(np.unique(found.returns[:, 0, 0])) == 4  # episodes of the trial that runs on
 
 
 def test_a_trials_return_is_that_of_as_many_episodes_as_in_training(curve: tuple[Evaluator, AdaptationCurve]) -> None:

@@ -12,6 +12,7 @@ from tiny_runs import evaluations, lines, metarl, outcome, overrides, saved_stat
 from metarl import config as configuration
 from metarl import run_dir, trainer
 from metarl.agents.rl2_ppo import RL2PPO
+from metarl.agents.rl2_trpo import RL2TRPO
 
 MDP, CHEETAH = "rl2_ppo_tabular_mdp", "rl2_ppo_half_cheetah_vel"
 SIZES = {
@@ -79,7 +80,7 @@ def test_the_digest_depends_on_what_is_trained(reference: Path, tmp_path: Path) 
 
 @pytest.mark.parametrize("memory", ["lstm", "transformer", "retrieval"])
 def test_every_memory_gives_one_digest_on_robots_too(memory: str, tmp_path: Path) -> None:
-    changes = [f"agent.memory={memory}", "iterations=2", "agent.memory_context=8"]
+    changes = [f"agent.memory={memory}", "iterations=2", "agent.memory_context=15"]  # a trial's steps
     alone = train(tmp_path / "alone", *changes, name=CHEETAH)
     together = train(tmp_path / "together", *changes, "sampler.workers=2", name=CHEETAH)
     assert outcome(alone) == outcome(together)
@@ -110,12 +111,13 @@ def test_killed_workers_are_replaced_and_change_no_bit(
 
 def test_kill_9_of_the_trainer_and_resume(reference: Path, tmp_path: Path) -> None:
     program = tiny_runs.ROOT / "train.py"
-    process = tiny_runs.start(program, MDP, *arguments(tmp_path, "iterations=100000", "checkpoint.every=1"))
+    going_on = "agent.lr_end=1.0e-4"  # not 0, behind which no further iteration would learn
+    process = tiny_runs.start(program, MDP, *arguments(tmp_path, "iterations=100000", "checkpoint.every=1", going_on))
     run = tiny_runs.wait_for_iteration(tmp_path, 2, process)
     process.kill()
     process.wait()
     done = saved_state(run)["counters"]["iteration"]
-    undisturbed = train(tmp_path / "undisturbed", f"iterations={done + 2}", "eval.every=null")
+    undisturbed = train(tmp_path / "undisturbed", f"iterations={done + 2}", "eval.every=null", going_on)
     assert metarl("resume", run, f"iterations={done + 2}") == 0
     assert run_dir.digest(run) == run_dir.digest(undisturbed)
 
@@ -156,6 +158,81 @@ def test_bad_settings_are_refused_before_anything_is_made(tmp_path: Path, capsys
     for key in ("agent.memory", "agent.bptt_steps", "agent.credit"):
         assert key in errors
     assert not list(tmp_path.iterdir())
+
+
+CONFLICTS = [
+    (
+        ["agent.episodes_per_trial=1", "agent.bptt_steps=null"],
+        "agent.episodes_per_trial = 1: expected at least 2, because what is learned",
+    ),
+    (
+        ["agent.bptt_steps=16"],
+        "agent.bptt_steps = 16: expected at most 15, because a trial has no more steps (agent.ep",
+    ),
+    (
+        ["agent.memory=transformer", "agent.memory_context=14"],
+        "agent.memory_context = 14: expected at least 15, because",
+    ),
+    (["agent.memory=retrieval", "agent.memory_context=14"], "agent.memory_context = 14: expected at least 15, because"),
+    (
+        ["iterations=5"],
+        "agent.lr_iterations = 4: expected at least iterations = 5, because nothing is learned any more",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), CONFLICTS)
+def test_what_cannot_work_in_a_trial_of_that_length_is_refused_with_the_reason(
+    changes: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert metarl("train", MDP, *arguments(tmp_path, *changes)) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.startswith(f"error: {message}")
+    assert not list(tmp_path.iterdir())
+
+
+def test_conflicts_are_reported_all_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    changes = [change for changes, _ in (CONFLICTS[1], CONFLICTS[2], CONFLICTS[4]) for change in changes]
+    assert metarl("train", MDP, *arguments(tmp_path, *changes)) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ["agent.bptt_steps=15"],
+        ["agent.bptt_steps=null"],
+        ["agent.memory_context=1"],  # of no use to a GRU
+        ["iterations=5", "agent.lr_end=1.0e-4"],
+        ["iterations=5", "env_steps=100"],  # iterations are a limit here
+    ],
+    ids=" ".join,
+)
+def test_what_only_looks_like_a_conflict_is_not(changes: list[str], tmp_path: Path) -> None:
+    configuration.load(MDP, arguments(tmp_path, *changes))
+
+
+TRPO = "rl2_trpo_tabular_mdp"
+TRPO_SIZES = {key: value for key, value in SIZES.items() if key not in ("agent.bptt_steps", "agent.lr_iterations")}
+TRPO_SIZES |= {"agent.memory": "retrieval", "agent.memory_context": "15", "agent.critic": "linear"}
+
+
+def test_trpo_with_a_looked_up_memory_gives_one_digest_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Undisturbed in this process; with two workers, of which one is killed per iteration, stopped and resumed."""
+
+    def sized(root: Path, *changes: str) -> list[str]:
+        return overrides(root, *changes, size=TRPO_SIZES)
+
+    reference = trainer.train(configuration.load(TRPO, sized(tmp_path / "reference")))
+    with monkeypatch.context() as patch:
+        tiny_runs.on_call(patch, RL2TRPO, "meta_update", 3, tiny_runs.send_self(signal.SIGTERM))
+        killed = tiny_runs.kill_a_worker_per_iteration(patch, 2)
+        changes = ("sampler.workers=2", "sampler.unit_retries=4")
+        assert metarl("train", TRPO, *sized(tmp_path / "hit", *changes)) == 143
+    run = tiny_runs.only_run(tmp_path / "hit")
+    assert len(killed) == 2 and saved_state(run)["counters"]["iteration"] == 3
+    assert metarl("resume", run) == 0
+    assert outcome(run) == outcome(reference)
 
 
 def test_the_overrides_of_gradient_agents_are_refused_by_name(

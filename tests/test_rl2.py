@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from memory_probes import PASS, doors, gather, learn, ppo, trial_return, trpo
+from memory_probes import KEYS, PASS, doors, gather, learn, ppo, recall, trial_return, trpo
 from probe_envs import ProbeConfig, ProbeDistribution
 from pydantic import ValidationError
 from torch import Tensor
@@ -56,6 +56,27 @@ def test_trpo_learns_to_explore_too() -> None:
     steps = [line for line in logged if line["linesearch/accepted"]]
     assert all(line["loss/kl"] <= 0.05 and line["loss/after"] < line["loss/before"] for line in steps)
     assert all(line["linesearch/accepted"] for line in logged[:10])  # later there is nothing left to gain
+
+
+@pytest.mark.parametrize(
+    ("memory", "lr", "iterations"),
+    [
+        ("retrieval", 5e-3, 60),
+        pytest.param("transformer", 2e-3, 240, marks=pytest.mark.slow),
+        pytest.param("lstm", 1e-2, 400, marks=pytest.mark.slow),
+        pytest.param("gru", 1e-2, 560, marks=pytest.mark.slow),
+    ],
+)
+def test_associative_recall_across_a_trial_is_learned_from_rewards(memory: str, lr: float, iterations: int) -> None:
+    """Which answer to which of four keys paid is found out in the first episode and recalled in the second: four
+    associations, each from an action and the reward that arrived with the next key."""
+    settings = {"gamma": 0.0, "gae_lambda": 1.0, "epochs": 4, "minibatches": 4}  # an answer pays at once
+    agent = ppo(recall(), memory=memory, memory_size=32, memory_context=2 * KEYS, lr=lr, **settings)
+    learn(agent, recall(), iterations=iterations, tasks=400)
+    batch = gather(agent, recall(), tasks=1000, iteration=10_000, deterministic=True)
+    first, second = batch.episode_returns().mean((0, 1)).tolist()
+    assert first == pytest.approx(0, abs=0.3)
+    assert second > 0.9 * KEYS
 
 
 @MEMORIES
@@ -125,6 +146,25 @@ def test_chunks_carry_the_state_and_add_up_to_the_whole_trial_where_nothing_is_c
     assert losses[1]["memory/state_mismatch"] < 1e-6
     for name in ("loss/policy", "loss/value", "policy/entropy"):
         assert losses[1][name] == pytest.approx(losses[0][name], rel=1e-4, abs=1e-6), name
+
+
+def test_no_step_is_taken_on_padding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials of 2 to 10 steps, each a minibatch of its own, in chunks of 2: as many steps as have something in them,
+    and each of these weighs its own share of the trial."""
+    distribution = ragged()
+    batch = gather(ppo(distribution, episodes_per_trial=2), distribution, tasks=6)
+    lengths = batch.valid.flatten(0, 1).sum(-1)
+    assert len(set(lengths.tolist())) > 1
+    agent = ppo(distribution, episodes_per_trial=2, bptt_steps=2, epochs=1, minibatches=6)
+    shares, share = [], agent._share
+    monkeypatch.setattr(
+        agent, "_share", lambda trials, state, scale: shares.append(scale) or share(trials, state, scale)
+    )
+    update(agent, batch)
+    chunks = (-(-lengths // 2)).tolist()
+    assert sorted(shares) == pytest.approx(
+        sorted(n / length for n, length in zip(chunks, lengths.tolist(), strict=True) for _ in range(n))
+    )
 
 
 def test_the_mismatch_of_a_state_that_older_parameters_left_is_logged() -> None:
@@ -250,6 +290,18 @@ def test_rewards_are_shown_in_units_of_their_spread() -> None:
     assert float(trials.target.std()) > 0.5 * float(plain.target.std())
 
 
+def test_rewards_that_never_varied_cannot_explode_as_inputs() -> None:
+    """After a batch of zeros the spread is 0: the first reward that is not is shown as 10, no more."""
+    distribution = ragged()
+    agent = ppo(distribution, episodes_per_trial=2, normalize_reward=True)
+    batch = gather(agent, distribution, tasks=6)
+    update(agent, replace(batch, reward=torch.zeros_like(batch.reward)))
+    paid = torch.where(batch.valid, torch.tensor([5.0, -5.0]).repeat(3)[:, None, None], 0.0)
+    column = batch.obs.shape[-1] + 1
+    shown = agent._trials(replace(batch, reward=paid))[0].inputs[..., column]
+    assert set(shown[:, 1].tolist()) == {10.0, -10.0} and not shown[:, 0].any()
+
+
 def test_the_reward_that_is_seen_is_scaled() -> None:
     distribution = ragged()
     scaled, plain = (ppo(distribution, reward_input_scale=scale) for scale in (0.1, 1.0))
@@ -268,6 +320,7 @@ def test_the_reward_that_is_seen_is_scaled() -> None:
         ({"episodes_per_trial": 0}, "greater than 0"),
         ({"bptt_steps": 0}, "greater than 0"),
         ({"clip": 1.0}, "less than 1"),
+        ({"value_coef": 0.0}, "greater than 0"),
         ({"credit": "step"}, "trial"),
         ({"memory": "transformer", "memory_size": 20}, "memory = transformer of memory_size = 20: expected a size"),
         ({"memory": "retrieval", "memory_size": 6}, "memory = retrieval of memory_size = 6: expected a size"),

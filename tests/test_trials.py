@@ -167,13 +167,23 @@ FIRST = torch.tensor([[True, False, False, True, False], [True, False, True, Fal
 
 def test_times_by_hand() -> None:
     """The critic's features reach 1 where the trial, or its longest episode, is longest."""
-    found = time_features(FIRST)
+    every = torch.ones_like(FIRST)
+    found = time_features(FIRST, every)
     assert found.shape == (2, 5, TIMES)
     torch.testing.assert_close(found[0, :, 0], torch.tensor([0, 0.25, 0.5, 0.75, 1]))
     torch.testing.assert_close(found[1, :, 3], torch.tensor([0, 0.5, 0, 0.5, 1]))
     torch.testing.assert_close(found[..., 1], found[..., 0].square())
     torch.testing.assert_close(found[..., 5], found[..., 3].pow(3))
-    assert time_features(torch.ones(2, 1, dtype=torch.bool)).tolist() == [[[0.0] * TIMES]] * 2
+    one = torch.ones(2, 1, dtype=torch.bool)
+    assert time_features(one, one).tolist() == [[[0.0] * TIMES]] * 2
+
+
+def test_the_longest_is_longest_without_padding() -> None:
+    """Behind the last step of the second trial, time goes on in vain."""
+    valid = torch.tensor([[True] * 5, [True, True, False, False, False]])
+    found = time_features(torch.tensor([[True, False, True, False, True], [True] + [False] * 4]), valid)
+    torch.testing.assert_close(found[0, :, 3], torch.tensor([0.0, 1, 0, 1, 0]))
+    torch.testing.assert_close(found[1, :2, 3], torch.tensor([0.0, 1]))
 
 
 def test_a_linear_critic_is_told_the_time_that_its_returns_depend_on() -> None:
