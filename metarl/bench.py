@@ -18,7 +18,7 @@ from metarl.agent import Agent
 from metarl.executors import Executor, make_executor
 from metarl.experiment import Experiment, build, make_agent, resolve
 from metarl.memory_agent import MemoryAgentConfig
-from metarl.parallel import task_chunks
+from metarl.parallel import available_cores, task_chunks
 from metarl.rollout import draw_reset_seeds
 from metarl.schema import RunConfig
 from metarl.seeding import Domain, Stream, generator
@@ -40,7 +40,7 @@ def sampling(config: RunConfig) -> dict[str, Any]:
     whole process tree, shared pages counted in each process.
     """
     config = resolve(config)
-    cores = len(os.sched_getaffinity(0))
+    cores = available_cores()
     with build(config) as experiment, ExitStack() as stack:
         raw_executor = _one_worker_per_core(experiment, stack)
         collect(experiment, 0)  # workers import and build their environments
@@ -84,7 +84,7 @@ def learner(config: RunConfig) -> dict[str, Any]:
 
         return bench_memory.learner(config)
     updates, products = [], []
-    cores = len(os.sched_getaffinity(0))
+    cores = available_cores()
     with build(config) as experiment:
         agent = experiment.agent
         tasks, phases, state = *_collect_phases(experiment), agent.state()
@@ -135,7 +135,7 @@ def iteration(config: RunConfig) -> dict[str, Any]:
     and ``gemm_s`` as in :func:`sampling` and :func:`learner`, interleaved. Medians of 10 rounds.
     """
     config = resolve(config)
-    cores = len(os.sched_getaffinity(0))
+    cores = available_cores()
     rounds: list[tuple[float, float, float, float]] = []
     with build(config) as experiment, ExitStack() as stack:
         raw_executor = _one_worker_per_core(experiment, stack)
@@ -287,7 +287,7 @@ def _gemm_s(matrix: torch.Tensor, cores: int, device: str) -> float:
 
 def _one_worker_per_core(experiment: Experiment, stack: ExitStack) -> Executor:
     """The experiment's own executor, or one beside it, for bare physics on every core."""
-    cores, sampler = len(os.sched_getaffinity(0)), experiment.config.sampler
+    cores, sampler = available_cores(), experiment.config.sampler
     if experiment.executor.workers == cores:
         return experiment.executor
     beside = sampler.model_copy(update={"executor": "processes", "workers": cores})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from metarl import loading
 from metarl.executors import Executor, make_executor
-from metarl.parallel import task_chunks
+from metarl.parallel import available_cores, task_chunks
 from metarl.schema import SamplerConfig
 from metarl.seeding import Domain, generator
 from metarl.tasks import Task, TaskDistribution, VectorTaskEnv
@@ -44,7 +43,7 @@ def metaworld(rounds: int = ROUNDS, steps: int = 500) -> dict[str, Any]:
     distribution = distribution_class(distribution_class.config_class(name="ml10", horizon=steps))
     rng = generator(0, Domain.TASKS)
     tasks = sorted(distribution.sample(NUM_ENVS, split="train", rng=rng), key=lambda task: str(task["env"]))
-    cores = len(os.sched_getaffinity(0))
+    cores = available_cores()
     measured: list[tuple[float, float, float]] = []
     stock_env = gymnasium.make_vec("Meta-World/ML10-train", vector_strategy="async", seed=0)
     try:

@@ -101,7 +101,7 @@ def describe(target: type[Frozen] | Loaded) -> str:
     config = target.config
     text = config_help.describe_keys(_run_model(type(config.task), type(config.agent)), _data(config))
     lineages = [
-        f"{section}.lineage = {name}\n    {lineage.why}"
+        config_help.describe_lineage(f"{section}.lineage = {name}", lineage)
         for section, model in (("task", config.task), ("agent", config.agent))
         for name, lineage in model.lineages.items()
     ]

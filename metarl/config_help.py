@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from metarl.loading import nearest
+from metarl.schema import Lineage
 
 Schema = dict[str, Any]
 Path = tuple[str | int, ...]
@@ -60,6 +61,13 @@ def describe_keys(model: type[BaseModel], values: Mapping[str, Any] | None = Non
         meaning = f"{key['description']} " if "description" in key else ""
         lines += [f"{dotted(path)} = {value}", f"    {meaning}[{_allowed(key, schema)}]"]
     return "\n".join(lines)
+
+
+def describe_lineage(heading: str, lineage: Lineage) -> str:
+    """Where its values come from, what they are, and what cannot be reproduced."""
+    pins = ", ".join(f"{key} = {show(value)}" for key, value in lineage.pins.items())
+    lines = [heading, f"    {lineage.why}", f"    pins: {pins}"]
+    return "\n".join([*lines, *([f"    differs: {lineage.differs}"] if lineage.differs else [])])
 
 
 def _line(detail: ErrorDetails, path: Path, expected: Schema, root: Schema, data: Mapping[str, Any]) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import time
 from abc import ABC, abstractmethod
 from collections import deque
@@ -20,6 +19,7 @@ from typing import Any, Self
 import torch
 
 from metarl.errors import WorkerError
+from metarl.parallel import available_cores
 from metarl.schema import SamplerConfig
 from metarl.worker import END_TIMEOUT_S, POLL_S, Buffer, FaultError, WorkerProcess, answer, decode, encode
 
@@ -74,7 +74,7 @@ class Executor(ABC):
 
 def make_executor(sampler: SamplerConfig) -> Executor:
     """The executor that a configuration asks for; ``auto`` is one worker per core that this process may use."""
-    workers = len(os.sched_getaffinity(0)) if sampler.workers == "auto" else sampler.workers
+    workers = available_cores() if sampler.workers == "auto" else sampler.workers
     if sampler.executor == "in_process" or workers == 0:
         return InProcess(retries=sampler.unit_retries)
     return Processes(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import torch
 from metarl import loading
 from metarl.agent import Agent
 from metarl.executors import Executor, make_executor
+from metarl.parallel import available_cores
 from metarl.sampler import Sampler
 from metarl.schema import RunConfig
 from metarl.seeding import Domain, generator
@@ -27,7 +27,7 @@ def resolve(config: RunConfig) -> RunConfig:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     threads, chunk = config.learner.threads, config.learner.tasks_per_chunk
     if threads == "auto":
-        threads = len(os.sched_getaffinity(0))
+        threads = available_cores()
     if chunk == "auto":
         chunk = CPU_TASKS_PER_CHUNK if device == "cpu" else config.meta_batch_size
     learner = config.learner.model_copy(update={"threads": threads, "tasks_per_chunk": chunk})

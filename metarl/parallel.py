@@ -1,7 +1,8 @@
-"""Learner work over chunks of tasks, on a few threads of one process."""
+"""Cores, and learner work over chunks of tasks on a few threads of one process."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -10,6 +11,13 @@ import torch
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+def available_cores() -> int:
+    """CPU cores that this process may use: of those of the machine, where the system does not tell."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def task_chunks(num_tasks: int, size: int) -> Iterator[slice]:

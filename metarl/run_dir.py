@@ -22,6 +22,7 @@ import torch
 
 from metarl import checkpoint, provenance
 from metarl.errors import CheckpointError, ConfigError, StorageError
+from metarl.parallel import available_cores
 from metarl.storage import replace_file
 
 
@@ -66,7 +67,7 @@ def write_versions(run: Path) -> None:
         **provenance.versions(),
         "platform": platform.platform(),
         "cpu": provenance.cpu(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": available_cores(),
         "git": provenance.git(),
     }
     try:

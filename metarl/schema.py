@@ -60,7 +60,7 @@ class AgentConfig(Frozen):
 
 
 class SamplerConfig(Frozen):
-    """Who runs the rollouts. No key here changes a result."""
+    """Who runs the rollouts. No key here changes a result, except the last bits of a memory agent's: tasks_per_unit."""
 
     executor: Literal["in_process", "processes"] = Field("processes", description="where rollout units run")
     workers: NonNegativeInt | Literal["auto"] = Field(
@@ -126,7 +126,7 @@ class CheckpointConfig(Frozen):
 
 
 class WandbConfig(Frozen):
-    """Weights & Biases. It can neither slow nor stop a run, and metrics.jsonl has everything without it."""
+    """Weights & Biases. It can neither slow nor stop a run, whose own files have everything without it."""
 
     mode: Literal["auto", "online", "offline", "disabled"] = Field(
         "auto", description="auto = online with an API key, offline without one"

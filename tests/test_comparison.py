@@ -366,11 +366,11 @@ def test_a_partial_page_says_what_is_missing(tmp_path: Path) -> None:
         "| `promp` | missing | missing | missing | missing | missing | missing | missing | 0 of 2 |",
     ]
     assert rows[4:6] == [  # minus maml_trpo, with seed 1 of both
-        "| `fomaml` | 0.0 [0.0, 0.0] | 0.0 [0.0, 0.0] | 0.0 … 0.0 | 1 of 2 |",
-        "| `promp` | missing | missing | missing | 0 of 2 |",
+        "| `fomaml` | −20.2 | 0.0 [0.0, 0.0] | 2.5 | 0.0 [0.0, 0.0] | 0.0 … 0.0 | 1 of 2 |",
+        "| `promp` | missing | missing | missing | missing | missing | 0 of 2 |",
     ]
     assert rows[6].count("missing") == rows[7].count("missing") == 7  # HalfCheetah
-    assert rows[8].count("missing") == rows[9].count("missing") == 3
+    assert rows[8].count("missing") == rows[9].count("missing") == 5
     assert "not in any number here:** `fomaml` seed 0; `promp` seeds 0, 1.\n" in page
     assert "not in any number here:** `fomaml` seeds 0, 1; `maml_trpo` seeds 0, 1; `promp` seeds 0, 1.\n" in page
 
@@ -410,7 +410,10 @@ def test_rows_of_a_method_that_adapts_in_episodes_say_so(tmp_path: Path) -> None
         page = (tmp_path / "page.md").read_text("utf-8")
         assert ("`rl2` takes no steps" in page) is told
         assert page.count("\n| `rl2`, episodes | ") == (2 if told else 0)  # returns, and their differences
+        curves = tmp_path / "page" / "half_cheetah_vel_rl2_s0.csv"
+        assert curves.exists() is told
         assert "16 M environment steps, 1 seed, 20 episodes per adaptation step.\n" in page
+    assert curves.read_text().startswith("iteration,env_steps,episodes_before,return\n")
 
 
 def test_the_page_tells_how_often_the_line_search_rejected_an_update(tmp_path: Path) -> None:
@@ -426,9 +429,10 @@ def test_differences_after_the_first_and_the_last_step_are_on_the_page(tmp_path:
     results = [result(plan, "maml_trpo", 0, [[0.0] * 4] * 4), result(plan, "promp", 0, better)]
     comparison_page.write_page(plan.summarise(results), tmp_path / "page.md")
     assert (
-        "| minus `maml_trpo` | after 1 | after 3 | seeds | runs |\n"
-        "| --- | --- | --- | --- | --- |\n"
-        "| `promp` | 1.5 [1.5, 1.5] | −2.0 [−2.0, −2.0] | −2.0 … −2.0 | 1 of 1 |\n"
+        "| plain means | after 1 | minus `maml_trpo` | after 3 | minus `maml_trpo` | seeds | runs |\n"
+        "| --- | --- | --- | --- | --- | --- | --- |\n"
+        "| `maml_trpo` | 0.0 | – | 0.0 | – | – | 1 of 1 |\n"
+        "| `promp` | 1.5 | 1.5 [1.5, 1.5] | −2.0 | −2.0 [−2.0, −2.0] | −2.0 … −2.0 | 1 of 1 |\n"
     ) in (tmp_path / "page.md").read_text("utf-8")
 
 

@@ -331,7 +331,8 @@ def test_every_key_is_described(base):
     for line in config._leaves(json.loads(loaded.config.model_dump_json(serialize_as_any=True))):
         assert f"{line[0]} = " in text
     assert "task.wind.speed = 3.0\n    metres per second [a number >= 0]" in text
-    assert "task.lineage = old2016\n    paper" in text
+    pins = 'pins: horizon = 50, sizes = [1, 2], wind = {"speed": 3.0, "gusts": true}'
+    assert f"task.lineage = old2016\n    paper\n    {pins}" in text
     assert "horizon = (required)" in config.describe(type(loaded.config.task))
 
 

@@ -245,6 +245,7 @@ def _summarise_method(results: Sequence[Result]) -> dict[str, Any]:
         "steps": results[0].final["steps"],
         "unit": results[0].final["unit"],
         **_estimates("iqm", returns, strata, iqms),
+        "mean": [stratified(point, strata, center=means) for point in returns],
         "rejected": float(np.mean(rejected)) if rejected else None,
         "runs": [_summarise_run(result, names.tolist()) for result, names in zip(results, strata, strict=True)],
     }

@@ -76,7 +76,8 @@ PAIRED = """\
 **Reading the differences.** All methods meet the same held-out tasks, seed by seed. The second table of a task family
 is of each method's return minus that of `{baseline}` on the same seed and task: the plain mean of these differences,
 in which every trial counts and every task of `half_cheetah_dir` the same, and its interval from the same bootstrap.
-Above 0 the method is better. *Seeds* is as above; *runs* is how many seeds both have.
+Above 0 the method is better. Beside it stands the plain mean of the method itself, which trials that go badly pull down
+where the interquartile mean leaves them out. *Seeds* is of the last difference; *runs* is how many seeds both have.
 """
 
 CAVEATS = """\
@@ -106,15 +107,16 @@ def write_page(summary: Summary, page: Path) -> None:
             files[folder / f"{task}.png"] = picture(task, content)
         for name, method in content["methods"].items():
             for run in method["runs"]:
-                files[folder / f"{task}_{name}_s{run['seed']}.csv"] = learning_csv(run).encode()
+                file = folder / f"{task}_{name}_s{run['seed']}.csv"
+                files[file] = learning_csv(run, method["unit"]).encode()
     write_files(files)
 
 
-def learning_csv(run: Summary) -> str:
-    """A run's evaluations, one row per point: mean return over held-out tasks by adaptation steps."""
+def learning_csv(run: Summary, unit: str) -> str:
+    """A run's evaluations, one row per point: mean return over held-out tasks by adaptation steps, or by episodes."""
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["iteration", "env_steps", "adaptation_steps", "return"])
+    writer.writerow(["iteration", "env_steps", unit.replace(" ", "_"), "return"])
     for line in run["learning"]:
         for k, value in enumerate(line["mean"]):
             writer.writerow([line["iteration"], line["env_steps"], k, f"{value:.6g}"])
@@ -186,16 +188,24 @@ def _row(name: str, content: Summary) -> str:
 
 def _differences(content: Summary) -> str:
     """Empty without the method that the others are held against."""
-    heads = [f"minus `{BASELINE}`", "after 1", f"after {STEPS_MAX}", "seeds", "runs"]
+    if not content["differences"]:
+        return ""
+    minus = f"minus `{BASELINE}`"
+    heads = ["plain means", "after 1", minus, f"after {STEPS_MAX}", minus, "seeds", "runs"]
     rows = []
-    for name, difference in content["differences"].items():
-        cells = ["missing"] * 3
-        if difference:
-            cells = [_interval(difference, "mean", point) for point in (1, STEPS_MAX)]
-            cells.append(_range(difference["mean_by_seed"][-1]))
-        runs = f"{len(difference['seeds']) if difference else 0} of {content['seeds']}"
-        rows.append([_row(name, content), *cells, runs])
-    return table(heads, rows) if rows else ""
+    for name, method in content["methods"].items():
+        means = [number(method["mean"][point]) if method["runs"] else "missing" for point in (1, STEPS_MAX)]
+        difference, runs = content["differences"].get(name), 0
+        if name == BASELINE:
+            minuses, spread, runs = ["–", "–"], "–", len(method["runs"])
+        elif difference:
+            minuses = [_interval(difference, "mean", point) for point in (1, STEPS_MAX)]
+            spread, runs = _range(difference["mean_by_seed"][-1]), len(difference["seeds"])
+        else:
+            minuses, spread = ["missing", "missing"], "missing"
+        beside = chain.from_iterable(zip(means, minuses, strict=True))
+        rows.append([_row(name, content), *beside, spread, f"{runs} of {content['seeds']}"])
+    return table(heads, rows)
 
 
 def _interval(curve: Summary, name: str, point: int) -> str:
