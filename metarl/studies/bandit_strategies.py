@@ -148,8 +148,9 @@ def gittins_indices(pulls: int, gamma: float, *, depth: int = 1000, resolution: 
         V(s, f, λ) = max(λ, m·(1 − γ + γ·V(s + 1, f, λ)) + (1 − m)·γ·V(s, f + 1, λ))
 
     by backward induction from s + f = ``depth`` (``pulls``, if that is more), where V = max(λ, m), for λ = 0, …, 1 in
-    steps of 1/``resolution``; between grid points the crossing is interpolated. For n = 100 the indices are wrong by
-    10⁻⁵ on average and by up to 6·10⁻⁴ where s is large and f = 0.
+    steps of 1/``resolution``; between grid points the crossing is interpolated. For n = 100 the resolution costs 10⁻⁵
+    on average and up to 6·10⁻⁴ where s is large and f = 0; the depth costs nothing for γ ≤ 0.99, 3·10⁻⁵ for 0.999 and
+    4·10⁻⁴ for 0.9999, of all indices alike (n = 10, against a depth of 3000).
     """
     grid = np.linspace(0.0, 1.0, resolution + 1)
     indices = np.full((pulls, pulls), np.nan)
