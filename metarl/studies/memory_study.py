@@ -46,6 +46,7 @@ BANDIT, MDP = "bernoulli_bandit", "tabular_mdp"
 AGENTS = {BANDIT: "rl2_ppo", MDP: "rl2_trpo"}
 ARMS, MEMORY = "task.num_arms", "agent.memory"
 FIVE = {ARMS: 5}
+LOOK_BACK = {"agent.memory_context": 20}  # all of a trial that goes on for twice ten pulls, and no empty place
 TEN_PULLS = _published(5.0, 6.6, 6.7, 6.7)
 # Published: Duan et al. 2016, tables 1 and 2; means over 1000 tasks, strategies in the best setting of a grid.
 SETTINGS: Mapping[str, Setting] = {
@@ -59,9 +60,9 @@ SETTINGS: Mapping[str, Setting] = {
     "mdp_25": Setting(MDP, 25, 1, 200, 400, {"agent.memory_context": 250}, _published_mdp(250.2, 408.8, 425.2, 445.7)),
     **{
         f"bandit_10_5_{memory}": Setting(
-            BANDIT, 10, 1, 150, 10_000, {**FIVE, MEMORY: memory}, TEN_PULLS, beside="bandit_10_5"
+            BANDIT, 10, 1, 150, 10_000, {**FIVE, MEMORY: memory, **context}, TEN_PULLS, beside="bandit_10_5"
         )
-        for memory in ("lstm", "transformer", "retrieval")
+        for memory, context in {"lstm": {}, "transformer": LOOK_BACK, "retrieval": LOOK_BACK}.items()
     },
 }
 SHARED = {
