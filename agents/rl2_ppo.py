@@ -21,6 +21,7 @@ from metarl.memory_agent import MemoryAgent, MemoryAgentConfig, Trials, initial_
 from metarl.optimizers import FlatOptimizer, require_whole_schedule, schedule_conflicts, scheduled
 from metarl.parallel import task_chunks
 from metarl.schema import Lineage, RunConfig
+from metarl.trials import longest
 from metarl.types import Metrics
 
 MAX_LOG_RATIO = 20.0  # beyond, exp overflows into gradients of 0·∞; far beyond any clip
@@ -180,7 +181,7 @@ class RL2PPO(MemoryAgent):
         costs another forward pass, where it is to be measured."""
         rows = [trials.rows(part) for part in self.shares(len(trials.inputs))]
         states = [initial_state(self._policy, share.inputs) for share in rows]
-        steps = int(trials.valid.any(0).sum())  # of the longest of these trials
+        steps = longest(trials.valid)
         chunks = list(task_chunks(steps, self.config.bptt_steps or steps))
         scale = len(chunks) / float(trials.valid.sum())
         sums, norms, mismatch = torch.zeros(len(SUMS)), [], 0.0

@@ -15,7 +15,7 @@ from metarl.memory_agent import MemoryAgent, initial_state
 from metarl.parallel import TaskMap, task_chunks
 from metarl.schema import RunConfig
 from metarl.seeding import Domain, generator
-from metarl.trials import seen
+from metarl.trials import longest, seen
 from metarl.types import Trajectory
 
 ROUNDS = 3
@@ -37,7 +37,7 @@ def learner(config: RunConfig) -> dict[str, Any]:
         assert isinstance(agent, MemoryAgent)
         _, _, batch = collect(experiment, 0)
         batch = batch.to(config.device)
-        inputs, state = _inputs(agent, batch), agent.state()
+        inputs, valid, state = _inputs(agent, batch), batch.valid.flatten(0, 1), agent.state()
         steps = batch.num_steps * config.agent.epochs
         ours, bare = [], []
         for round_ in range(ROUNDS + 1):
@@ -45,7 +45,7 @@ def learner(config: RunConfig) -> dict[str, Any]:
             started = now(config.device)
             agent.meta_update([batch], agent.init_adapted(len(batch.obs)), rng=generator(config.seed, Domain.LEARNER))
             learned = now(config.device)
-            _bare_passes(agent, config, inputs)
+            _bare_passes(agent, config, inputs, valid)
             passed = now(config.device)
             if round_ > 0:
                 ours.append(learned - started)
@@ -67,16 +67,18 @@ def _inputs(agent: MemoryAgent, batch: Trajectory) -> Tensor:
         return agent.policy().inputs(agent.policy().unpack(agent.theta[None]), seen(batch))
 
 
-def _bare_passes(agent: MemoryAgent, config: RunConfig, inputs: Tensor) -> None:
+def _bare_passes(agent: MemoryAgent, config: RunConfig, inputs: Tensor, valid: Tensor) -> None:
     """All epochs of a meta-update, with the sum of all outputs as the loss, and no step."""
     settings: Any = config.agent
     assert isinstance(config.learner.threads, int)
     threads = TaskMap(threads=config.learner.threads, chunk=1)
     for _ in range(settings.epochs):
-        for rows in inputs.tensor_split(min(settings.minibatches, len(inputs))):
+        parts = min(settings.minibatches, len(inputs))
+        for rows, there in zip(inputs.tensor_split(parts), valid.tensor_split(parts), strict=True):
+            steps = longest(there)
             shares = [rows[share] for share in agent.shares(len(rows))]
             states = [initial_state(agent.policy(), share) for share in shares]
-            for chunk in task_chunks(inputs.shape[1], settings.bptt_steps or inputs.shape[1]):
+            for chunk in task_chunks(steps, settings.bptt_steps or steps):
                 given = [(share[:, chunk], state) for share, state in zip(shares, states, strict=True)]
                 states = threads.over(lambda part: _pass(agent, *part), given)
 

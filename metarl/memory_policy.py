@@ -14,7 +14,6 @@ from metarl import parameters
 from metarl.distributions import Distribution
 from metarl.memories.memory import Memory, State, affine
 from metarl.mlp import MLP, Layer
-from metarl.normalization import CLIP
 from metarl.policies import DistributionPolicy, normalized
 from metarl.spaces import Space
 from metarl.trials import TIMES
@@ -118,7 +117,7 @@ class MemoryPolicy(DistributionPolicy):
             action = (action.unsqueeze(-1) == torch.arange(self.action.size, device=action.device)).to(obs.dtype)
         reward = step.prev_reward * self.reward_input_scale
         if params.reward_unit is not None:
-            reward = (reward / params.reward_unit).clamp(-CLIP, CLIP)  # a reward that never varied has a tiny unit
+            reward = normalized(reward, 0.0, params.reward_unit)
         flags = torch.stack([reward, step.prev_terminated, step.prev_truncated, step.first], dim=-1)
         return torch.cat([obs, action, flags], dim=-1)
 

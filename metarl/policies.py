@@ -147,7 +147,7 @@ class MLPPolicy(DistributionPolicy):
         return log_prob, self.distribution.parameters(outputs, params.extra)
 
 
-def normalized(obs: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+def normalized(obs: Tensor, mean: Tensor | float, std: Tensor) -> Tensor:
     """(o − mean)/std, clipped to ±10, for anything that broadcasts."""
     return ((obs - mean) / std).clamp(-CLIP, CLIP)
 

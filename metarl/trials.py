@@ -52,6 +52,11 @@ def ends(batch: Trajectory, credit: Credit) -> Tensor:
     return valid & ~following
 
 
+def longest(valid: Tensor) -> int:
+    """Steps of the longest of some trials, from which of their steps [R, T] are valid."""
+    return int(valid.any(0).sum())
+
+
 def time_features(first: Tensor, valid: Tensor) -> Tensor:
     """What a critic is told of the time, [R, T, TIMES], in 0 … 1 at steps that are valid [R, T]: τ, τ², τ³ of the time
     in the trial, of which the longest is 1, and of the time in the episode likewise.

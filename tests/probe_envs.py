@@ -81,6 +81,19 @@ class ProbeEnv(VectorTaskEnv):
         return self._id[:, np.newaxis]
 
 
+class AllAlikeEnv(ProbeEnv):
+    def _reset_lanes(self, lanes: NDArray[np.int64], rngs: Sequence[np.random.Generator]) -> None:
+        super()._reset_lanes(lanes, rngs)
+        self._draw[lanes] = 0.0
+
+
+class AllAlike(ProbeDistribution):
+    """Its episodes start alike."""
+
+    def make_vector(self, num_lanes: int) -> ProbeEnv:
+        return AllAlikeEnv(num_lanes, self.spaces, self.config)
+
+
 def episode_length(draw: Floats, horizon: int) -> NDArray[np.int64]:
     """Steps of an episode with random end, 1 to horizon, as a function of its reset's draw."""
     return 1 + (draw * horizon).astype(np.int64)

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import torch
 from memory_probes import ppo
-from numpy.typing import NDArray
-from probe_envs import ProbeConfig, ProbeDistribution, ProbeEnv
+from probe_envs import AllAlike, ProbeConfig, ProbeDistribution
 from probe_policies import ScriptDistribution
 from test_trials import CountingPolicy
 from torch import Tensor
@@ -76,19 +75,6 @@ class CountsItsOwnWay(ScriptDistribution):
     def official_success(self, tasks: Sequence[Task], first_step: np.ndarray) -> float:
         assert first_step.shape == (2, 8) and np.isnan(first_step[0]).all()
         return float(first_step[1].sum())
-
-
-class AllAlikeEnv(ProbeEnv):
-    def _reset_lanes(self, lanes: NDArray[np.int64], rngs: Sequence[np.random.Generator]) -> None:
-        super()._reset_lanes(lanes, rngs)
-        self._draw[lanes] = 0.0
-
-
-class AllAlike(ProbeDistribution):
-    """Its episodes start alike."""
-
-    def make_vector(self, num_lanes: int) -> ProbeEnv:
-        return AllAlikeEnv(num_lanes, self.spaces, self.config)
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 import tiny_runs
 from memory_probes import doors, ppo
-from probe_envs import ProbeConfig
-from test_memory_evaluation import AllAlike
+from probe_envs import AllAlike, ProbeConfig
 
 from metarl.executors import InProcess
 from metarl.sampler import Sampler

@@ -195,16 +195,13 @@ def _differences(content: Summary) -> str:
     rows = []
     for name, method in content["methods"].items():
         means = [number(method["mean"][point]) if method["runs"] else "missing" for point in (1, STEPS_MAX)]
-        difference, runs = content["differences"].get(name), 0
-        if name == BASELINE:
-            minuses, spread, runs = ["–", "–"], "–", len(method["runs"])
-        elif difference:
+        none, runs = ("–", method["runs"]) if name == BASELINE else ("missing", [])
+        minuses, spread = [none, none], none
+        if difference := content["differences"].get(name):
             minuses = [_interval(difference, "mean", point) for point in (1, STEPS_MAX)]
-            spread, runs = _range(difference["mean_by_seed"][-1]), len(difference["seeds"])
-        else:
-            minuses, spread = ["missing", "missing"], "missing"
+            spread, runs = _range(difference["mean_by_seed"][-1]), difference["seeds"]
         beside = chain.from_iterable(zip(means, minuses, strict=True))
-        rows.append([_row(name, content), *beside, spread, f"{runs} of {content['seeds']}"])
+        rows.append([_row(name, content), *beside, spread, f"{len(runs)} of {content['seeds']}"])
     return table(heads, rows)
 
 
