@@ -236,7 +236,7 @@ class MemoryAgent(Agent):
                 value = linear_values(inputs, times, reward, end, valid, gamma=config.gamma, fits=fits)
             advantage = finite_horizon_gae(reward, value, end, gamma=config.gamma, lam=config.gae_lambda)
             target = advantage + value
-            if not bool(target.isfinite().all() and inputs.isfinite().all()):
+            if not all(bool(tensor.isfinite().all()) for tensor in (target, inputs, batch.obs)):  # inputs are clipped
                 raise NumericError("expected finite values and observations, got NaN or infinity")
             weight = (valid / valid.sum()).reshape(1, -1).to(reward.dtype)
             returns = discounted_returns(reward, end, gamma=config.gamma)

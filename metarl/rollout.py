@@ -98,10 +98,9 @@ class _Recorder:
             drawn, outputs, carried.state = self._act(step, carried.state, episode, t)
             action = drawn.numpy()
             self._require_finite("actions", action, t)
-            raw_obs, reward, terminated, truncated, info = env.step(action)
-            self._require_finite("observations", raw_obs, t)
-            self._require_finite("rewards", reward, t)
-            next_obs = raw_obs.astype(np.float32)
+            raw_obs, raw_reward, terminated, truncated, info = env.step(action)
+            next_obs = self._single("observations", raw_obs, t)
+            reward = self._single("rewards", raw_reward, t)
             self.outputs.append(outputs)
             self.obs[t], self.action[t], self.reward[t] = obs, action, reward
             self.terminated[t], self.truncated[t] = terminated & live, truncated & live
@@ -192,9 +191,14 @@ class _Recorder:
         return np.ascontiguousarray(noise.swapaxes(0, 1))
 
     def _reset(self, seeds: list[int], options: dict[str, Any] | None, t: int) -> NDArray[np.float32]:
-        obs = self.env.reset(seed=seeds, options=options)[0]
-        self._require_finite("observations", obs, t)
-        return obs.astype(np.float32)
+        return self._single("observations", self.env.reset(seed=seeds, options=options)[0], t)
+
+    def _single(self, what: str, values: NDArray[Any], t: int) -> NDArray[np.float32]:
+        """``values`` as they are kept and shown to the policy, in which a large number may be an infinite one."""
+        with np.errstate(over="ignore"):
+            single = values.astype(np.float32)
+        self._require_finite(what, single, t)
+        return single
 
     def _require_finite(self, what: str, values: NDArray[Any], t: int) -> None:
         """Raise NumericError with the first place where ``values`` [rows, …] are not finite."""

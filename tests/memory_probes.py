@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from probe_envs import ProbeConfig, ProbeDistribution
 
 from metarl.agents.rl2_ppo import RL2PPO, RL2PPOConfig
 from metarl.agents.rl2_trpo import RL2TRPO, RL2TRPOConfig
@@ -126,6 +127,11 @@ def recall() -> RecallDistribution:
     return RecallDistribution(TaskConfig(name="recall", horizon=KEYS))
 
 
+def ragged(**config: Any) -> ProbeDistribution:
+    """Episodes of random length, up to 5 steps."""
+    return ProbeDistribution(ProbeConfig(**{"ends": "random"} | config))
+
+
 def ppo(distribution: TaskDistribution, *, threads: int = 1, seed: int = 0, **config: Any) -> RL2PPO:
     settings = RL2PPOConfig(**{"memory_size": 16, "minibatches": 2} | config)
     learner = LearnerConfig(threads=threads, tasks_per_chunk=1)
@@ -138,6 +144,11 @@ def trpo(distribution: TaskDistribution, *, threads: int = 1, seed: int = 0, **c
     learner = LearnerConfig(threads=threads, tasks_per_chunk=1)
     rng = generator(seed, Domain.INIT)
     return RL2TRPO(distribution.spaces, settings, learner, device=torch.device("cpu"), rng=rng)
+
+
+def make(kind: str, distribution: TaskDistribution, **config: Any) -> MemoryAgent:
+    """``ppo`` or ``trpo``."""
+    return {"ppo": ppo, "trpo": trpo}[kind](distribution, **config)
 
 
 def gather(
@@ -160,6 +171,11 @@ def gather(
         episodes=agent.episodes_per_trial,
         deterministic=deterministic,
     )
+
+
+def update(agent: MemoryAgent, batch: Trajectory, seed: int = 0) -> Metrics:
+    """One meta-update on trials."""
+    return agent.meta_update([batch], agent.init_adapted(len(batch.obs)), rng=np.random.default_rng(seed))
 
 
 def learn(agent: MemoryAgent, distribution: TaskDistribution, *, iterations: int, tasks: int) -> list[Metrics]:

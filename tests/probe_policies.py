@@ -108,8 +108,9 @@ class ScriptDistribution(TaskDistribution):
     """Tasks ``{"n": 2, "lengths": [[3, 1], …]}``: the lengths of the episodes of each lane, in order.
 
     An episode shorter than the horizon terminates, a longer one is cut off there, one of exactly its length does both.
-    An optional ``"nan": "observation"`` or ``"reward"`` spoils lane 1's second step. With ``"succeeds": [t, …]`` the
-    steps t of the trial succeed in every lane; with ``"diverges": t`` lane 1 diverges in step t of the trial.
+    An optional ``"spoilt": {"observation": x}`` or ``{"reward": x}`` adds x in lane 1's second step. With
+    ``"succeeds": [t, …]`` the steps t of the trial succeed in every lane; with ``"diverges": t`` lane 1 diverges in
+    step t of the trial.
     """
 
     config_class = TaskConfig
@@ -144,7 +145,7 @@ class ScriptEnv(VectorTaskEnv):
             [task.get("diverges", -1) if lane == 1 else -1 for task, lane in zip(tasks, earlier, strict=True)]
         )
         self._success = np.zeros(self.num_envs, np.bool_) if any(self._succeeds) else None
-        self._spoilt = [task.get("nan") if lane == 1 else None for task, lane in zip(tasks, earlier, strict=True)]
+        self._spoilt = [task.get("spoilt", {}) if lane == 1 else {} for task, lane in zip(tasks, earlier, strict=True)]
         self._time = np.zeros(self.num_envs)
         self._episode = np.full(self.num_envs, -1)
         self._began = np.zeros(self.num_envs)
@@ -160,13 +161,13 @@ class ScriptEnv(VectorTaskEnv):
         self._diverged[live & (self._time == self._diverges)] = True
         self._time[live & ~self._diverged] += 1
         lengths = np.array([lane[episode] for lane, episode in zip(self._script, self._episode, strict=True)])
-        return reward + self._nan("reward"), self._time - self._began >= lengths
+        return reward + self._spoil("reward"), self._time - self._began >= lengths
 
     def _observe(self) -> Floats:
-        return np.stack([self._place + self._time + self._nan("observation"), self._episode], axis=1)
+        return np.stack([self._place + self._time + self._spoil("observation"), self._episode], axis=1)
 
     def _task_vectors(self) -> Floats:
         raise NotImplementedError("expected reveal = false")
 
-    def _nan(self, what: str) -> Floats:
-        return np.where([spoilt == what and self._time[row] == 2 for row, spoilt in enumerate(self._spoilt)], np.nan, 0)
+    def _spoil(self, what: str) -> Floats:
+        return np.where(self._time == 2, [spoilt.get(what, 0.0) for spoilt in self._spoilt], 0.0)

@@ -21,7 +21,7 @@ from metarl.executors import InProcess
 from metarl.policies import Policy
 from metarl.sampler import Sampler
 from metarl.schema import EvalConfig, TaskConfig
-from metarl.seeding import Domain, generator
+from metarl.seeding import Domain, Stream, generator
 from metarl.statistics import bootstrap_ci
 from metarl.tasks import Split, Task
 from metarl.types import Metrics, PolicyInput, Trajectory
@@ -118,6 +118,22 @@ def test_restored_episodes_of_a_real_memory_all_start_from_the_same_state(memory
     np.testing.assert_array_equal(restored, np.repeat(restored[..., :1], 5, axis=-1))
     assert len(np.unique(restored[0, :, 0])) == 4  # trials are sampled: each leaves a memory of its own
     assert len(np.unique(found.returns[:, 0, 0])) == 4  # episodes of the trial that runs on
+
+
+def test_restored_episodes_have_luck_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or their trial would be the first half of the running one, and both scores one sample."""
+    distribution, streams = AllAlike(ProbeConfig(horizon=3, num_tasks=2)), []
+    sampler = Sampler(distribution, InProcess())
+    collect = sampler.collect
+
+    def spy(policy: Policy, adapted: Tensor, tasks: Sequence[Task], stream: Stream, **how: Any) -> Trajectory:
+        streams.append(stream)
+        return collect(policy, adapted, tasks, stream, **how)
+
+    monkeypatch.setattr(sampler, "collect", spy)
+    config = EvalConfig(num_tasks=2, score_episodes=2, restored_episodes=2)
+    Evaluator(sampler, config, seed=0).evaluate(ppo(distribution, episodes_per_trial=2))
+    assert len(streams) == len(set(streams)) == 2
 
 
 def test_a_trials_return_is_that_of_as_many_episodes_as_in_training(curve: tuple[Evaluator, AdaptationCurve]) -> None:

@@ -22,7 +22,7 @@ from metarl.errors import ConfigError
 from metarl.evaluation import Evaluator
 from metarl.experiment import build, resolve
 from metarl.studies import memory_study_page, reference_lines, reproduce
-from metarl.studies.bandit_strategies import bayes_optimum
+from metarl.studies.bandit_strategies import UCB1, bayes_optimum
 from metarl.studies.memory_study import SETTINGS, MemoryStudy, estimate, make_study
 from metarl.studies.reference_lines import Bandits, MDPs
 from metarl.studies.study import Result
@@ -224,6 +224,20 @@ def test_a_setting_is_the_best_of_its_grid_on_other_tasks(monkeypatch: pytest.Mo
     assert lines["epsilon_greedy"].setting == chosen["epsilon_greedy"]
     assert lines["oracle"].returns.tolist() == [[1.0] * 5] * 400
     assert asked[0] != asked[1]  # tasks of its own
+
+
+def test_luck_is_the_runs_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the same tasks a strategy meets other luck beside a run of another seed, and the same beside the same."""
+    monkeypatch.setattr(reference_lines, "make_problem", lambda settings, rng: Bandits(5, np.full((50, 2), 0.5)))
+    chosen = {name: next(iter(grid)) for name, grid in Bandits(5, SURE).strategies(small=True).items()}
+    earned = [reference_lines.play({"seed": seed}, chosen, small=True)["oracle"].returns for seed in (0, 1, 0)]
+    assert (earned[0] != earned[1]).any()
+    np.testing.assert_array_equal(earned[0], earned[2])
+
+
+def test_ucb1_begins_with_one_success_and_one_failure_of_every_arm() -> None:
+    """As the published figures have it: without, it takes every one of the arms first."""
+    assert Bandits(10, SURE).strategies(small=False)["ucb1"]["c = 0.2"] == UCB1(0.2, prior=1)
 
 
 def test_one_table_of_gittins_indices_serves_all_trials() -> None:

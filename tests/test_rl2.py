@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from memory_probes import KEYS, PASS, doors, gather, learn, ppo, recall, trial_return, trpo
+from memory_probes import KEYS, PASS, doors, gather, learn, make, ppo, ragged, recall, trial_return, trpo, update
 from probe_envs import ProbeConfig, ProbeDistribution
 from pydantic import ValidationError
 from torch import Tensor
@@ -16,7 +17,7 @@ from torch import Tensor
 from metarl.agents.rl2_ppo import RL2PPO, RL2PPOConfig
 from metarl.agents.rl2_trpo import RL2TRPOConfig, _Objective
 from metarl.errors import CheckpointError, NumericError
-from metarl.memory_agent import MemoryAgent, initial_state, log_probs
+from metarl.memory_agent import initial_state, log_probs
 from metarl.trials import TIMES
 from metarl.trust_region import conjugate_gradient
 
@@ -24,19 +25,6 @@ pytestmark = pytest.mark.usefixtures("one_torch_thread")
 MEMORIES = pytest.mark.parametrize("memory", ["gru", "lstm", "transformer", "retrieval"])
 RNG = np.random.default_rng(0)
 DOORS = {"gamma": 1.0, "gae_lambda": 0.9, "entropy_coef": 0.05}
-
-
-def ragged(**config: Any) -> ProbeDistribution:
-    """Episodes of random length, up to 5 steps."""
-    return ProbeDistribution(ProbeConfig(**{"ends": "random"} | config))
-
-
-def make(kind: str, distribution: Any, **config: Any) -> MemoryAgent:
-    return {"ppo": ppo, "trpo": trpo}[kind](distribution, **config)
-
-
-def update(agent: MemoryAgent, batch: Any, seed: int = 0) -> dict[str, float]:
-    return agent.meta_update([batch], agent.init_adapted(len(batch.obs)), rng=np.random.default_rng(seed))
 
 
 @pytest.mark.parametrize(("credit", "expected"), [("trial", 1.0), ("episode", 2 * PASS)])
@@ -216,15 +204,17 @@ def test_parameters_of_another_run_start_a_fresh_optimiser() -> None:
 
 
 @pytest.mark.parametrize("kind", ["ppo", "trpo"])
-def test_what_is_not_finite_leaves_the_agent_as_it_was(kind: str) -> None:
+@pytest.mark.parametrize("normalize", [False, True])  # clipped, an infinite input is as good as any
+@pytest.mark.parametrize(("field", "value"), [("reward", math.nan), ("reward", math.inf), ("obs", math.inf)])
+def test_what_is_not_finite_leaves_the_agent_as_it_was(kind: str, normalize: bool, field: str, value: float) -> None:
     distribution = ragged()
-    agent = make(kind, distribution, episodes_per_trial=2)
+    agent = make(kind, distribution, episodes_per_trial=2, normalize_obs=normalize, normalize_reward=normalize)
     batch = gather(agent, distribution, tasks=6)
     before = {name: tensor.clone() for name, tensor in agent.state().items()}
-    reward = batch.reward.clone()
-    reward[0, 0, 1] = torch.nan
+    spoilt = getattr(batch, field).clone()
+    spoilt[0, 0, 1] = value
     with pytest.raises(NumericError, match="finite"):
-        update(agent, replace(batch, reward=reward))
+        update(agent, replace(batch, **{field: spoilt}))
     assert all(torch.equal(tensor, before[name]) for name, tensor in agent.state().items())
 
 
@@ -375,15 +365,15 @@ def test_the_value_head_says_the_same_when_its_units_change() -> None:
 def test_the_value_head_learns_what_depends_on_the_time_alone() -> None:
     """Reward 1 in each of two times three steps, γ = 1: 6, 5, … 1 are to come. The memory needs not count."""
     distribution = ProbeDistribution(ProbeConfig(horizon=3, num_tasks=1))
-    agent = ppo(distribution, episodes_per_trial=2, gamma=1.0, gae_lambda=1.0, lr=3e-2, memory_size=2)
+    agent = ppo(distribution, episodes_per_trial=2, gamma=1.0, gae_lambda=1.0, lr=0.1, memory_size=2)
     batch = gather(agent, distribution, tasks=8)
     batch = replace(batch, reward=torch.ones_like(batch.reward))
-    for iteration in range(30):
+    for iteration in range(60):
         metrics = update(agent, batch, seed=iteration)
     trials, _ = agent._trials(batch)
     params = agent._policy.unpack(agent.theta[None])
     found = agent._in_returns(agent._values(params, trials.inputs, trials.time, trials.action)[0])
-    torch.testing.assert_close(found.mean(0), torch.arange(6.0, 0.0, -1.0), rtol=0, atol=0.15)
+    torch.testing.assert_close(found.mean(0), torch.arange(6.0, 0.0, -1.0), rtol=0, atol=0.1)
     assert metrics["baseline/explained_variance/0"] > 0.98
 
 
