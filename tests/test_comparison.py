@@ -472,5 +472,5 @@ def test_what_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (mean.get_xdata()[0], mean.get_xdata()[-1], set(mean.get_ydata())) == (1.0, 3.0, {0.5})
     (band,) = left.collections
     assert band.get_datalim(left.transData).extents.tolist() == [1.0, 0.0, 3.0, 1.0]  # the seeds' range
-    assert [text.get_text() for text in right.get_legend().get_texts()] == ["random_init", "maml_trpo"]
+    assert [text.get_text() for text in figures[0].legends[0].get_texts()] == ["random_init", "maml_trpo"]
     assert list(right.containers[1].lines[0].get_ydata()) == [-2.5, -1.5, -0.5, 0.5]

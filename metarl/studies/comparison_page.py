@@ -222,7 +222,7 @@ def _rejected(methods: Summary) -> str:
 
 def picture(task: str, content: Summary) -> bytes:
     """A PNG: return after the last adaptation step by environment steps, and final return by adaptation steps."""
-    figure = Figure(figsize=(11, 4.4), dpi=150, layout="constrained")
+    figure = Figure(figsize=(12, 4.4), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)  # without pyplot: no global figures, no display
     left, right = figure.subplots(1, 2)
     figure.suptitle(f"{task}   ·   held-out tasks", fontsize=10, color=GREY)
@@ -239,7 +239,7 @@ def picture(task: str, content: Summary) -> bytes:
     for axes in (left, right):
         axes.set_ylabel("return per episode")
         tidy(axes)
-    right.legend(fontsize=8, frameon=True, framealpha=0.85, edgecolor="none")
+    figure.legend(*right.get_legend_handles_labels(), loc="outside right center", fontsize=8, frameon=False)
     png = io.BytesIO()
     figure.savefig(png, format="png")
     return png.getvalue()
