@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -171,6 +172,13 @@ def gather(
         episodes=agent.episodes_per_trial,
         deterministic=deterministic,
     )
+
+
+def with_noise_behind(batch: Trajectory) -> Trajectory:
+    """The batch with numbers where padding was, behind the ends of its trials."""
+    assert not batch.valid.all()
+    noise = 3 * torch.randn(batch.obs.shape, generator=torch.Generator().manual_seed(0))
+    return replace(batch, obs=torch.where(batch.valid.unsqueeze(-1), batch.obs, noise))
 
 
 def update(agent: MemoryAgent, batch: Trajectory, seed: int = 0) -> Metrics:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiny_runs
 
 from metarl import cli, config, loading
 
@@ -80,8 +81,8 @@ def test_every_metarl_command_runs(command: str, run: Path, tmp_path: Path, caps
         arguments += [word for word in small if word.split("=")[0] not in given]
         if "sampler.workers" in given:
             arguments.remove("sampler.executor=in_process")
-    if arguments[:2] == ["train", "rl2_ppo_ml1"]:
-        arguments.append("agent.bptt_steps=25")  # a small trial has 50
+        if arguments[1] in loading.available("configs"):
+            arguments += tiny_runs.short_chunks(arguments[1])
     if arguments[:2] == ["reproduce", "comparison"]:
         arguments += ["--small", "--out", str(tmp_path / "comparison"), "--tasks", "point", "--methods", "maml_trpo"]
     if arguments[:2] == ["reproduce", "rl2"]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_runs
 
 from metarl import cli, config, loading
 from metarl.memory_agent import MemoryAgentConfig
@@ -32,9 +33,11 @@ def test_every_shipped_configuration_trains(name: str, tmp_path: Path, capsys: p
     shipped = config.load(name).config
     horizon = min(20, shipped.task.horizon)
     remembers = isinstance(shipped.agent, MemoryAgentConfig)
-    sizes = [*SIZES, *(["agent.episodes_per_trial=2", "agent.memory_size=16"] if remembers else [])]
-    if getattr(shipped.agent, "bptt_steps", None):
-        sizes.append("agent.bptt_steps=25")
+    sizes = [
+        *SIZES,
+        *(["agent.episodes_per_trial=2", "agent.memory_size=16"] if remembers else []),
+        *tiny_runs.short_chunks(name),
+    ]
     rounds = 2 if remembers else getattr(shipped.agent, "num_adapt_steps", 0) + 1  # episodes of a trial, or phases
     episodes = 3 * 2 * 2 * rounds  # iterations · tasks · lanes · rounds
     assert cli.main(["train", name, *sizes, f"task.horizon={horizon}", f"run_dir={tmp_path}"]) == 0, capsys.readouterr()

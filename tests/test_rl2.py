@@ -9,7 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from memory_probes import KEYS, PASS, doors, gather, learn, make, ppo, ragged, recall, trial_return, trpo, update
+from memory_probes import (
+    KEYS,
+    PASS,
+    doors,
+    gather,
+    learn,
+    make,
+    ppo,
+    ragged,
+    recall,
+    trial_return,
+    trpo,
+    update,
+    with_noise_behind,
+)
 from probe_envs import ProbeConfig, ProbeDistribution
 from pydantic import ValidationError
 from torch import Tensor
@@ -98,10 +112,7 @@ def test_padding_does_not_matter() -> None:
     distribution = ragged()
     agents = [ppo(distribution, episodes_per_trial=2) for _ in range(2)]
     batch = gather(agents[0], distribution, tasks=6)
-    assert not batch.valid.all()
-    noise = torch.randn(batch.obs.shape, generator=torch.Generator().manual_seed(0))
-    spoilt = replace(batch, obs=torch.where(batch.valid.unsqueeze(-1), batch.obs, noise))
-    for agent, given in zip(agents, (batch, spoilt), strict=True):
+    for agent, given in zip(agents, (batch, with_noise_behind(batch)), strict=True):
         update(agent, given)
     torch.testing.assert_close(agents[0].theta, agents[1].theta, rtol=1e-5, atol=1e-7)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from memory_probes import doors, gather, make, ppo, ragged, trpo, update
+from memory_probes import doors, gather, make, ppo, ragged, trpo, update, with_noise_behind
 from probe_envs import ProbeConfig, ProbeDistribution
 from torch import Tensor
 
@@ -114,9 +114,7 @@ def test_adams_epsilon_is_the_configured_one() -> None:
 def test_what_lies_behind_a_trials_end_does_not_matter_to_trpo() -> None:
     agents = [trpo(ragged(), episodes_per_trial=2, entropy_coef=0.1, fisher_fraction=1.0) for _ in range(2)]
     batch = gather(agents[0], ragged(), tasks=6)
-    noise = 3 * torch.randn(batch.obs.shape, generator=torch.Generator().manual_seed(0))
-    spoilt = replace(batch, obs=torch.where(batch.valid.unsqueeze(-1), batch.obs, noise))
-    logged = [update(agent, given) for agent, given in zip(agents, (batch, spoilt), strict=True)]
+    logged = [update(agent, given) for agent, given in zip(agents, (batch, with_noise_behind(batch)), strict=True)]
     assert logged[0]["linesearch/accepted"]
     assert logged[0] == pytest.approx(logged[1], rel=1e-4)
     torch.testing.assert_close(agents[0].theta, agents[1].theta, rtol=1e-4, atol=1e-6)

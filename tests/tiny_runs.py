@@ -46,6 +46,11 @@ TINY = {
 }
 
 
+def short_chunks(name: str) -> list[str]:
+    """What a shipped configuration needs beside a short horizon if its agent cuts trials into chunks."""
+    return ["agent.bptt_steps=25"] if getattr(config.load(name).config.agent, "bptt_steps", None) else []
+
+
 def overrides(root: Path, *changes: str, size: Mapping[str, str] = TINY) -> list[str]:
     """Overrides that make a shipped configuration tiny, ``changes`` (``key=value``) last, with runs in ``root``."""
     merged = {**size} | {"run_dir": str(root)} | dict(change.split("=", 1) for change in changes)
