@@ -12,10 +12,10 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field, PositiveInt
 
-from metarl.maml import LINEAGES
-from metarl.maml_descent import DescentConfig, DescentMAMLAgent
-from metarl.schema import Lineage
+from metarl.config.schema import Lineage
 from metarl.types import Metrics, Trajectory
+
+from ._maml import LINEAGES, DescentConfig, DescentMAMLAgent
 
 
 class MAMLPPOConfig(DescentConfig):

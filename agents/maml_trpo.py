@@ -13,10 +13,11 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import model_validator
 
-from metarl.maml import LINEAGES, MAMLAgent, MAMLConfig
-from metarl.schema import Lineage
-from metarl.trust_region import TrustRegionConfig, trust_region_step
+from metarl.config.schema import Lineage
+from metarl.learning.trust_region import TrustRegionConfig, trust_region_step
 from metarl.types import Metrics, Trajectory
+
+from ._maml import LINEAGES, MAMLAgent, MAMLConfig
 
 
 class MAMLTRPOConfig(MAMLConfig, TrustRegionConfig):

@@ -11,11 +11,12 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
-from metarl.advantages import Estimates, thinning_keys
-from metarl.gradient_agent import GradientAgent, GradientAgentConfig
-from metarl.meta_objective import MetaObjective, TaskObjective
-from metarl.trust_region import TrustRegionConfig, trust_region_step
+from metarl.learning.meta_objective import MetaObjective, TaskObjective
+from metarl.learning.samples import Estimates, thinning_keys
+from metarl.learning.trust_region import TrustRegionConfig, trust_region_step
 from metarl.types import Metrics, Trajectory
+
+from ._gradient import GradientAgent, GradientAgentConfig
 
 
 class PretrainingConfig(GradientAgentConfig, TrustRegionConfig):

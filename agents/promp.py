@@ -11,10 +11,11 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
-from metarl.inner_losses import InnerLossName
-from metarl.maml_descent import DescentConfig, DescentMAMLAgent
-from metarl.schema import Lineage
+from metarl.config.schema import Lineage
+from metarl.learning.inner_losses import InnerLossName
 from metarl.types import Metrics, Trajectory
+
+from ._maml import DescentConfig, DescentMAMLAgent
 
 
 class ProMPConfig(DescentConfig):

@@ -11,8 +11,9 @@ from typing import Literal
 import numpy as np
 
 from metarl.errors import NumericError
-from metarl.gradient_agent import GradientAgent, GradientAgentConfig
 from metarl.types import Metrics, Trajectory
+
+from ._gradient import GradientAgent, GradientAgentConfig
 
 
 class RandomInitConfig(GradientAgentConfig):

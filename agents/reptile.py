@@ -14,17 +14,18 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
-from metarl.advantages import Estimates
+from metarl.config.schema import RunConfig
 from metarl.errors import NumericError
-from metarl.gradient_agent import GradientAgent, GradientAgentConfig
-from metarl.inner_loop import InnerLoop, Phase
-from metarl.inner_losses import Samples, clipped
-from metarl.meta_objective import step_diagnostics
-from metarl.mlp import Scratch
-from metarl.optimizers import FlatOptimizer, OptimizerName, require_whole_schedule, schedule_conflicts, scheduled
-from metarl.policies import MLPPolicy
-from metarl.schema import RunConfig
+from metarl.learning.adaptation.analytic import InnerLoop, Phase
+from metarl.learning.inner_losses import Samples, clipped
+from metarl.learning.meta_objective import step_diagnostics
+from metarl.learning.samples import Estimates
+from metarl.nn.mlp import Scratch
+from metarl.nn.optimizers import FlatOptimizer, OptimizerName, require_whole_schedule, schedule_conflicts, scheduled
+from metarl.nn.policies import MLPPolicy
 from metarl.types import Metrics, Trajectory
+
+from ._gradient import GradientAgent, GradientAgentConfig
 
 
 class ReptileConfig(GradientAgentConfig):
@@ -162,7 +163,7 @@ def clipped_steps(
 
     The loss is Σₘ max(cρ, c·clamp(ρ, 1 ± clip)) with c = −wA and ρ = π(aₘ|sₘ)/π_old(aₘ|sₘ), π_old recomputed at
     ``params``. Each step is of the size that inner step ``step`` has; the first one, at ρ = 1, is the policy-gradient
-    step of :func:`metarl.inner_loop.policy_gradient_step` bit for bit.
+    step of :func:`metarl.learning.adaptation.analytic.policy_gradient_step` bit for bit.
 
     Source: Schulman et al. 2017, arXiv:1707.06347, eq. 7.
     """

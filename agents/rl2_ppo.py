@@ -15,14 +15,15 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
+from metarl.config.schema import Lineage, RunConfig
 from metarl.errors import NumericError
-from metarl.memories.memory import State
-from metarl.memory_agent import MemoryAgent, MemoryAgentConfig, Trials, initial_state, log_probs
-from metarl.optimizers import FlatOptimizer, require_whole_schedule, schedule_conflicts, scheduled
+from metarl.learning.trials import longest
+from metarl.nn.memories.memory import State
+from metarl.nn.optimizers import FlatOptimizer, require_whole_schedule, schedule_conflicts, scheduled
 from metarl.parallel import task_chunks
-from metarl.schema import Lineage, RunConfig
-from metarl.trials import longest
 from metarl.types import Metrics
+
+from ._memory import MemoryAgent, MemoryAgentConfig, Trials, initial_state, log_probs
 
 MAX_LOG_RATIO = 20.0  # beyond, exp overflows into gradients of 0·∞; far beyond any clip
 SUMS = ("loss/policy", "loss/value", "policy/entropy", "loss/kl", "loss/clipped")

@@ -15,12 +15,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from metarl.config.schema import Lineage
 from metarl.errors import NumericError
-from metarl.memory_agent import MemoryAgent, MemoryAgentConfig, Trials, initial_state, log_probs
-from metarl.memory_policy import Unpacked
-from metarl.schema import Lineage
-from metarl.trust_region import TrustRegionConfig, trust_region_step
+from metarl.learning.trust_region import TrustRegionConfig, trust_region_step
+from metarl.nn.memory_policy import Unpacked
 from metarl.types import Metrics
+
+from ._memory import MemoryAgent, MemoryAgentConfig, Trials, initial_state, log_probs
 
 R = TypeVar("R")
 

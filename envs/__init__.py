@@ -3,6 +3,6 @@
 Importing this package registers every family with Gymnasium, ``half_cheetah_vel`` as ``metarl/HalfCheetahVel-v0``.
 """
 
-from metarl.registration import register_families
+from metarl.tasks.registration import register_families
 
 register_families()

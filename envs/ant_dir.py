@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from metarl.schema import Lineage
+from metarl.config.schema import Lineage
 from metarl.tasks import Floats, VectorTaskEnv
 
-from .ant import LINEAGES, AntConfig, AntDistribution, AntEnv
-from .locomotion import HeadingConfig, HeadingDistribution, HeadingEnv, with_pins
+from ._ant import LINEAGES, AntConfig, AntDistribution, AntEnv
+from ._locomotion import HeadingConfig, HeadingDistribution, HeadingEnv, with_pins
 
 _GYM = {"alive_bonus": 1.0, "ctrl_cost_weight": 0.5, "terminate_when_unhealthy": True, "observe_position": False}
 

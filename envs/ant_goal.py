@@ -8,11 +8,11 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
-from metarl.schema import Lineage
+from metarl.config.schema import Lineage
 from metarl.tasks import Floats, Split, Task, VectorTaskEnv
 
-from .ant import LINEAGES, AntConfig, AntDistribution, AntEnv
-from .locomotion import with_pins
+from ._ant import LINEAGES, AntConfig, AntDistribution, AntEnv
+from ._locomotion import with_pins
 
 _BOX = {"goal_shape": "box", "goal_radius": 3.0, "alive_bonus": 4.05}
 _DISK = {

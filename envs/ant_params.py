@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from metarl.tasks import Floats, VectorTaskEnv
 
-from .ant import AntConfig, AntDistribution, AntEnv
-from .random_dynamics import ModelSizes, RandomDynamicsConfig, RandomDynamicsDistribution, RandomDynamicsEnv
+from ._ant import AntConfig, AntDistribution, AntEnv
+from ._random_dynamics import ModelSizes, RandomDynamicsConfig, RandomDynamicsDistribution, RandomDynamicsEnv
 
 
 class AntParamsConfig(AntConfig, RandomDynamicsConfig):

@@ -7,11 +7,11 @@ from typing import ClassVar
 
 from pydantic import Field, NonNegativeFloat
 
-from metarl.schema import Lineage
+from metarl.config.schema import Lineage
 from metarl.tasks import Floats, VectorTaskEnv
 
-from .ant import LINEAGES, AntConfig, AntDistribution, AntEnv
-from .locomotion import Range, VelocityConfig, VelocityDistribution, VelocityEnv, with_pins
+from ._ant import LINEAGES, AntConfig, AntDistribution, AntEnv
+from ._locomotion import Range, VelocityConfig, VelocityDistribution, VelocityEnv, with_pins
 
 _PINS = {"velocity_range": [0.0, 3.0], "alive_bonus": 1.05}
 

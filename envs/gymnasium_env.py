@@ -14,11 +14,10 @@ import numpy as np
 from gymnasium.envs.registration import load_env_creator
 from pydantic import Field, JsonValue, field_validator, model_validator
 
-from metarl.errors import ConfigError
-from metarl.loading import nearest
-from metarl.loop_env import Env, LoopEnv, reports_success, space_spec
-from metarl.schema import Frozen, TaskConfig
+from metarl.config.schema import Frozen, TaskConfig
+from metarl.errors import ConfigError, nearest
 from metarl.tasks import Floats, Split, Task, TaskDistribution, VectorTaskEnv, balanced_sample
+from metarl.tasks.loop_env import Env, LoopEnv, reports_success, space_spec
 
 Choice = bool | int | float | str
 Attribute = Annotated[str, Field(pattern="^[A-Za-z][A-Za-z0-9_]*$")]

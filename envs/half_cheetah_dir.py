@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from metarl.schema import Lineage
+from metarl.config.schema import Lineage
 from metarl.tasks import VectorTaskEnv
 
-from .half_cheetah import LINEAGES, HalfCheetahConfig, HalfCheetahDistribution, HalfCheetahEnv
-from .locomotion import DirectionDistribution, DirectionEnv
+from ._half_cheetah import LINEAGES, HalfCheetahConfig, HalfCheetahDistribution, HalfCheetahEnv
+from ._locomotion import DirectionDistribution, DirectionEnv
 
 
 class HalfCheetahDirConfig(HalfCheetahConfig):

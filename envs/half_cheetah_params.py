@@ -6,8 +6,8 @@ from pydantic import Field, NonNegativeFloat
 
 from metarl.tasks import Floats, VectorTaskEnv
 
-from .half_cheetah import HalfCheetahConfig, HalfCheetahDistribution, HalfCheetahEnv
-from .random_dynamics import ModelSizes, RandomDynamicsConfig, RandomDynamicsDistribution, RandomDynamicsEnv
+from ._half_cheetah import HalfCheetahConfig, HalfCheetahDistribution, HalfCheetahEnv
+from ._random_dynamics import ModelSizes, RandomDynamicsConfig, RandomDynamicsDistribution, RandomDynamicsEnv
 
 
 class HalfCheetahParamsConfig(HalfCheetahConfig, RandomDynamicsConfig):

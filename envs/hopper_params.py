@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from metarl.schema import Lineage
+from metarl.config.schema import Lineage
 from metarl.tasks import Floats, VectorTaskEnv
 
-from .hopper import HopperConfig, HopperDistribution, HopperEnv
-from .random_dynamics import ModelSizes, RandomDynamicsConfig, RandomDynamicsDistribution, RandomDynamicsEnv, lineages
+from ._hopper import HopperConfig, HopperDistribution, HopperEnv
+from ._random_dynamics import ModelSizes, RandomDynamicsConfig, RandomDynamicsDistribution, RandomDynamicsEnv, lineages
 
 
 class HopperParamsConfig(HopperConfig, RandomDynamicsConfig):

@@ -6,8 +6,8 @@ from pydantic import Field, NonNegativeFloat
 
 from metarl.tasks import VectorTaskEnv
 
-from .hopper import HopperConfig, HopperDistribution, HopperEnv
-from .locomotion import VelocityConfig, VelocityDistribution, VelocityEnv
+from ._hopper import HopperConfig, HopperDistribution, HopperEnv
+from ._locomotion import VelocityConfig, VelocityDistribution, VelocityEnv
 
 
 class HopperVelConfig(HopperConfig, VelocityConfig):

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from metarl.schema import Lineage
+from metarl.config.schema import Lineage
 from metarl.tasks import Floats, VectorTaskEnv
 
-from .humanoid import LINEAGES, HumanoidConfig, HumanoidDistribution, HumanoidEnv
-from .locomotion import HeadingConfig, HeadingDistribution, HeadingEnv, with_pins
+from ._humanoid import LINEAGES, HumanoidConfig, HumanoidDistribution, HumanoidEnv
+from ._locomotion import HeadingConfig, HeadingDistribution, HeadingEnv, with_pins
 
 
 class HumanoidDirConfig(HumanoidConfig, HeadingConfig):

@@ -7,10 +7,10 @@ from typing import ClassVar
 
 from pydantic import Field, field_validator
 
-from metarl.schema import Lineage
+from metarl.config.schema import Lineage
 from metarl.tasks import Split
 
-from .meta_world import MetaWorldConfig, MetaWorldDistribution, check_class, metaworldplus2025
+from ._meta_world import MetaWorldConfig, MetaWorldDistribution, check_class, metaworldplus2025
 
 
 class ML1Config(MetaWorldConfig):

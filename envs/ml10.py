@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from metarl.schema import Lineage
+from metarl.config.schema import Lineage
 from metarl.tasks import Split
 
-from .meta_world import MetaWorldConfig, MetaWorldDistribution, metaworldplus2025
-from .meta_world_tasks import ML10_TEST, ML10_TRAIN
+from ._meta_world import MetaWorldConfig, MetaWorldDistribution, metaworldplus2025
+from ._meta_world_tasks import ML10_TEST, ML10_TRAIN
 
 
 class ML10Config(MetaWorldConfig):

@@ -7,11 +7,11 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from metarl.schema import Lineage
+from metarl.config.schema import Lineage
 from metarl.tasks import Split
 
-from .meta_world import MetaWorldConfig, MetaWorldDistribution, metaworldplus2025
-from .meta_world_tasks import ML25_TEST, ML25_TRAIN
+from ._meta_world import MetaWorldConfig, MetaWorldDistribution, metaworldplus2025
+from ._meta_world_tasks import ML25_TEST, ML25_TRAIN
 
 
 class ML25Config(MetaWorldConfig):

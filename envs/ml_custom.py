@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from metarl.tasks import Split
 
-from .meta_world import MetaWorldConfig, MetaWorldDistribution, check_class
+from ._meta_world import MetaWorldConfig, MetaWorldDistribution, check_class
 
 ClassName = Annotated[str, AfterValidator(check_class)]
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, PositiveInt
 
-from metarl.schema import Lineage, TaskConfig
+from metarl.config.schema import Lineage, TaskConfig
 from metarl.spaces import Space, SpaceSpec
 from metarl.tasks import Bools, Floats, Split, Task, TaskDistribution, VectorTaskEnv
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from metarl.schema import Lineage
+from metarl.config.schema import Lineage
 from metarl.spaces import SpaceSpec
 from metarl.tasks import Bools, Floats, Split, Task, VectorTaskEnv, balanced_sample
 

@@ -7,11 +7,11 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from metarl.schema import Lineage
+from metarl.config.schema import Lineage
 from metarl.tasks import VectorTaskEnv
 
-from .locomotion import Range, VelocityConfig, VelocityDistribution, VelocityEnv
-from .swimmer import SwimmerConfig, SwimmerDistribution, SwimmerEnv
+from ._locomotion import Range, VelocityConfig, VelocityDistribution, VelocityEnv
+from ._swimmer import SwimmerConfig, SwimmerDistribution, SwimmerEnv
 
 
 class SwimmerVelConfig(SwimmerConfig, VelocityConfig):

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from metarl.schema import Lineage
+from metarl.config.schema import Lineage
 from metarl.tasks import VectorTaskEnv
 
-from .locomotion import DirectionDistribution, DirectionEnv, with_pins
-from .walker2d import LINEAGES, Walker2dConfig, Walker2dDistribution, Walker2dEnv
+from ._locomotion import DirectionDistribution, DirectionEnv, with_pins
+from ._walker2d import LINEAGES, Walker2dConfig, Walker2dDistribution, Walker2dEnv
 
 
 class Walker2dDirConfig(Walker2dConfig):

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from metarl.schema import Lineage
+from metarl.config.schema import Lineage
 from metarl.tasks import Floats, VectorTaskEnv
 
-from .random_dynamics import ModelSizes, RandomDynamicsConfig, RandomDynamicsDistribution, RandomDynamicsEnv, lineages
-from .walker2d import Walker2dConfig, Walker2dDistribution, Walker2dEnv
+from ._random_dynamics import ModelSizes, RandomDynamicsConfig, RandomDynamicsDistribution, RandomDynamicsEnv, lineages
+from ._walker2d import Walker2dConfig, Walker2dDistribution, Walker2dEnv
 
 
 class Walker2dParamsConfig(Walker2dConfig, RandomDynamicsConfig):

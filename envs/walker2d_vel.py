@@ -7,11 +7,11 @@ from typing import ClassVar
 
 from pydantic import Field, NonNegativeFloat
 
-from metarl.schema import Lineage
+from metarl.config.schema import Lineage
 from metarl.tasks import VectorTaskEnv
 
-from .locomotion import Range, VelocityConfig, VelocityDistribution, VelocityEnv, with_pins
-from .walker2d import LINEAGES, Walker2dConfig, Walker2dDistribution, Walker2dEnv
+from ._locomotion import Range, VelocityConfig, VelocityDistribution, VelocityEnv, with_pins
+from ._walker2d import LINEAGES, Walker2dConfig, Walker2dDistribution, Walker2dEnv
 
 
 class Walker2dVelConfig(Walker2dConfig, VelocityConfig):

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl import parameters
+from metarl.config.schema import AgentConfig, LearnerConfig
 from metarl.errors import CheckpointError
-from metarl.policies import Policy
-from metarl.schema import AgentConfig, LearnerConfig
+from metarl.nn import parameters
+from metarl.nn.policies import Policy
 from metarl.spaces import SpaceSpec
 from metarl.types import Metrics, Trajectory
 

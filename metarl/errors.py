@@ -1,4 +1,9 @@
-"""The errors a user can meet, each with its documented exit code."""
+"""The errors a user can meet, each with its documented exit code, and what was probably meant."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
 
 
 class MetarlError(Exception):
@@ -43,3 +48,16 @@ class Interrupted(MetarlError):
     def __init__(self, signum: int) -> None:
         super().__init__(f"stopped by signal {signum}")
         self.exit_code = 128 + signum
+
+
+def nearest(word: str, choices: Iterable[str] | Mapping[str, str]) -> str:
+    """``did you mean …? `` with the one or two choices closest to ``word`` (of a mapping: their values), if any are."""
+    names = choices if isinstance(choices, Mapping) else {choice: choice for choice in choices}
+    matches = difflib.get_close_matches(word, list(names), n=2, cutoff=0.6)
+    likeness = [difflib.SequenceMatcher(None, word, match).ratio() for match in matches]
+    close = [
+        names[match]
+        for match, like in zip(matches, likeness, strict=True)
+        if like > likeness[0] - 0.1 or match.startswith(word)
+    ]
+    return f"did you mean {' or '.join(close)}? " if close else ""

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import tiny_runs
 
-from metarl import cli, config, loading
+from metarl import cli
+from metarl.config import loading, lookup
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -76,12 +77,12 @@ def test_every_metarl_command_runs(command: str, run: Path, tmp_path: Path, caps
     small = [*SMALL, f"run_dir={tmp_path}"]
     given = {word.split("=")[0] for word in arguments if "=" in word}
     if arguments == ["bench", "metaworld"]:
-        pytest.skip("takes a minute, whatever is given; its parts are tested in tests/test_meta_world.py")
+        pytest.skip("takes a minute, whatever is given; its parts are tested in tests/envs/test_meta_world.py")
     if (arguments[0] == "train" and "--help" not in arguments) or arguments[0] == "bench":
         arguments += [word for word in small if word.split("=")[0] not in given]
         if "sampler.workers" in given:
             arguments.remove("sampler.executor=in_process")
-        if arguments[1] in loading.available("configs"):
+        if arguments[1] in lookup.available("configs"):
             arguments += tiny_runs.short_chunks(arguments[1])
     if arguments[:2] == ["reproduce", "comparison"]:
         arguments += ["--small", "--out", str(tmp_path / "comparison"), "--tasks", "point", "--methods", "maml_trpo"]
@@ -104,7 +105,7 @@ def test_make_targets_exist() -> None:
 def test_make_train_runs_a_shipped_config() -> None:
     recipe = subprocess.run(["make", "-n", "train"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     match = re.search(r"train\.py (\S+)", recipe)
-    assert match and match[1] in loading.available("configs")
+    assert match and match[1] in lookup.available("configs")
 
 
 def test_continuous_integration_runs_the_documented_command() -> None:
@@ -119,8 +120,8 @@ def test_relative_links_lead_somewhere(page: Path) -> None:
 
 
 def test_keys_named_in_the_pages_exist() -> None:
-    one_per_agent = {config.load(name).config.agent.name: name for name in loading.available("configs")}
-    text = "\n".join(config.describe(config.load(name)) for name in one_per_agent.values())
+    one_per_agent = {loading.load(name).config.agent.name: name for name in lookup.available("configs")}
+    text = "\n".join(loading.describe(loading.load(name)) for name in one_per_agent.values())
     for page in PAGES:
         sections = "agent|eval|sampler|learner|checkpoint|wandb"
         for section, key in re.findall(rf"`({sections})\.(?!safetensors)(\w+)", page.read_text("utf-8")):
@@ -167,4 +168,4 @@ def test_exit_codes_are_as_documented() -> None:
 def test_train_py_is_the_train_command() -> None:
     command = [sys.executable, "train.py", "maml_trpo_point", "--print-config"]
     shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert shown.stdout == config.dump(config.load("maml_trpo_point").config)
+    assert shown.stdout == loading.dump(loading.load("maml_trpo_point").config)

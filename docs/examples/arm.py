@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from metarl.mujoco_batch import MujocoBatchEnv
-from metarl.schema import TaskConfig
+from metarl.config.schema import TaskConfig
 from metarl.spaces import Space, SpaceSpec
 from metarl.tasks import TaskDistribution
+from metarl.tasks.mujoco_batch import MujocoBatchEnv
 
 
 class ArmConfig(TaskConfig):

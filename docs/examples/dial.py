@@ -6,9 +6,9 @@ import gymnasium
 import numpy as np
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from metarl.loop_env import LoopEnv, space_spec
-from metarl.schema import TaskConfig
+from metarl.config.schema import TaskConfig
 from metarl.tasks import Split, Task, TaskDistribution, VectorTaskEnv
+from metarl.tasks.loop_env import LoopEnv, space_spec
 
 
 class Dial(gymnasium.Env):

@@ -16,7 +16,7 @@ from torch.func import grad, hessian
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "meta_gradients.md"
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "helpers"))
 
 from enumerable import (  # noqa: E402
     ALL,
@@ -42,8 +42,8 @@ from enumerable import (  # noqa: E402
     values,
 )
 
-from metarl.inner_loop import InnerLoop, LearnedRates, Phase  # noqa: E402
-from metarl.inner_losses import INNER_LOSSES, InnerLossName  # noqa: E402
+from metarl.learning.adaptation.analytic import InnerLoop, LearnedRates, Phase  # noqa: E402
+from metarl.learning.inner_losses import INNER_LOSSES, InnerLossName  # noqa: E402
 
 WORLD = World()
 

@@ -19,13 +19,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 from torch import Tensor
 
-from metarl.distributions import DiagonalGaussian
-from metarl.inner_loop import InnerLoop, policy_gradient_step
-from metarl.inner_losses import Samples
-from metarl.meta_objective import TaskObjective
-from metarl.mlp import MLP, Activation, Scratch
-from metarl.optimizers import FlatOptimizer, OptimizerName
-from metarl.policies import MLPPolicy, init_parameters
+from metarl.learning.adaptation.analytic import InnerLoop, policy_gradient_step
+from metarl.learning.inner_losses import Samples
+from metarl.learning.meta_objective import TaskObjective
+from metarl.nn.distributions import DiagonalGaussian
+from metarl.nn.mlp import MLP, Activation, Scratch
+from metarl.nn.optimizers import FlatOptimizer, OptimizerName
+from metarl.nn.policies import MLPPolicy, init_parameters
 
 Function = Callable[[Tensor], Tensor]  # inputs [N, M] of N tasks → targets [N, M]
 OuterGradient = Callable[[Tensor, np.random.Generator], Tensor]  # (ψ [Q], random numbers) → [Q], on newly drawn tasks

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from metarl import checkpoint, config, run_dir
-from metarl.experiment import build
-from metarl.policies import Policy
+from metarl.config import loading
+from metarl.nn.policies import Policy
+from metarl.run import checkpoint, run_dir
+from metarl.run.experiment import build
 from metarl.seeding import Stream
 from metarl.tasks import Task, VectorTaskEnv
 from metarl.types import PolicyInput
@@ -20,7 +21,7 @@ from metarl.types import PolicyInput
 
 def use(run: Path, task: Task, seed: int = 0) -> list[float]:
     """Returns of the episodes that the adapted agent acts in; with a memory, of those in which it adapts, too."""
-    settings = config.load(str(run / "config.yaml")).config  # allow=["module:Class"] for a family of your own
+    settings = loading.load(str(run / "config.yaml")).config  # allow=["module:Class"] for a family of your own
     with build(settings) as experiment:
         agent, sampler = experiment.agent, experiment.sampler
         agent.load_state(checkpoint.latest(run_dir.checkpoints(run)).tensors)

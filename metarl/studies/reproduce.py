@@ -14,11 +14,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
-from metarl import checkpoint, run_dir
-from metarl import config as configuration
+from metarl.config import loading
+from metarl.config.schema import RunConfig
 from metarl.errors import ConfigError, Interrupted, MetarlError, StorageError
-from metarl.logger import MetricsFile
-from metarl.schema import RunConfig
+from metarl.monitor.logger import MetricsFile
+from metarl.run import checkpoint, run_dir
 from metarl.storage import replace_file
 from metarl.studies.study import Cell, Result, Study, read_result
 
@@ -96,7 +96,7 @@ def find_jobs(cells: Sequence[Cell], out: Path) -> list[Job]:
     problems: dict[str, None] = {}  # in order, each once
     for cell in cells:
         try:
-            config = configuration.load(cell.config, cell.arguments(out)[1:]).config
+            config = loading.load(cell.config, cell.arguments(out)[1:]).config
             run = _newest_run(out / str(cell))
             if run is not None:
                 _check_settings(run, config)
@@ -120,7 +120,7 @@ def _newest_run(folder: Path) -> Path | None:
 
 def _check_settings(run: Path, planned: RunConfig) -> None:
     """Raises ConfigError if a run was made with settings that the study does not have (any more)."""
-    was, expected = _settings(configuration.load(str(run / "config.yaml")).config), _settings(planned)
+    was, expected = _settings(loading.load(str(run / "config.yaml")).config), _settings(planned)
     different = [f"{key} = {was.get(key)!r}, not {value!r}" for key, value in expected.items() if was.get(key) != value]
     if different:
         raise ConfigError(
@@ -211,7 +211,7 @@ def _results(jobs: Sequence[Job]) -> list[Result]:
     finished = [(job.cell, job.run) for job in jobs if job.run is not None and job.state == "finished"]
     results = []
     for cell, run in finished:
-        settings = configuration.load(str(run / "config.yaml")).config.model_dump(mode="json", serialize_as_any=True)
+        settings = loading.load(str(run / "config.yaml")).config.model_dump(mode="json", serialize_as_any=True)
         results.append(read_result(cell, run, {k: v for k, v in settings.items() if k != "run_dir"}))
     return results
 

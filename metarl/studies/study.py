@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from metarl import loading
-from metarl.errors import ConfigError
-from metarl.logger import MetricsFile
+from metarl.config import lookup
+from metarl.errors import ConfigError, nearest
+from metarl.monitor.logger import MetricsFile
 from metarl.tasks import TaskDistribution
 
 KEPT_VERSIONS = ("python", "torch", "numpy", "gymnasium", "mujoco", "metarl", "git")
@@ -101,7 +101,7 @@ def finished(cells: Iterable[Cell], results: Iterable[Result]) -> tuple[list[Res
 
 def distribution_of(config: Mapping[str, Any]) -> TaskDistribution:
     """The task distribution of a resolved configuration."""
-    family = loading.task_distribution(config["task"]["name"])
+    family = lookup.task_distribution(config["task"]["name"])
     return family(family.config_class(**config["task"]))
 
 
@@ -125,7 +125,7 @@ def require_part(study: str, chosen: Mapping[str, tuple[Iterable[str], Iterable[
     """Raise a ConfigError with a line for every name that a study does not have (``chosen``: by kind, the wanted
     names and all) and for a number of seeds below 1."""
     problems = [
-        f"no {kind} {name!r} in {study}: {loading.nearest(name, list(known))}one of {', '.join(known)}"
+        f"no {kind} {name!r} in {study}: {nearest(name, list(known))}one of {', '.join(known)}"
         for kind, (wanted, known) in chosen.items()
         for name in wanted
         if name not in known

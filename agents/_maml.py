@@ -1,0 +1,243 @@
+"""What agents share whose meta-gradient goes through adaptation (Finn et al. 2017, arXiv:1703.03400)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from torch import Tensor
+
+from metarl.config.schema import Lineage
+from metarl.errors import NumericError
+from metarl.learning.adaptation.analytic import InnerLoop, LearnedRates
+from metarl.learning.inner_losses import INNER_LOSSES, InnerLossName, Samples
+from metarl.learning.meta_objective import MetaObjective, TaskObjective
+from metarl.learning.samples import Estimates, thinning_keys
+from metarl.nn.optimizers import FlatOptimizer, OptimizerName
+from metarl.parallel import task_chunks
+from metarl.types import Metrics, Trajectory
+
+from ._gradient import GradientAgent, GradientAgentConfig
+
+LINEAGES = {
+    "finn2017": Lineage(
+        pins={"hidden_sizes": [100, 100], "activation": "relu", "later_step_lr_scale": 0.5, "advantage_norm": "std"},
+        why="cbfinn/maml_rl: two ReLU layers of 100; at test time the step size is halved after the first step",
+        differs="there one baseline serves all tasks, one phase stale, Hessian products are finite differences, and "
+        "Ant is rllab's model of it: its returns on Ant cannot be reproduced",
+    ),
+    "promp2018": Lineage(
+        pins={"hidden_sizes": [64, 64], "activation": "tanh", "inner_lr": 0.1, "advantage_norm": "std"},
+        why="jonasrothfuss/ProMP run_scripts/maml_run_mujoco.py: two tanh layers of 64",
+        differs="its Hessian products are finite differences in float32, ours are exact",
+    ),
+    "garage2020": Lineage(
+        pins={"hidden_sizes": [64, 64], "activation": "tanh", "inner_lr": 0.1, "advantage_norm": "var"},
+        why="rlworkgroup/garage examples/torch/maml_*: two tanh layers of 64; advantages are divided by the variance",
+        differs="its baseline is a network of 2 × 32 that takes a single Adam step per phase; ours is the linear one",
+    ),
+    "metaworldplus2025": Lineage(
+        pins={"hidden_sizes": [512, 512], "activation": "tanh", "inner_lr": 0.1, "advantage_norm": "var"},
+        why="rainx0r/metaworld-algorithms examples/meta_learning/maml_trpo_*: two tanh layers of 512; advantages are "
+        "divided by the variance",
+        differs="its success counter favours successes; it stands beside the one that counts all goals alike",
+    ),
+}
+
+
+class MAMLConfig(GradientAgentConfig):
+    """Settings of agents whose meta-gradient goes through adaptation."""
+
+    num_adapt_steps: PositiveInt = Field(1, description="K adaptation steps in training, each on newly gathered data")
+    inner_loss: InnerLossName = Field(
+        "log_prob", description="log_prob = Finn 2017; ratio = low-variance curvature (ProMP); dice = unbiased, noisier"
+    )
+    first_order: bool = Field(False, description="ignore second derivatives of adaptation (FOMAML)")
+    adapt_layers: Literal["all", "head"] = Field(
+        "all", description="head = adapt the last layer and the standard deviations only (ANIL)"
+    )
+    learn_inner_lr: LearnedRates = Field(
+        "none", description="learn the step size too: one per tensor, or one per parameter (Meta-SGD)"
+    )
+    outer_phases: Literal["last", "all"] = Field(
+        "last",
+        description="what the meta-update improves: the phase after all K steps, or the mean over those after 1 … K",
+    )
+    exploration: Literal["none", "sum", "mean"] = Field(
+        "none", description="E-MAML: credit the data gathered before adaptation with the return after it"
+    )
+
+    @model_validator(mode="after")
+    def _combinations(self) -> MAMLConfig:
+        if self.adapt_layers == "head" and self.learn_inner_lr != "none":
+            raise ValueError(
+                f"learn_inner_lr = {self.learn_inner_lr} with adapt_layers = head would learn step sizes of tensors "
+                "that never take a step: use adapt_layers = all, or learn_inner_lr = none"
+            )
+        if self.exploration != "none" and self.inner_loss != "log_prob":
+            raise ValueError(
+                f"exploration = {self.exploration} with inner_loss = {self.inner_loss} would count twice how data "
+                "depends on the policy: use inner_loss = log_prob, or exploration = none"
+            )
+        return self
+
+
+class MAMLAgent(GradientAgent):
+    """θ is improved for what it becomes: the outer loss is that of policies after adaptation, and its gradient by ψ
+    goes through the inner steps. How ψ then moves is for the agents to say.
+    """
+
+    config: MAMLConfig
+
+    @property
+    def num_adapt_steps(self) -> int:  # type: ignore[override]
+        """K."""
+        return self.config.num_adapt_steps
+
+    def _inner_loop(self, device: torch.device) -> InnerLoop:
+        config, policy, mask = self.config, self._policy, None
+        if config.adapt_layers == "head":
+            fan_in, fan_out = policy.mlp.sizes[-2:]
+            mask = torch.zeros(policy.num_parameters, device=device)
+            head = policy.mlp.num_parameters - (fan_in + 1) * fan_out
+            mask[head : policy.mlp.num_parameters + policy.distribution.num_extra] = 1.0
+        return InnerLoop(
+            policy,
+            config.inner_lr,
+            config.later_step_lr_scale,
+            INNER_LOSSES[config.inner_loss],
+            first_order=config.first_order,
+            learned=config.learn_inner_lr,
+            mask=mask,
+        )
+
+    def _objective(
+        self, batches: Sequence[Trajectory], *, fisher_fraction: float = 1.0, rng: np.random.Generator | None = None
+    ) -> tuple[MetaObjective, Tensor, Metrics]:
+        """The objective around ψ, the meta-gradients of its tasks [N, Q], and what is to be logged of both.
+
+        Raises:
+            NumericError: the loss or a gradient is not finite; nothing has changed.
+        """
+        if len(batches) != self.num_adapt_steps + 1:
+            raise ValueError(f"expected {self.num_adapt_steps + 1} phases, got {len(batches)}")
+        batches = [batch.to(self.psi.device) for batch in batches]
+        keys: list[Tensor] = []
+        if fisher_fraction < 1:
+            assert rng is not None
+            keys = [thinning_keys(batch, rng) for batch in batches]
+
+        def prepare(part: slice) -> tuple[list[Samples], list[Samples] | None, list[Estimates]]:
+            samples, estimates = zip(*(self._samples(batch.tasks(part)) for batch in batches), strict=True)
+            if fisher_fraction == 1.0:
+                return list(samples), None, list(estimates)
+            thinned = [s.thinned(fisher_fraction, key[part]) for s, key in zip(samples, keys, strict=True)]
+            return list(samples), thinned, list(estimates)
+
+        num_tasks = len(batches[0].obs)
+        prepared = self._map(prepare, num_tasks)
+        estimates = [Estimates.cat([part[2][k] for part in prepared]) for k in range(len(batches))]
+        credits = self._credits(estimates)
+
+        def build(index: int) -> TaskObjective:
+            (phases, thinned, _), part = prepared[index], parts[index]
+            coefs = self._coefs(phases, [credit[part] for credit in credits])
+            return TaskObjective(
+                self._loop, self.psi, phases, coefs, self._scratch, constrained=self._improved, thinned=thinned
+            )
+
+        parts = list(task_chunks(num_tasks, self._map.chunk))  # those of ``prepared``
+        objective = MetaObjective(self._map.over(build, range(len(parts))), self._map)
+        gradients = objective.gradients()
+        metrics = self._learning_metrics(gradients, objective.diagnostics(), batches, estimates)
+        return objective, gradients, metrics | {"loss/before": objective.old_loss}
+
+    @property
+    def _improved(self) -> list[int]:
+        """The phases that the meta-update improves."""
+        return list(range(1 if self.config.outer_phases == "all" else self.num_adapt_steps, self.num_adapt_steps + 1))
+
+    def _credits(self, estimates: Sequence[Estimates]) -> list[Tensor]:
+        """E-MAML's credit [N] of the steps of phases 0 … K−1: that of all improved phases behind each."""
+        if self.config.exploration == "none":
+            return []
+        earned = {k: exploration_credit(estimates[k]) / len(self._improved) for k in self._improved}
+        credits = [sum((earned[j] for j in earned if j > k), torch.zeros(())) for k in range(self.num_adapt_steps)]
+        if self.config.exploration == "mean":
+            credits = [credit / estimates[k].episodes for k, credit in enumerate(credits)]
+        return credits
+
+    def _coefs(self, phases: Sequence[Samples], credits: Sequence[Tensor]) -> dict[int, Tensor]:
+        coefs = {k: phases[k].loss_coef / len(self._improved) for k in self._improved}
+        for k, credit in enumerate(credits):
+            explore = -credit.unsqueeze(1) * (phases[k].weight > 0)
+            coefs[k] = coefs[k] + explore if k in coefs else explore
+        return coefs
+
+
+def exploration_credit(after: Estimates) -> Tensor:
+    """What E-MAML credits a task's data before adaptation with, per step: [N].
+
+    R is the return that a policy gradient through sampling multiplies log π(τ) with, for all trajectories τ that
+    adaptation saw: ∇J = E[R(τ')(∇log π_θ'(τ') + Σ_τ ∇log π_θ(τ))]. It is put into the units of the surrogate loss, a
+    mean over steps of advantages divided by their scale: (Rᵢ − b)/(T·σᵢ), b the mean return of the other tasks, which
+    does not depend on task i's data and so leaves the gradient unbiased.
+
+    Source: Stadie et al. 2018, arXiv:1803.01118, eq. 4–5 (E-MAML); Al-Shedivat et al. 2018, arXiv:1710.03641, eq. 6–7.
+    The sum over trajectories is the exact term; E-MAML's experiments use the mean of them, which has less variance
+    and is smaller by the number of episodes.
+    """
+    returns, num_tasks = after.episode_return, len(after.episode_return)
+    others = (returns.sum() - returns) / (num_tasks - 1) if num_tasks > 1 else torch.zeros_like(returns)
+    steps = after.steps.to(returns.dtype) / after.episodes  # of an episode
+    return (returns - others) / (steps * after.scale)
+
+
+class DescentConfig(MAMLConfig):
+    """Settings of the outer optimiser."""
+
+    outer_optimizer: OptimizerName = Field("adam", description="adam, or sgd without momentum")
+    outer_lr: PositiveFloat = Field(1e-3, description="its step size")
+
+
+class DescentMAMLAgent(MAMLAgent):
+    """How many epochs, and with which clipping and penalty, is for the agents to say."""
+
+    config: DescentConfig
+
+    def _start_afresh(self) -> None:
+        self._optimizer = FlatOptimizer(self.config.outer_optimizer, self.psi)
+
+    def state(self) -> dict[str, Tensor]:
+        return super().state() | self._optimizer.state()
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        super().load_state(state)
+        self._optimizer.load_state(state)
+
+    def _descend(
+        self, batches: Sequence[Trajectory], *, epochs: int, clip: float | None, inner_kl_penalty: float
+    ) -> Metrics:
+        """``epochs`` steps, each on all samples, with the inner steps repeated from the current ψ.
+
+        Raises:
+            NumericError: a loss or a gradient is not finite; ψ and the optimiser are as before.
+        """
+        objective, _, metrics = self._objective(batches)
+        psi, moments = self.psi, self._optimizer.state()
+        for _ in range(epochs):
+            gradient, loss = objective.clipped_gradient(psi, clip=clip, inner_kl_penalty=inner_kl_penalty)
+            if not (math.isfinite(loss) and bool(gradient.isfinite().all())):
+                self._optimizer.load_state(moments)
+                raise NumericError(f"expected a finite loss and gradient, got loss {loss}; parameters are unchanged")
+            psi = self._optimizer.step(psi, gradient, self.config.outer_lr)
+        loss, kl = objective.evaluate(psi)
+        if not (math.isfinite(loss) and bool(psi.isfinite().all())):
+            self._optimizer.load_state(moments)
+            raise NumericError(f"expected a finite loss after the update, got {loss}; parameters are unchanged")
+        self.psi = psi
+        return metrics | {"loss/after": loss, "loss/kl": kl}

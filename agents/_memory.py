@@ -1,0 +1,353 @@
+"""What agents with a memory share: the policy, trials as samples, critics, normalisers and state."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from torch import Tensor
+
+from metarl.agent import Agent, load_named_parameters, named_parameters, require_tensors
+from metarl.config.schema import AgentConfig, LearnerConfig, RunConfig, TaskConfig
+from metarl.errors import NumericError
+from metarl.learning.returns import discounted_returns, explained_variance, finite_horizon_gae, normalize
+from metarl.learning.trials import Credit, critic_times, ends, linear_values, seen, time_features
+from metarl.nn.memories.memory import Kind, State, make_memory
+from metarl.nn.memory_policy import FLAGS, MemoryPolicy, Unpacked, init_memory_parameters
+from metarl.nn.mlp import MLP, Activation
+from metarl.nn.normalization import RunningMoments
+from metarl.nn.policies import action_distribution, require_spread
+from metarl.parallel import TaskMap, task_chunks
+from metarl.spaces import SpaceSpec
+from metarl.types import Metrics, Trajectory
+
+R = TypeVar("R")
+
+
+class MemoryAgentConfig(AgentConfig):
+    """Settings of the policy, its memory, and of advantages over trials."""
+
+    episodes_per_trial: PositiveInt = Field(
+        2, description="episodes of a trial in training, 2 or more; the memory lives as long"
+    )
+    memory: Kind = Field("gru", description="gru, lstm, transformer, or retrieval: what remembers the trial")
+    memory_size: PositiveInt = Field(128, description="width of the memory")
+    memory_context: PositiveInt = Field(
+        128, description="transformer, retrieval: the steps that can be looked up, the latest ones; at least a trial's"
+    )
+    encoder_sizes: list[PositiveInt] = Field([], description="widths of layers between the input and the memory")
+    activation: Activation = Field("tanh", description="activation of these layers")
+    init_std: PositiveFloat = Field(1.0, description="initial standard deviation of a Gaussian policy, in action units")
+    min_std: PositiveFloat = Field(1e-6, description="floor of that standard deviation")
+    normalize_obs: bool = Field(
+        False, description="normalise observations by their running moments, which change at meta-updates only"
+    )
+    normalize_reward: bool = Field(
+        False,
+        description="divide rewards as the policy's input by their running standard deviation, which changes at "
+        "meta-updates only",
+    )
+    reward_input_scale: PositiveFloat = Field(1.0, description="factor on rewards as the policy's input")
+    gamma: float = Field(0.99, ge=0, le=1, description="discount factor")
+    gae_lambda: float = Field(0.95, ge=0, le=1, description="λ of generalised advantage estimation; 1 = Monte Carlo")
+    credit: Credit = Field(
+        "trial", description="trial = an action is credited with later episodes too; episode = with its own alone"
+    )
+    critic: Literal["value_head", "linear", "linear_per_task"] = Field(
+        "value_head",
+        description="value_head = learned on the memory's features and the time; linear = linear feature baseline, "
+        "fitted to all trials together; linear_per_task = to each task's by themselves, which needs many more steps "
+        "per task than inputs",
+    )
+    advantage_norm: Literal["std", "none"] = Field(
+        "std", description="over all trials of an iteration: std = (A − μ)/σ; none = as estimated"
+    )
+    entropy_coef: NonNegativeFloat = Field(0.0, description="weight of the policy's entropy beside that of advantages")
+
+    @model_validator(mode="after")
+    def _a_spread_that_can_change(self) -> MemoryAgentConfig:
+        require_spread(self.init_std, self.min_std)
+        return self
+
+    @model_validator(mode="after")
+    def _a_memory_of_that_size(self) -> MemoryAgentConfig:
+        try:
+            make_memory(self.memory, 1, self.memory_size, context=self.memory_context)
+        except ValueError as error:
+            raise ValueError(f"memory = {self.memory} of memory_size = {self.memory_size}: {error}") from error
+        return self
+
+    def conflicts(self, run: RunConfig) -> list[str]:
+        found = []
+        if self.episodes_per_trial < 2:
+            reason = "what is learned is to use in one episode what the ones before have shown"
+            found.append(f"agent.episodes_per_trial = {self.episodes_per_trial}: expected at least 2, because {reason}")
+        if isinstance(run.task, TaskConfig):
+            trial = f"agent.episodes_per_trial = {self.episodes_per_trial}, task.horizon = {run.task.horizon}"
+            found += self._trial_conflicts(self.episodes_per_trial * run.task.horizon, trial)
+        return found
+
+    def _trial_conflicts(self, steps: int, trial: str) -> list[str]:
+        """What does not go with trials of that many steps; ``trial`` says where these come from."""
+        if self.memory not in ("transformer", "retrieval") or self.memory_context >= steps:
+            return []
+        reason = f"memory = {self.memory} would forget the start of a trial ({trial}) before its end"
+        return [f"agent.memory_context = {self.memory_context}: expected at least {steps}, because {reason}"]
+
+
+@dataclass(frozen=True)
+class Trials:
+    """R trials of T steps, as samples."""
+
+    inputs: Tensor  # [R, T, inputs]
+    action: Tensor  # [R, T, act], choices [R, T]
+    log_prob: Tensor  # [R, T] of the action under the policy that took it
+    advantage: Tensor  # [R, T]
+    target: Tensor  # [R, T] returns for the value head, in its units once it learns
+    time: Tensor  # [R, T, TIMES] for the value head
+    valid: Tensor  # [R, T] bool
+
+    def rows(self, index: Tensor | slice) -> Trials:
+        """Some of the trials."""
+        return Trials(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
+    def steps(self, part: slice) -> Trials:
+        """Some of the steps of all trials."""
+        return Trials(**{f.name: getattr(self, f.name)[:, part] for f in fields(self)})
+
+
+class MemoryAgent(Agent):
+    """A policy that adapts by what it remembers of its trial; θ changes in training only."""
+
+    config: MemoryAgentConfig
+    num_adapt_steps = 0
+
+    def __init__(
+        self,
+        spaces: SpaceSpec,
+        config: AgentConfig,
+        learner: LearnerConfig,
+        *,
+        device: torch.device,
+        rng: np.random.Generator,
+    ) -> None:
+        assert isinstance(config, self.config_class) and isinstance(config, MemoryAgentConfig)
+        assert learner.threads != "auto"
+        self.config = config
+        self.episodes_per_trial = config.episodes_per_trial
+        self._threads = learner.threads if device.type == "cpu" else 1
+        self._map = TaskMap(threads=self._threads, chunk=1)
+        self._policy = make_memory_policy(spaces, config)
+        self._moments = RunningMoments(spaces.observation.size) if config.normalize_obs else None
+        self._rewards = RunningMoments(1, name="rewards") if config.normalize_reward else None
+        self._targets = RunningMoments(1, name="targets") if config.critic == "value_head" else None
+        self.theta = init_memory_parameters(self._policy, config.init_std, rng).to(device)
+        self._start_afresh()
+
+    def policy(self) -> MemoryPolicy:
+        return self._policy
+
+    def init_adapted(self, num_tasks: int) -> Tensor:
+        """θ once, for all tasks: [1, P]."""
+        return self.theta[None]
+
+    def adapt(self, adapted: Tensor, batch: Trajectory, *, step: int, rng: np.random.Generator) -> Tensor:
+        """Nothing to do: what adapts is the state that the policy carries."""
+        return adapted
+
+    def meta_update(self, batches: Sequence[Trajectory], adapted: Tensor, *, rng: np.random.Generator) -> Metrics:
+        if len(batches) != 1:
+            raise ValueError(f"expected 1 phase, got {len(batches)}")
+        batch = batches[0].to(self.theta.device)
+        trials, metrics = self._trials(batch)
+        theta, targets = self.theta, self._targets.state() if self._targets else {}
+        try:
+            metrics |= self._improve(self._in_units(trials), rng)
+        except NumericError:
+            self.theta = theta
+            if self._targets:
+                self._targets.load_state(targets)
+            raise
+        self._update_normalisers(batch)
+        return metrics | _first_and_last_episode(batch)
+
+    @abstractmethod
+    def _improve(self, trials: Trials, rng: np.random.Generator) -> Metrics:
+        """Update θ. On a NumericError the optimiser is as before."""
+
+    def _start_afresh(self) -> None:
+        """Set up what an agent keeps besides θ, such as an optimiser, for new parameters."""
+
+    def state(self) -> dict[str, Tensor]:
+        state = named_parameters(self._policy.shapes(), self.theta)
+        for moments in self._normalisers():
+            state |= moments.state()
+        return state
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        require_tensors({name: tuple(tensor.shape) for name, tensor in self.state().items()}, state)
+        self._load_policy(state)
+        for moments in self._normalisers():
+            moments.load_state(state)
+
+    def load_parameters(self, state: dict[str, Tensor]) -> None:
+        self._load_policy(state)
+        for moments in self._normalisers():
+            if moments.state().keys() <= state.keys():
+                moments.load_state(state)
+        self._start_afresh()
+
+    def _normalisers(self) -> list[RunningMoments]:
+        return [moments for moments in (self._moments, self._rewards, self._targets) if moments]
+
+    def describe(self) -> dict[str, Any]:
+        return {"parameters": self._policy.num_parameters}
+
+    def _load_policy(self, state: dict[str, Tensor]) -> None:
+        self.theta = load_named_parameters(self._policy.shapes(), state).to(self.theta.device)
+
+    def _trials(self, batch: Trajectory) -> tuple[Trials, Metrics]:
+        """A batch as samples, and what is to be logged of them.
+
+        Raises:
+            NumericError: rewards, observations or values are not finite; nothing has changed.
+        """
+        config, policy = self.config, self._policy
+        with torch.no_grad():
+            params = policy.unpack(self.theta[None])
+            inputs = policy.inputs(params, seen(batch))
+            valid, end = batch.valid.flatten(0, 1), ends(batch, config.credit)
+            reward, first = batch.reward.flatten(0, 1), batch.first.flatten(0, 1)
+            time = time_features(first, valid).to(inputs.dtype)
+            metrics: Metrics = {}
+            if config.critic == "value_head":
+                value, log_prob = self._values(params, inputs, time, batch.action.flatten(0, 1))
+                value = torch.where(valid, self._in_returns(value), 0.0)
+                difference = torch.where(valid, log_prob - batch.log_prob.flatten(0, 1), 0.0).abs().max()
+                metrics["memory/log_prob_difference"] = float(difference)  # of worker and learner
+            else:
+                per_task = config.critic == "linear_per_task"
+                times, fits = critic_times(first, config.credit, per_task=per_task), len(batch.obs) if per_task else 1
+                value = linear_values(inputs, times, reward, end, valid, gamma=config.gamma, fits=fits)
+            advantage = finite_horizon_gae(reward, value, end, gamma=config.gamma, lam=config.gae_lambda)
+            target = advantage + value
+            if not all(bool(tensor.isfinite().all()) for tensor in (target, inputs, batch.obs)):  # inputs are clipped
+                raise NumericError("expected finite values and observations, got NaN or infinity")
+            weight = (valid / valid.sum()).reshape(1, -1).to(reward.dtype)
+            returns = discounted_returns(reward, end, gamma=config.gamma)
+            explained = explained_variance(value.reshape(1, -1), returns.reshape(1, -1), weight)
+            metrics["baseline/explained_variance/0"] = float(explained)
+            advantage = normalize(advantage.reshape(1, -1), weight, config.advantage_norm)[0].view_as(reward)
+        action, log_prob = batch.action.flatten(0, 1), batch.log_prob.flatten(0, 1)
+        return Trials(inputs, action, log_prob, advantage, target, time, valid), metrics
+
+    def _in_returns(self, value: Tensor) -> Tensor:
+        """What the value head says, [R, T], as returns."""
+        mean, std = self._target_moments()
+        return mean + std * value
+
+    def _in_units(self, trials: Trials) -> Trials:
+        """The trials with targets as the value head is to say them, so that its loss is of one size on every task.
+
+        Its units are the moments of all targets so far, these among them; as they change, the head is rescaled to say
+        the same as before.
+        Source: van Hasselt et al. 2016, "Learning values across many orders of magnitude", arXiv:1602.07714, section 2.
+        """
+        if self._targets is None:
+            return trials
+        mean, std = self._target_moments()
+        self._targets.update(trials.target[trials.valid].unsqueeze(1))
+        new_mean, new_std = self._target_moments()
+        named = self._policy.named(self.theta)
+        changed = {name: named[name] * (std / new_std) for name in ("value.weight", "value.time")}
+        self._write(changed | {"value.bias": (mean + std * named["value.bias"] - new_mean) / new_std})
+        return replace(trials, target=(trials.target - new_mean) / new_std)
+
+    def _target_moments(self) -> tuple[float, float]:
+        if self._targets is None:
+            return 0.0, 1.0
+        mean, std = self._targets.mean_and_std()
+        return float(mean), max(float(std), 1e-3)
+
+    def _values(self, params: Unpacked, inputs: Tensor, time: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """The value head [R, T], and log π of the actions [R, T], at the present θ."""
+
+        def evaluate(part: slice) -> tuple[Tensor, Tensor]:
+            with torch.no_grad():
+                rows = inputs[part]
+                state = initial_state(self._policy, rows)
+                outputs, value, _ = self._policy.scan(params, rows, state, time=time[part])
+                return value, log_probs(self._policy, params, outputs, action[part])[0]
+
+        values, log_prob = zip(*self._in_parts(evaluate, len(inputs)), strict=True)
+        return torch.cat(values), torch.cat(log_prob)
+
+    def _in_parts(self, function: Callable[[slice], R], rows: int) -> list[R]:
+        """``function`` of one share of the rows per thread, in order."""
+        return self._map.over(function, self.shares(rows))
+
+    def shares(self, rows: int) -> list[slice]:
+        """One share of the rows per thread."""
+        return list(task_chunks(rows, -(-rows // self._threads)))
+
+    def _update_normalisers(self, batch: Trajectory) -> None:
+        """The moments of what this batch has shown go into θ, for the next one."""
+        changed: dict[str, Tensor] = {}
+        if self._moments:
+            self._moments.update(batch.obs[batch.valid])
+            changed["obs_mean"], changed["obs_std"] = self._moments.mean_and_std()
+        if self._rewards:
+            self._rewards.update(batch.reward[batch.valid].unsqueeze(1))
+            changed["reward_unit"] = self._rewards.mean_and_std()[1]
+        self._write(changed)
+
+    def _write(self, changed: Mapping[str, Tensor]) -> None:
+        """Set some of the parameters."""
+        if changed:
+            self.theta = self.theta.clone()
+            named = self._policy.named(self.theta)
+            for name, value in changed.items():
+                named[name].copy_(value)
+
+
+def make_memory_policy(spaces: SpaceSpec, config: MemoryAgentConfig) -> MemoryPolicy:
+    """A Gaussian policy for Box actions, a categorical one for Discrete actions."""
+    action, obs = spaces.action, spaces.observation.size
+    inputs = obs + action.size + FLAGS
+    encoder = MLP((inputs, *config.encoder_sizes), config.activation) if config.encoder_sizes else None
+    width = config.encoder_sizes[-1] if config.encoder_sizes else inputs
+    return MemoryPolicy(
+        obs,
+        replace(action, low=(), high=()),
+        encoder,
+        make_memory(config.memory, width, config.memory_size, context=config.memory_context),
+        action_distribution(action, config.min_std),
+        config.reward_input_scale,
+        config.normalize_obs,
+        config.normalize_reward,
+    )
+
+
+def log_probs(policy: MemoryPolicy, params: Unpacked, outputs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+    """log π(a) and the entropy in nats, [R, T] each, of outputs [R, T, O] and actions [R, T, …]."""
+    stacked, taken = outputs.flatten(0, 1).mT.unsqueeze(0), action.flatten(0, 1)
+    taken = taken.mT.unsqueeze(0) if action.ndim == 3 else taken.unsqueeze(0)
+    shape = outputs.shape[:2]
+    log_prob = policy.distribution.log_prob(stacked, params.extra, taken).view(shape)
+    return log_prob, policy.distribution.entropy(stacked, params.extra).reshape(shape)
+
+
+def initial_state(policy: MemoryPolicy, inputs: Tensor) -> State:
+    """The state before the first of the steps [R, T, inputs]."""
+    return policy.memory.initial_state(len(inputs), inputs)
+
+
+def _first_and_last_episode(batch: Trajectory) -> Metrics:
+    """Mean returns at both ends of the trials: what remembering brings."""
+    means = batch.episode_returns().mean((0, 1))
+    return {"train/first_episode_return": float(means[0]), "train/last_episode_return": float(means[-1])}

@@ -1,0 +1,157 @@
+"""Sampler speed against bare physics."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from metarl.bench.machine import peak_memory_mb
+from metarl.config.schema import RunConfig
+from metarl.parallel import available_cores, task_chunks
+from metarl.run.experiment import Experiment, build, resolve
+from metarl.sampling.executors.processes import Executor, make_executor
+from metarl.sampling.rollout import draw_reset_seeds
+from metarl.seeding import Domain, Stream, generator
+from metarl.tasks import Task, TaskDistribution
+from metarl.types import Trajectory
+
+ROUNDS = 10
+
+
+def measure(config: RunConfig) -> dict[str, Any]:
+    """Sampler speed against bare physics, at the config's meta-batch.
+
+    ``env_steps_per_s``: valid steps by wall time of ``Sampler.collect``. ``raw_steps_per_s``: the same start states
+    and controls replayed with ``mj_step(nstep=frame_skip)`` and nothing else, one loop per core at the same time, by
+    the loops' own clocks; null where the family is not a MuJoCo batch, or trials have several episodes. ``ratio``: the
+    first over the second. Medians of 10 interleaved rounds. ``peak_memory_mb``: sum of the peak resident sizes of the
+    whole process tree, shared pages counted in each process.
+    """
+    config = resolve(config)
+    cores = available_cores()
+    with build(config) as experiment, ExitStack() as stack:
+        raw_executor = one_worker_per_core(experiment, stack)
+        collect(experiment, 0)  # workers import and build their environments
+        sampled, raw, ratios = [], [], []
+        for round_ in range(1, ROUNDS + 1):
+            started = time.perf_counter()
+            tasks, stream, batch = collect(experiment, round_)
+            sampled.append(batch.num_steps / (time.perf_counter() - started))
+            bare = bare_physics(experiment, raw_executor, tasks, stream, batch)
+            if bare is not None:
+                raw.append(bare)
+                ratios.append(sampled[-1] / bare)
+        return {
+            "config": config.task.name,
+            "tasks": config.meta_batch_size,
+            "lanes": config.rollouts_per_task,
+            "horizon": config.task.horizon,
+            "workers": experiment.executor.workers,
+            "cores": cores,
+            "env_steps_per_s": float(np.median(sampled)),
+            "raw_steps_per_s": float(np.median(raw)) if raw else None,
+            "ratio": float(np.median(ratios)) if ratios else None,
+            "peak_memory_mb": peak_memory_mb(),
+        }
+
+
+@dataclass(frozen=True)
+class _ReplayUnit:
+    """Some tasks of a collected batch, for one core."""
+
+    distribution: TaskDistribution
+    tasks: tuple[Task, ...]
+    first_slot: int
+    stream: Stream
+    actions: NDArray[Any]  # [n, E, T, act]
+    lengths: NDArray[np.int64]  # [n, E] valid steps
+
+
+def replay(unit: _ReplayUnit) -> tuple[int, float]:
+    """(environment steps, seconds) of the bare physics of a unit; only the loop itself is timed."""
+    import mujoco
+
+    n, lanes, steps = unit.actions.shape[:3]
+    env: Any = unit.distribution.make_vector(n * lanes)
+    env.set_tasks([task for task in unit.tasks for _ in range(lanes)])
+    env.reset(seed=draw_reset_seeds(unit.stream, unit.first_slot, n, lanes, 1)[:, 0].tolist())
+    qpos, qvel = env.start_states()
+    actions = unit.actions.reshape(n * lanes, steps, -1)
+    controls = np.stack([env.controls(actions[:, t]) for t in range(steps)], axis=1)
+    lengths = unit.lengths.ravel().tolist()
+    models, frame_skip, mj_step = env.models, env.frame_skip, mujoco.mj_step  # one per row: tasks may change dynamics
+    data = mujoco.MjData(env.model)
+    ctrl = data.ctrl
+    started = time.perf_counter()
+    for row, (model, length) in enumerate(zip(models, lengths, strict=True)):
+        mujoco.mj_resetData(model, data)
+        data.qpos[:] = qpos[row]
+        data.qvel[:] = qvel[row]
+        mujoco.mj_forward(model, data)
+        for control in controls[row, :length]:
+            ctrl[:] = control
+            mj_step(model, data, frame_skip)
+    return sum(lengths), time.perf_counter() - started
+
+
+def bare_physics(
+    experiment: Experiment, executor: Executor, tasks: list[Task], stream: Stream, batch: Trajectory
+) -> float | None:
+    """Steps per second of one bare loop per core, all at the same time, over a collected batch."""
+    replayable = hasattr(experiment.distribution.make_vector(1), "start_states")
+    if not replayable or experiment.agent.episodes_per_trial > 1:
+        return None
+    lengths = batch.valid.sum(-1).numpy()
+    units = [
+        _ReplayUnit(
+            experiment.distribution, tuple(tasks[part]), part.start, stream, batch.action[part].numpy(), lengths[part]
+        )
+        for part in task_chunks(len(tasks), -(-len(tasks) // executor.workers))
+    ]
+    return float(sum(steps / seconds for steps, seconds in executor.map(replay, units)))
+
+
+def draw_tasks(experiment: Experiment, iteration: int) -> list[Task]:
+    """The tasks of a training iteration."""
+    rng = generator(experiment.config.seed, Domain.TASKS, iteration=iteration)
+    return experiment.distribution.sample(experiment.config.meta_batch_size, split="train", rng=rng)
+
+
+def collect(experiment: Experiment, iteration: int) -> tuple[list[Task], Stream, Trajectory]:
+    """One phase with initial parameters."""
+    tasks, stream = draw_tasks(experiment, iteration), Stream(experiment.config.seed, iteration, phase=0)
+    return tasks, stream, collect_phase(experiment, tasks, stream, experiment.agent.init_adapted(len(tasks)))
+
+
+def collect_phases(experiment: Experiment) -> tuple[list[Task], list[Trajectory]]:
+    """All phases of one iteration, each gathered with what the phases before it have been adapted to."""
+    agent, seed, tasks = experiment.agent, experiment.config.seed, draw_tasks(experiment, 0)
+    adapted, phases = agent.init_adapted(len(tasks)), []
+    for k in range(agent.num_adapt_steps + 1):
+        phases.append(collect_phase(experiment, tasks, Stream(seed, 0, k), adapted))
+        if k < agent.num_adapt_steps:
+            adapted = agent.adapt(adapted, phases[-1], step=k, rng=generator(seed, Domain.LEARNER))
+    return tasks, phases
+
+
+def collect_phase(experiment: Experiment, tasks: list[Task], stream: Stream, params: torch.Tensor) -> Trajectory:
+    """One phase with the given parameters."""
+    agent, lanes = experiment.agent, experiment.config.rollouts_per_task
+    return experiment.sampler.collect(
+        agent.policy(), params, tasks, stream, lanes=lanes, episodes=agent.episodes_per_trial
+    )
+
+
+def one_worker_per_core(experiment: Experiment, stack: ExitStack) -> Executor:
+    """The experiment's own executor, or one beside it, for bare physics on every core."""
+    cores, sampler = available_cores(), experiment.config.sampler
+    if experiment.executor.workers == cores:
+        return experiment.executor
+    beside = sampler.model_copy(update={"executor": "processes", "workers": cores})
+    return stack.enter_context(make_executor(beside))

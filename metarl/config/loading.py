@@ -1,0 +1,308 @@
+"""Configuration: a YAML file and ``key=value`` overrides become one validated :class:`~metarl.config.schema.RunConfig`.
+
+OmegaConf reads and merges, pydantic validates; ``task`` and ``agent`` are validated by the ``config_class`` of the
+family and the agent that they name. All that is wrong is reported at once. Validation is strict with JSON's types:
+``list`` and ``tuple`` fields take YAML lists, an integer does for a float but not the other way round, and no number is
+made from text.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from pydantic import ValidationError, create_model
+
+from metarl.config import lookup, messages, strict_yaml
+from metarl.config.schema import AgentConfig, Frozen, RunConfig, TaskConfig
+from metarl.config.strict_yaml import Problems
+from metarl.errors import ConfigError, nearest
+
+RESUMABLE = ("iterations", "env_steps", "time_limit_s", "sampler.*", "eval.*", "checkpoint.*", "wandb.*")
+SectionClass = type[TaskConfig] | type[AgentConfig]
+_RUN_NAME = re.compile(r"\w[\w.+-]*", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A configuration that can be run.
+
+    ``name`` is the file's name without suffix, ``notices`` are lines to show to the user (what was dropped or
+    overridden), ``raw`` is what file and overrides gave explicitly, before lineages and defaults.
+    """
+
+    name: str
+    config: RunConfig
+    notices: list[str]
+    raw: dict[str, Any]
+
+
+def load(config: str, overrides: Sequence[str] = (), allow: Sequence[str] = ()) -> Loaded:
+    """Load and check a configuration: a path to a YAML file, or the bare name of one that comes with metarl.
+
+    ``overrides`` are ``key=value`` with dotted keys and YAML values (a leading ``--`` is allowed); ``allow`` lists the
+    classes outside metarl, as ``package.module:Class``, that ``task.name`` and ``agent.name`` may be. Nothing is
+    written anywhere.
+
+    Raises:
+        ConfigError: one line per problem; all that could be found.
+    """
+    problems: Problems = {}
+    name, given = _read(config, problems)
+    changes = strict_yaml.parse_overrides(overrides, problems)
+    if given is None:
+        raise _error(problems)
+    raw, notices = _merge(given, changes)
+    task = _section_class(raw, "task", lambda name: lookup.task_distribution(name, allow).config_class, problems)
+    agent = _section_class(raw, "agent", lambda name: lookup.agent(name, allow).config_class, problems)
+    resolved = copy.deepcopy(raw)
+    for section, config_class in (("task", task), ("agent", agent)):
+        if config_class is not None:
+            resolved[section] = _apply_lineage(section, raw[section], config_class, notices, problems)
+    checked = _validate(resolved, task, agent, problems)
+    if checked is None or problems:
+        raise _error(problems)
+    return Loaded(name, checked, notices, raw)
+
+
+def check_combinations(config: RunConfig) -> list[str]:
+    """What cannot work although every key on its own is valid: one line each."""
+    problems = []
+    workers = config.sampler.workers
+    if config.sampler.executor == "in_process" and workers != "auto" and workers > 0:
+        problems.append(
+            f"sampler.workers = {workers} contradicts sampler.executor = in_process: set workers to 0 or auto, "
+            "or executor to processes"
+        )
+    if isinstance(config.agent, AgentConfig):  # else its name is not known
+        problems += config.agent.conflicts(config)
+    if config.device == "cuda" and not _has_cuda():
+        problems.append("device = cuda: no CUDA device was found; use auto or cpu")
+    return problems
+
+
+def dump(config: RunConfig) -> str:
+    """The resolved configuration as YAML, with every key; ``load`` gives an equal configuration from it."""
+    text: str = OmegaConf.to_yaml(OmegaConf.create(_data(config)))
+    return text
+
+
+def describe(target: type[Frozen] | Loaded) -> str:
+    """Every key with its value (of a config class: its default), meaning and allowed values, and the lineages."""
+    if not isinstance(target, Loaded):
+        return messages.describe_keys(target)
+    config = target.config
+    text = messages.describe_keys(_run_model(type(config.task), type(config.agent)), _data(config))
+    lineages = [
+        messages.describe_lineage(f"{section}.lineage = {name}", lineage)
+        for section, model in (("task", config.task), ("agent", config.agent))
+        for name, lineage in model.lineages.items()
+    ]
+    return "\n".join([text, *(["", "lineages:", *lineages] if lineages else [])])
+
+
+def resume_config(saved: RunConfig, overrides: Sequence[str]) -> RunConfig:
+    """The configuration with which a saved run goes on; only keys in ``RESUMABLE``, which undo no result, may differ.
+
+    Whether ``iterations`` is at least what has been done is for the caller to check.
+
+    Raises:
+        ConfigError: another key, or an invalid value; one line per problem.
+    """
+    changes = check_override_keys(overrides, RESUMABLE, "on resume")
+    problems: Problems = {}
+    config = _validate(_merge(_data(saved), changes)[0], type(saved.task), type(saved.agent), problems)
+    if config is None:
+        raise _error(problems)
+    return config
+
+
+def check_override_keys(overrides: Sequence[str], changeable: Sequence[str], occasion: str) -> dict[str, Any]:
+    """Parse overrides that may only touch some keys, without loading anything. Returns dotted key → value.
+
+    Raises:
+        ConfigError: bad syntax, or a key outside ``changeable`` (``section.*`` stands for all of a section).
+    """
+    problems: Problems = {}
+    changes = dict(_leaves(strict_yaml.parse_overrides(overrides, problems)))
+    for key in changes:
+        section = f"{key.partition('.')[0]}.*" if "." in key else key
+        if key not in changeable and section not in changeable:
+            problems[key] = f"{key} cannot change {occasion}; what can: {', '.join(changeable)}"
+    if problems:
+        raise _error(problems)
+    return changes
+
+
+def _read(config: str, problems: Problems) -> tuple[str, dict[str, Any] | None]:
+    """Name and content of a configuration given by path or bare name."""
+    is_path = "/" in config or config.endswith((".yaml", ".yml"))
+    shipped = lookup.available("configs")
+    if not is_path and config not in shipped:
+        problems[config] = (
+            f"no configuration called {config!r}: {nearest(config, shipped)}expected the path of a .yaml file, "
+            f"or one of: {', '.join(shipped) or 'none'}"
+        )
+        return config, None
+    path = Path(config)
+    name = path.stem if is_path else config
+    if not _RUN_NAME.fullmatch(name):
+        problems[config] = (
+            f"{config!r}: expected a file name of letters, digits and ._+-, because runs are named after it"
+        )
+        return name, None
+    content = strict_yaml.read_file(path, problems) if is_path else lookup.shipped_config(name)
+    if content is None:
+        problems[str(path)] += f" {nearest(name, shipped)}".rstrip()
+        return name, None
+    return name, strict_yaml.parse(content, config, problems)
+
+
+def _merge(given: Mapping[str, Any], changes: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The file's content under the overrides, and notices: a new task or agent name drops the file's section."""
+    notices = []
+    nested = OmegaConf.create({})
+    for key, value in changes.items():
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        nested = OmegaConf.merge(nested, value)
+    nested = OmegaConf.to_container(nested, resolve=False)
+    base = dict(given)
+    for section in ("task", "agent"):
+        old, new = _name(given.get(section)), _name(nested.get(section))
+        if old is not None and new is not None and new != old:
+            dropped = [f"{key} = {messages.show(value)}" for key, value in given[section].items() if key != "name"]
+            notices.append(
+                f"{section}.name = {new} replaces {old}: the file's {', '.join(dropped) or 'section'} is dropped"
+            )
+            base[section] = {}
+    merged: dict[str, Any] = OmegaConf.to_container(OmegaConf.merge(base, nested), resolve=False)
+    return merged, notices
+
+
+def _name(section: Any) -> Any:
+    return section.get("name") if isinstance(section, dict) else None
+
+
+def _section_class(
+    raw: Mapping[str, Any], section: str, find: Callable[[str], SectionClass], problems: Problems
+) -> SectionClass | None:
+    """The config class that the section's ``name`` stands for; None, with a problem noted, if there is none."""
+    content = raw.get(section)
+    name = _name(content)
+    if isinstance(name, str):
+        try:
+            return find(name)
+        except ConfigError as error:
+            problems[f"{section}.name"] = f"{section}.name = {messages.show(name)}: {error}"
+            return None
+    choices = ", ".join(lookup.available("envs" if section == "task" else "agents"))
+    if content is not None and not isinstance(content, dict):
+        problems[section] = f"{section} = {messages.show(content)}: expected a section whose name is one of {choices}"
+    elif name is None:
+        problems[f"{section}.name"] = f"missing key {section}.name: expected one of {choices}"
+    else:
+        problems[f"{section}.name"] = f"{section}.name = {messages.show(name)}: expected one of {choices}"
+    return None
+
+
+def _apply_lineage(
+    section: str, given: Mapping[str, Any], config_class: SectionClass, notices: list[str], problems: Problems
+) -> dict[str, Any]:
+    """The section with what its lineage pins filled in; explicit values win, with a notice where they differ."""
+    name = given.get("lineage")
+    if not isinstance(name, str):  # none; or of a wrong type, which validation reports
+        return dict(given)
+    if name not in config_class.lineages:
+        known = list(config_class.lineages)
+        problems[f"{section}.lineage"] = (
+            f"{section}.lineage = {messages.show(name)}: {nearest(name, known)}"
+            f"{_name(given)} has: {', '.join(known) or 'none'}"
+        )
+        return dict(given)
+    pins = json.loads(json.dumps(dict(config_class.lineages[name].pins)))  # tuples become lists, as in YAML
+    return _fill(section, given, pins, name, notices)
+
+
+def _fill(
+    path: str, given: Mapping[str, Any], pins: dict[str, Any], lineage: str, notices: list[str]
+) -> dict[str, Any]:
+    filled = {**pins, **given}
+    for key in given.keys() & pins.keys():
+        value, pin = given[key], pins[key]
+        if isinstance(value, dict) and isinstance(pin, dict):
+            filled[key] = _fill(f"{path}.{key}", value, pin, lineage, notices)
+        elif value != pin:
+            shown = messages.show(value), messages.show(pin)
+            notices.append(f"{path}.{key} = {shown[0]} overrides {shown[1]} of lineage {lineage}")
+    return filled
+
+
+def _validate(
+    data: Mapping[str, Any], task: SectionClass | None, agent: SectionClass | None, problems: Problems
+) -> RunConfig | None:
+    """The configuration, its sections of their own classes; None, with all problems noted, if there are any."""
+    model = _run_model(task, agent)
+    try:
+        checked = model.model_validate_json(json.dumps(data))
+    except ValidationError as error:
+        lines = messages.explain(error, model, data)
+        for path, line in lines.items():
+            problems.setdefault(messages.dotted(path), line)
+        rest = _without(data, lines)
+        try:  # combinations are checked on what is left, so that these problems are reported in the same go
+            checked = model.model_validate_json(json.dumps(rest))
+        except ValidationError:
+            return None
+    for line in check_combinations(checked):
+        problems.setdefault(line, line)
+    return RunConfig(**dict(checked)) if not problems else None
+
+
+def _run_model(task: SectionClass | None, agent: SectionClass | None) -> type[RunConfig]:
+    """``RunConfig`` with the given section classes; a section whose class is not known is not looked into."""
+    sections: dict[str, Any] = {"task": (task or Any, None), "agent": (agent or Any, None)}
+    sections |= {name: (cls, ...) for name, cls in (("task", task), ("agent", agent)) if cls is not None}
+    return create_model("RunConfig", __base__=RunConfig, **sections)
+
+
+def _without(data: Mapping[str, Any], paths: Iterable[messages.Path]) -> dict[str, Any]:
+    """A copy without the values at ``paths``; a list goes as a whole."""
+    rest: dict[str, Any] = copy.deepcopy(dict(data))
+    for path in paths:
+        keys = [str(key) for key in itertools.takewhile(lambda part: isinstance(part, str), path)]
+        inner = rest
+        for key in keys[:-1]:
+            inner = inner.get(key, {})
+        inner.pop(keys[-1], None)
+    return rest
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _data(config: RunConfig) -> dict[str, Any]:
+    """JSON data of a configuration, with all keys of its sections' own classes."""
+    return config.model_dump(mode="json", serialize_as_any=True)
+
+
+def _has_cuda() -> bool:
+    import torch  # the agent has imported it already
+
+    return torch.cuda.is_available()
+
+
+def _error(problems: Problems) -> ConfigError:
+    return ConfigError("\n".join(problems.values()))

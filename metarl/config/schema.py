@@ -1,0 +1,166 @@
+"""Typed, frozen configuration: what every run has, and the bases that task families and agents extend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """A published line of code whose choices can be taken together: ``task.lineage`` and ``agent.lineage`` fill
+    these in.
+
+    ``pins`` holds the values, ``why`` where they come from, ``differs`` what cannot be reproduced here.
+    """
+
+    pins: Mapping[str, Any]
+    why: str
+    differs: str = ""
+
+
+class Frozen(BaseModel):
+    """Strict and immutable: an unknown key, a wrong type, a NaN or an infinity is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class TaskConfig(Frozen):
+    """Keys that every task family has; a family extends it with its own."""
+
+    lineages: ClassVar[Mapping[str, Lineage]] = {}
+
+    name: str = Field(description="module in envs/ that defines the task family")
+    lineage: str | None = Field(
+        None, description="published definition whose values fill in what is not given explicitly"
+    )
+    horizon: PositiveInt = Field(description="steps after which an episode is truncated")
+    action_scale: PositiveFloat = Field(
+        1.0, description="policy outputs in ±action_scale span the control range; what lies beyond is clipped"
+    )
+    reveal: bool = Field(False, description="append the task to the observation: the oracle")
+
+
+class AgentConfig(Frozen):
+    """Keys that every agent has; an agent extends it with its own."""
+
+    lineages: ClassVar[Mapping[str, Lineage]] = {}
+
+    name: str = Field(description="module in agents/ that defines the agent")
+    lineage: str | None = Field(None, description="published setting whose values fill in what is not given explicitly")
+
+    def conflicts(self, run: RunConfig) -> list[str]:
+        """What cannot work in that run, of which this is the agent, although every key on its own is valid: one line
+        each, with the key, its value, what is expected, and why. ``run.task`` is plain data if its name is not known.
+        """
+        return []
+
+
+class SamplerConfig(Frozen):
+    """Who runs the rollouts. No key here changes a result, except the last bits of a memory agent's: tasks_per_unit."""
+
+    executor: Literal["in_process", "processes"] = Field("processes", description="where rollout units run")
+    workers: NonNegativeInt | Literal["auto"] = Field(
+        "auto", description="worker processes; auto = one per core, 0 = in_process"
+    )
+    tasks_per_unit: PositiveInt | Literal["auto"] = Field(
+        "auto",
+        description="whole tasks stepped together; auto = one unit per worker, at most 20 tasks each (memory agents: "
+        "up to 8 equal units, and this key decides the last bits)",
+    )
+    unit_timeout_s: PositiveFloat = Field(
+        300.0, description="seconds after which a worker counts as hung and is replaced"
+    )
+    unit_retries: NonNegativeInt = Field(
+        1, description="times that a unit is run again after its worker died, hung or raised"
+    )
+    worker_restarts: NonNegativeInt = Field(
+        10, description="workers replaced in one run before it stops with exit code 5"
+    )
+
+
+class LearnerConfig(Frozen):
+    """How the learner computes. Resolved values are kept on resume: they decide the last bits."""
+
+    threads: PositiveInt | Literal["auto"] = Field(
+        "auto", description="CPU threads of the learner; auto = one per core"
+    )
+    tasks_per_chunk: PositiveInt | Literal["auto"] = Field(
+        "auto",
+        description="gradient agents: tasks whose activations are computed together; auto fits the CPU's cache, or "
+        "takes all on a GPU",
+    )
+
+
+class EvalConfig(Frozen):
+    """The adaptation curve on held-out tasks; independent of training and without influence on it."""
+
+    every: PositiveInt | None = Field(10, description="iterations between evaluations; null = only at the end")
+    num_tasks: PositiveInt = Field(
+        40, description="held-out tasks (trials on unseen streams where a family has fewer tasks)"
+    )
+    adapt_steps: NonNegativeInt = Field(3, description="adaptation steps on the curve")
+    adapt_episodes: PositiveInt = Field(20, description="episodes per task gathered for each adaptation step")
+    adapt_env_steps: PositiveInt | None = Field(
+        None, description="gather further episodes until a task has this many steps (Finn 2017: 4000); null = do not"
+    )
+    score_episodes: PositiveInt = Field(
+        20, description="fresh episodes per task that score each point of the curve; memory agents: trials per task"
+    )
+    restored_episodes: PositiveInt = Field(
+        3, description="memory agents: episodes that each start with the memory which a trial has left"
+    )
+    deterministic: bool = Field(
+        False, description="score the policy's mode instead of its samples, which are what it adapts by"
+    )
+
+
+class CheckpointConfig(Frozen):
+    """When to save, and how many to keep."""
+
+    every: PositiveInt = Field(10, description="iterations between checkpoints; the last iteration is always saved")
+    keep: PositiveInt = Field(3, description="newest checkpoints to keep")
+
+
+class WandbConfig(Frozen):
+    """Weights & Biases. It can neither slow nor stop a run, whose own files have everything without it."""
+
+    mode: Literal["auto", "online", "offline", "disabled"] = Field(
+        "auto", description="auto = online with an API key, offline without one"
+    )
+    project: str = Field("metarl", min_length=1, description="project")
+    entity: str | None = Field(None, description="user or team; null = the account's default")
+    group: str | None = Field(None, description="group; null = the config's name")
+    tags: list[str] = Field(default_factory=list, description="tags")
+
+
+class RunConfig(Frozen):
+    """One run. ``task`` and ``agent`` hold the family's and the agent's own validated configs."""
+
+    seed: int = Field(0, ge=0, lt=2**32, description="root of every random stream")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="where the learner computes; workers stay on the CPU"
+    )
+    iterations: PositiveInt = Field(description="meta-updates")
+    env_steps: PositiveInt | None = Field(
+        None, description="end earlier, with the iteration at which training has taken this many environment steps"
+    )
+    meta_batch_size: PositiveInt = Field(description="tasks per iteration")
+    rollouts_per_task: PositiveInt = Field(
+        description="episodes (memory agents: trials) per task and phase, run side by side"
+    )
+    time_limit_s: PositiveFloat | None = Field(
+        None, description="seconds after which the run saves and stops; resume goes on"
+    )
+    run_dir: str = Field("runs", min_length=1, description="folder that receives <config>/<timestamp>-s<seed>/")
+    init_from: str | None = Field(None, description="run whose final parameters start this one")
+    task: TaskConfig
+    agent: AgentConfig
+    sampler: SamplerConfig = Field(default_factory=SamplerConfig)
+    learner: LearnerConfig = Field(default_factory=LearnerConfig)
+    eval: EvalConfig = Field(default_factory=EvalConfig)
+    checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
+    wandb: WandbConfig = Field(default_factory=WandbConfig)

@@ -1,0 +1,227 @@
+"""What a meta-update improves: the outer loss and the KL constraint of adapted policies, as functions of ψ.
+
+Around ψ_old, whose policies gathered the data, the outer loss of task i is Σₖ Σₘ cₖₘ π_{θₖ(ψ)}(aₘ|sₘ)/π_old(aₘ|sₘ) over
+the phases k that have coefficients c, −wA for the surrogate of a phase. π_old is the policy θₖ(ψ_old) recomputed by the
+same code: the ratio is exactly 1 there, the KL exactly 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from metarl.errors import NumericError
+from metarl.learning.adaptation.analytic import Adaptation, InnerLoop, Phase
+from metarl.learning.inner_losses import Samples, clipped
+from metarl.nn.mlp import Scratch
+from metarl.nn.policies import MLPPolicy
+from metarl.parallel import TaskMap
+
+
+@dataclass(frozen=True)
+class _Anchor:
+    """A phase's distributions and log-probabilities at ψ_old, and its coefficients in the outer loss, if any."""
+
+    samples: Samples
+    outputs: tuple[Tensor, Tensor]
+    log_prob: Tensor
+    coef: Tensor | None
+
+    def evaluate(self, policy: MLPPolicy, params: Tensor) -> tuple[float, float]:
+        """(loss, Σ w·KL(old ‖ new)) at other parameters [C, P]."""
+        new = policy.outputs(params, self.samples.obs)
+        kl = (policy.distribution.kl(self.outputs, new) * self.samples.weight).sum(dtype=torch.float64)
+        if self.coef is None:
+            return 0.0, float(kl)
+        ratio = self.samples.log_ratio(policy.distribution.log_prob(*new, self.samples.action), self.log_prob).exp()
+        return float((self.coef * ratio).sum(dtype=torch.float64)), float(kl)
+
+
+class TaskObjective:
+    """Outer loss and KL of C tasks, summed over tasks.
+
+    Args:
+        psi: ψ_old [Q].
+        phases: the K+1 phases.
+        coefs: coefficients [C, M] of the outer loss by phase.
+        constrained: the phases whose mean KL is bounded.
+        thinned: a sub-sample of every phase for :meth:`fisher_product`; None = all samples.
+
+    What depends only on ψ_old and the data is kept for the products of the conjugate gradient; memory is linear in K.
+    """
+
+    def __init__(
+        self,
+        loop: InnerLoop,
+        psi: Tensor,
+        phases: Sequence[Samples],
+        coefs: Mapping[int, Tensor],
+        scratch: Scratch,
+        *,
+        constrained: Sequence[int] = (),
+        thinned: Sequence[Samples] | None = None,
+    ) -> None:
+        self._loop, self._scratch = loop, scratch
+        self._inner, self.num_tasks = phases[:-1], len(phases[-1].obs)
+        self._adaptation = self._adapt(psi)
+        self._phases = [*self._adaptation.phases, Phase(loop.policy, self._adaptation.adapted, phases[-1], scratch)]
+        self._anchors = [_Anchor(p.samples, p.outputs, p.log_prob, coefs.get(k)) for k, p in enumerate(self._phases)]
+        self._constrained = {k: self._phases[k] for k in constrained}
+        self._products = self._adaptation
+        if thinned is not None:
+            self._products = self._adaptation.along(thinned[:-1], scratch)
+            every = [*self._products.phases, Phase(loop.policy, self._adaptation.adapted, thinned[-1], scratch)]
+            self._constrained = {k: every[k] for k in constrained}
+        self.old_loss = sum(float(coef.sum(dtype=torch.float64)) for coef in coefs.values())
+
+    def gradient(self) -> Tensor:
+        """∇ of the outer loss of every task at ψ_old [C, Q]."""
+        return self._pull_back(self._adaptation, {k: self._phases[k].gradient(coef) for k, _, coef in self._scored()})
+
+    def fisher_product(self, v: Tensor) -> Tensor:
+        """Σᵢ (∂θ'ᵢ/∂ψ)ᵀ Fᵢ (∂θ'ᵢ/∂ψ) v [Q], a mean over the constrained phases."""
+        return self._products.fisher_product(v, self._constrained).sum(0) / len(self._constrained)
+
+    def evaluate(self, psi: Tensor) -> tuple[float, float]:
+        """(Σᵢ loss, Σᵢ mean KL(old ‖ new)) at ψ, adapted anew; for first order displaced by what ψ has changed by, so
+        that the gradient, the Fisher product and this are of one function."""
+        if self._loop.first_order:
+            trail = self._adaptation.displaced(psi)
+        else:
+            trail = self._adapt(psi, curved=False, anchored=True).trail
+        needed = {k for k, _, _ in self._scored()} | set(self._constrained)
+        loss, kl = 0.0, 0.0
+        for k in sorted(needed):
+            by_phase = self._anchors[k].evaluate(self._loop.policy, trail[k])
+            loss += by_phase[0]
+            kl += by_phase[1] / len(self._constrained) if k in self._constrained else 0.0
+        return loss, kl
+
+    def clipped_gradient(self, psi: Tensor, *, clip: float | None, inner_kl_penalty: float) -> tuple[Tensor, float]:
+        """∇ [Q] and value, summed over tasks, of the clipped outer loss with a penalty on the inner steps' KL, at ψ.
+
+        Every ratio times coefficient c counts as max(cρ, c·clamp(ρ, 1 ± clip)); the penalty is the mean over inner
+        steps k of KL(π_old ‖ π_{θₖ(ψ)}), times its coefficient.
+
+        Source: Schulman et al. 2017, arXiv:1707.06347, eq. 7; Rothfuss et al. 2019, arXiv:1810.06784, eq. 10–12.
+        """
+        adaptation = self._adapt(psi, anchored=True)
+        last = Phase(self._loop.policy, adaptation.adapted, self._anchors[-1].samples, self._scratch)
+        phases, cotangents, loss = [*adaptation.phases, last], {}, 0.0
+        for k, anchor, all_coef in self._scored():
+            ratio = anchor.samples.log_ratio(phases[k].log_prob, anchor.log_prob).exp()
+            value = coef = all_coef * ratio
+            if clip is not None:
+                value, coef = clipped(all_coef, ratio, clip)
+            cotangents[k] = phases[k].gradient(coef)
+            loss += float(value.sum(dtype=torch.float64))
+        if inner_kl_penalty > 0:
+            for k, phase in enumerate(adaptation.phases):
+                anchor, factor = self._anchors[k], inner_kl_penalty / len(adaptation.phases)
+                gradient = factor * phase.kl_gradient(anchor.outputs)
+                cotangents[k] = cotangents[k] + gradient if k in cotangents else gradient
+                kl = self._loop.policy.distribution.kl(anchor.outputs, phase.outputs)
+                loss += factor * float((kl * anchor.samples.weight).sum(dtype=torch.float64))
+        return self._pull_back(adaptation, cotangents).sum(0), loss
+
+    def diagnostics(self) -> dict[str, Tensor]:
+        """Numbers about ψ_old, one per task [C].
+
+        ``entropy`` of the last phase's policies in nats, and :func:`step_diagnostics` of every inner step.
+        """
+        distribution, trail = self._loop.policy.distribution, self._adaptation.trail
+        last = self._anchors[-1]
+        found = {"entropy": (distribution.entropy(*last.outputs) * last.samples.weight).sum(1)}
+        for k, before in enumerate(self._anchors[:-1], start=1):
+            found |= step_diagnostics(self._loop.policy, trail, k, before.outputs, before.samples)
+        return found
+
+    def _scored(self) -> list[tuple[int, _Anchor, Tensor]]:
+        return [(k, anchor, anchor.coef) for k, anchor in enumerate(self._anchors) if anchor.coef is not None]
+
+    def _pull_back(self, adaptation: Adaptation, cotangents: Mapping[int, Tensor]) -> Tensor:
+        return adaptation.pull_back([cotangents.get(k) for k in range(len(self._anchors))])
+
+    def _adapt(self, psi: Tensor, *, curved: bool = True, anchored: bool = False) -> Adaptation:
+        old = [anchor.log_prob for anchor in self._anchors[:-1]] if anchored else None
+        return Adaptation(
+            self._loop, psi, self._inner, self._scratch, curved=curved, old_log_probs=old, num_tasks=self.num_tasks
+        )
+
+
+class MetaObjective:
+    """The objective of a whole meta-batch: means over its tasks, computed chunk by chunk and summed in task order."""
+
+    def __init__(self, parts: Sequence[TaskObjective], task_map: TaskMap) -> None:
+        self._parts, self._map = parts, task_map
+        self.num_tasks = sum(part.num_tasks for part in parts)
+        self.old_loss = sum(part.old_loss for part in parts) / self.num_tasks
+
+    def gradients(self) -> Tensor:
+        """∇Lᵢ(ψ_old) of every task, [N, Q]; L is their mean.
+
+        Raises:
+            NumericError: the loss or a gradient is not finite.
+        """
+        gradients = torch.cat(self._map.over(TaskObjective.gradient, self._parts))
+        if not (math.isfinite(self.old_loss) and bool(gradients.isfinite().all())):
+            raise NumericError(
+                f"expected a finite loss and meta-gradient, got loss {self.old_loss}; parameters are unchanged"
+            )
+        return gradients
+
+    def fisher_product(self, v: Tensor) -> Tensor:
+        """The Hessian by ψ of mean KL at ψ_old, times v [Q].
+
+        Exact: there the KL's gradient by θₖ is zero, so no second derivative of the adaptation enters.
+        """
+        return self._mean(lambda part: part.fisher_product(v))
+
+    def evaluate(self, psi: Tensor) -> tuple[float, float]:
+        """(L(ψ), mean KL(old ‖ ψ))."""
+        losses, kls = zip(*self._map.over(lambda part: part.evaluate(psi), self._parts), strict=True)
+        return sum(losses) / self.num_tasks, sum(kls) / self.num_tasks
+
+    def clipped_gradient(self, psi: Tensor, *, clip: float | None, inner_kl_penalty: float) -> tuple[Tensor, float]:
+        """(∇ [Q], value) of :meth:`TaskObjective.clipped_gradient`, means over tasks."""
+
+        def one(part: TaskObjective) -> tuple[Tensor, float]:
+            return part.clipped_gradient(psi, clip=clip, inner_kl_penalty=inner_kl_penalty)
+
+        gradients, losses = zip(*self._map.over(one, self._parts), strict=True)
+        return torch.stack(gradients).sum(0) / self.num_tasks, sum(losses) / self.num_tasks
+
+    def diagnostics(self) -> dict[str, float]:
+        """Means over tasks of :meth:`TaskObjective.diagnostics`."""
+        found = self._map.over(TaskObjective.diagnostics, self._parts)
+        return {name: float(torch.cat([part[name] for part in found]).mean()) for name in found[0]}
+
+    def _mean(self, function: Callable[[TaskObjective], Tensor]) -> Tensor:
+        return torch.stack(self._map.over(function, self._parts)).sum(0) / self.num_tasks
+
+
+def step_diagnostics(
+    policy: MLPPolicy, trail: Sequence[Tensor], k: int, before: tuple[Tensor, Tensor], samples: Samples
+) -> dict[str, Tensor]:
+    """Numbers about inner step k from θₖ₋₁ to θₖ of ``trail``, each [C, P]; one per task [C].
+
+    ``kl/k``, the KL from the policy before, whose distributions are ``before``, to the policy after it, on the samples
+    it was taken on, and ``relative_step/k``, ‖θₖ − θₖ₋₁‖/‖θₖ₋₁‖.
+    """
+    kl = policy.distribution.kl(before, policy.outputs(trail[k], samples.obs))
+    return {
+        f"kl/{k}": (kl * samples.weight).sum(1),
+        f"relative_step/{k}": (trail[k] - trail[k - 1]).norm(dim=1) / trail[k - 1].norm(dim=1),
+    }
+
+
+def mean_cosine(gradients: Tensor) -> float:
+    """The mean cosine between the gradients [N, Q] of two different tasks; NaN for a single task or a zero gradient."""
+    if len(gradients) < 2:
+        return float("nan")
+    unit = gradients / gradients.norm(dim=1, keepdim=True)
+    return (float(unit.sum(0).square().sum()) - len(unit)) / (len(unit) * (len(unit) - 1))

@@ -1,0 +1,85 @@
+"""The process that talks to Weights & Biases for one run; :class:`metarl.monitor.wandb_sink.WandbSink` starts it.
+
+Of its own, because wandb in the trainer's process replaces ``sys.exit`` and ``sys.excepthook``, changes the environment
+that workers inherit, and registers an exit hook that waits for the network. Here all that is harmless, and the process
+can be killed. It runs as a plain script and imports nothing of metarl.
+
+Standard input brings JSON lines: first ``{"mode", "init", "settings", "resume"}``, then one mapping of metrics each;
+its end means finish, within a minute. Standard output answers with JSON lines: ``{"run_id", "mode"}`` once after the
+start, ``{"warning"}`` any time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from typing import Any, TextIO
+
+
+def main() -> None:
+    """Start a wandb run, log what comes, finish."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the trainer's to handle; it then ends our input
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # whatever wandb prints must not get between the answers
+    request = json.loads(sys.stdin.readline())
+    try:
+        run, mode = _start(request, answers)
+        _say(answers, run_id=run.id, mode=mode)
+        for name in ("env_steps", "iteration"):
+            run.define_metric(name)
+        run.define_metric("*", step_metric="env_steps")
+        for line in sys.stdin:
+            run.log(json.loads(line))
+        _exit_after(60.0)  # should the trainer be gone, nobody else bounds the upload
+        run.finish()
+    except Exception as error:
+        _say(answers, warning=f"wandb stopped: {_brief(error)}; metrics.jsonl has everything")
+        raise
+
+
+def _start(request: dict[str, Any], answers: TextIO) -> tuple[Any, str]:
+    """A wandb run and its mode: offline if the server cannot be reached."""
+    import wandb
+
+    known = wandb.Settings.model_fields  # the names that begin with x_ come and go
+    settings = wandb.Settings(**{k: v for k, v in request["settings"].items() if k in known})
+    try:
+        return wandb.init(**request["init"], **request["resume"], mode=request["mode"], settings=settings), request[
+            "mode"
+        ]
+    except Exception as error:
+        if request["mode"] == "offline":
+            raise
+        wandb.teardown()  # else the id still belongs to the failed attempt
+        run = wandb.init(**request["init"], **request["resume"], mode="offline", settings=settings)
+        _say(
+            answers,
+            warning=f"wandb is offline: {_brief(error)}; upload later with `wandb sync {run.settings.sync_dir}`",
+        )
+        return run, "offline"
+
+
+def _exit_after(seconds: float) -> None:
+    timer = threading.Timer(seconds, os._exit, (1,))
+    timer.daemon = True
+    timer.start()
+
+
+def _brief(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:300]
+
+
+def _say(answers: TextIO, **message: Any) -> None:
+    try:
+        answers.write(json.dumps(message) + "\n")
+        answers.flush()
+    except OSError:
+        pass  # nobody listens any more
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Networks over flat parameter vectors, action distributions, and the policies that act with them."""

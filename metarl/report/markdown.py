@@ -1,0 +1,119 @@
+"""What pages about studies have in common: files, tables, how it was made, and numbers as words.
+
+An entry is a summary of runs with the same settings but their seed: ``runs``, of which each has ``versions``,
+``missing_seeds`` and, where there are runs, their ``settings`` and ``config``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+
+from metarl.errors import StorageError
+from metarl.report.figures import MILLION
+from metarl.storage import replace_file
+
+SMALL = "**Made with `--small`: sizes for a test of the command. The numbers mean nothing.**\n"
+NOT_SETTINGS = ("seed", "run_dir", "device", "time_limit_s", "init_from", "iterations", "env_steps")
+TASK = "task."
+NOT_SECTIONS = ("task", "sampler", "learner", "eval", "checkpoint", "wandb")
+
+Summary = Mapping[str, Any]
+
+
+def write_files(files: Mapping[Path, bytes]) -> None:
+    """Write files, and make the folders that they need. Raises StorageError."""
+    for path, data in files.items():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(path, data)
+        except OSError as error:
+            raise StorageError(f"cannot write {path}: {error}") from error
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    return "\n".join(f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), *rows)) + "\n"
+
+
+def missing(entries: Mapping[str, Summary]) -> str:
+    """Which runs are not there; empty if all are."""
+    lines = [
+        f"`{name}` seed{'s' if len(entry['missing_seeds']) > 1 else ''} {', '.join(map(str, entry['missing_seeds']))}"
+        for name, entry in entries.items()
+        if entry["missing_seeds"]
+    ]
+    return f"**Not finished, and so not in any number here:** {'; '.join(lines)}.\n" if lines else ""
+
+
+def settings(entries: Mapping[str, Summary]) -> str:
+    """What the configurations of entries with runs have in common, and what each has of its own, task included."""
+    flat = {name: _flat(entry["settings"]) for name, entry in entries.items() if entry["runs"]}
+    first = next(iter(flat.values()))
+    common = {k: v for k, v in first.items() if all(k in other and other[k] == v for other in flat.values())}
+    lines = [f"Settings of all: {_pairs({k: v for k, v in common.items() if not k.startswith(TASK)})}.\n"]
+    for name, values in flat.items():
+        own = {key: value for key, value in values.items() if key not in common and value is not None}
+        lines.append(f"- `{name}` (`{entries[name]['config']}`): {_pairs(own) or 'nothing else'}")
+    return "\n".join([*lines, ""])
+
+
+def _flat(values: Summary) -> dict[str, Any]:
+    """Run keys and the agent's keys; not what the plan sets or what decides no result."""
+    skipped = {*NOT_SETTINGS, *NOT_SECTIONS, "agent"}
+    agent, task = (
+        {k: v for k, v in values[part].items() if k not in ("name", "lineage")} for part in ("agent", "task")
+    )
+    run = {key: value for key, value in values.items() if key not in skipped}
+    return run | agent | {TASK + key: value for key, value in task.items()}
+
+
+def _pairs(values: Summary) -> str:
+    return ", ".join(f"{key} {value if isinstance(value, str) else json.dumps(value)}" for key, value in values.items())
+
+
+def made(command: str, entries: Iterable[Summary]) -> str:
+    """Command, versions and machines of the runs, as they recorded them."""
+    found: dict[str, int] = {}
+    for entry in entries:
+        for run in entry["runs"]:
+            line = _environment(run["versions"], entry["settings"]["learner"]["threads"])
+            found[line] = found.get(line, 0) + 1
+    lines = [f"- {runs} run{'s' if runs > 1 else ''}: {line}" for line, runs in found.items()]
+    return "\n".join(["## How it was made\n", f"`{command}`\n", *lines, ""])
+
+
+def _environment(versions: Summary, threads: int) -> str:
+    names = {"python": "Python", "torch": "torch", "numpy": "numpy", "gymnasium": "Gymnasium", "mujoco": "MuJoCo"}
+    parts = [f"{name} {versions[key]}" for key, name in names.items() if versions.get(key)]
+    git = versions.get("git")
+    commit = f", commit `{git['commit'][:7]}`{' with changes' if git['dirty'] else ''}" if git else ""
+    machine = f"{versions.get('cpu') or 'unknown CPU'}, {threads} learner thread{'s' if threads > 1 else ''}"
+    return f"{machine}; metarl {versions.get('metarl')}{commit}; {', '.join(parts)}"
+
+
+def tidy(axes: Axes) -> None:
+    """The look of all pictures."""
+    axes.title.set_fontsize(11)
+    axes.grid(color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def number(value: float, digits: int = 1) -> str:
+    """Rounded, with a proper minus."""
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")  # + 0.0: no minus before a zero
+
+
+def count(value: float) -> str:
+    """A large number, in millions."""
+    return f"{value / MILLION:.1f} M" if value >= MILLION / 10 else f"{value:.0f}"
+
+
+def duration(seconds: float) -> str:
+    """Minutes, or seconds if that is less than one."""
+    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.1f} s"

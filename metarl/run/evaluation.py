@@ -1,0 +1,218 @@
+"""How well an agent adapts to tasks it was not trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from metarl.agent import Agent
+from metarl.config.schema import EvalConfig
+from metarl.sampling.sampler import Sampler
+from metarl.seeding import Domain, Stream, generator
+from metarl.statistics import bootstrap_ci
+from metarl.tasks import held_out_tasks
+from metarl.types import Trajectory
+
+
+@dataclass(frozen=True)
+class MemoryScores:
+    """What else there is to say of an agent with a memory."""
+
+    trial: NDArray[np.float64]  # [tasks, trials] return of as many episodes as a trial has in training
+    restored: NDArray[np.float64]  # [tasks, episodes] each started with the memory that such a trial leaves
+    restored_success: NDArray[np.float64] | None = None  # [tasks, episodes] at any step
+    restored_official_success: float | None = None  # see TaskDistribution.official_success
+
+    def summary(self, rng: np.random.Generator) -> dict[str, Any]:
+        """Means over tasks with 95 % bootstrap intervals: ``trial``, ``restored`` and ``restored_success``.
+
+        Where there is one, the benchmark's own count is ``restored_official_success``, a plain number.
+        """
+        scores = {"trial": self.trial, "restored": self.restored, "restored_success": self.restored_success}
+        found = {name: values.mean(axis=1) for name, values in scores.items() if values is not None}
+        summary: dict[str, Any] = {
+            name: dict(
+                zip(("mean", "low", "high"), (float(values.mean()), *bootstrap_ci(values, rng=rng)), strict=True)
+            )
+            for name, values in found.items()
+        }
+        if self.restored_official_success is not None:
+            summary["restored_official_success"] = self.restored_official_success
+        return summary
+
+
+@dataclass(frozen=True)
+class AdaptationCurve:
+    """Returns on held-out tasks after 0, 1, … adaptation steps, and their success where known.
+
+    For agents that adapt by gradients a step is one of theirs, and episodes are fresh ones. For agents with a memory
+    it is an episode: point k is the return of a trial's episode k, after k others.
+    """
+
+    returns: NDArray[np.float64]  # [points, tasks, episodes], undiscounted
+    success: NDArray[np.float64] | None = None  # [3, points, tasks, episodes]: the fields of EpisodeSuccess
+    memory: MemoryScores | None = None
+    official_success: list[float] | None = None  # [points], see TaskDistribution.official_success; not with a memory
+
+    @property
+    def by_task(self) -> NDArray[np.float64]:
+        """Mean over episodes, [points, tasks]."""
+        return np.asarray(self.returns.mean(axis=2))
+
+    def summary(self, seed: int) -> dict[str, Any]:
+        """Mean over tasks with a 95 % bootstrap interval at every point, as plain JSON data; ``steps`` are in ``unit``.
+
+        Where success is known, ``success`` holds the same of the fraction of episodes with success at any step,
+        ``success_final`` of those with success at the last step, and ``first_success_step`` the mean number of steps
+        until the first success over the episodes that have one, None where none has. ``official_success`` is the
+        benchmark's own count, where it has another one.
+        """
+        rng = generator(seed, Domain.BOOTSTRAP)
+        unit = "adaptation steps" if self.memory is None else "episodes before"
+        result = {"unit": unit, "steps": list(range(len(self.returns))), **_mean_and_interval(self.by_task, rng)}
+        result["returns"] = self.by_task.tolist()
+        if self.memory is not None:
+            result |= self.memory.summary(rng)
+        if self.official_success is not None:
+            result["official_success"] = self.official_success
+        if self.success is not None:
+            succeeded, final, first_step = self.success
+            result["success"] = _mean_and_interval(succeeded.mean(axis=2), rng)
+            result["success_final"] = _mean_and_interval(final.mean(axis=2), rng)
+            result["first_success_step"] = [
+                float(steps[hit].mean()) if (hit := np.isfinite(steps)).any() else None for steps in first_step
+            ]
+        return result
+
+
+def _mean_and_interval(by_task: NDArray[np.float64], rng: np.random.Generator) -> dict[str, Any]:
+    """Means of [points, tasks] over tasks with their 95 % bootstrap intervals."""
+    intervals = [bootstrap_ci(values, rng=rng) for values in by_task]
+    return {
+        "mean": [float(value) for value in by_task.mean(axis=1)],
+        "low": [low for low, _ in intervals],
+        "high": [high for _, high in intervals],
+    }
+
+
+class Evaluator:
+    """Adapts to held-out tasks fixed at construction, with its own streams: it changes nothing that training sees.
+
+    A family with fewer held-out tasks than ``num_tasks`` (two directions, say) is evaluated in ``num_tasks`` trials
+    over them. Every point of the curve is scored on episodes of its own, after adaptation on others. The same
+    parameters always give the same curve.
+    """
+
+    def __init__(self, sampler: Sampler, config: EvalConfig, *, seed: int) -> None:
+        self.sampler = sampler
+        self.config = config
+        self.seed = seed
+        self.tasks = held_out_tasks(sampler.distribution, config.num_tasks, seed)
+
+    def evaluate(self, agent: Agent) -> AdaptationCurve:
+        """The curve of the agent's current parameters."""
+        return self._by_episode(agent) if agent.policy().remembers else self._by_step(agent)
+
+    def _by_episode(self, agent: Agent) -> AdaptationCurve:
+        """Trials twice as long as in training: a memory may drift beyond what it was trained for. And Meta-World's
+        rule: the memory that a trial of the training length leaves is restored before every episode that counts."""
+        config, n = self.config, agent.episodes_per_trial
+
+        def collect(phase: int, episodes: int, restore_after: int | None) -> Trajectory:
+            return self.sampler.collect(
+                agent.policy(),
+                agent.init_adapted(len(self.tasks)),
+                self.tasks,
+                self._stream(phase),
+                lanes=config.score_episodes,
+                episodes=episodes,
+                deterministic=config.deterministic,
+                restore_after=restore_after,
+            )
+
+        running, restored = collect(0, 2 * n, None), collect(1, n + config.restored_episodes, n)
+        returns = running.episode_returns().numpy()  # [tasks, trials, episodes]
+        succeeded, kept = running.episode_success(), restored.episode_success()
+        official = self.sampler.distribution.official_success
+        return AdaptationCurve(
+            np.moveaxis(returns, 2, 0),
+            None if succeeded is None else np.stack([np.moveaxis(field.numpy(), 2, 0) for field in succeeded]),
+            MemoryScores(
+                returns[:, :, :n].sum(axis=2),
+                restored.episode_returns()[:, :, n:].flatten(1).numpy(),
+                None if kept is None else kept.any[:, :, n:].flatten(1).double().numpy(),
+                None if kept is None else official(self.tasks, kept.first_step[:, :, n:].flatten(1).numpy()),
+            ),
+        )
+
+    def _by_step(self, agent: Agent) -> AdaptationCurve:
+        config, returns, success = self.config, [], []
+        adapted = agent.init_adapted(len(self.tasks))
+        for step in range(config.adapt_steps + 1):
+            scored = self.sampler.collect(
+                agent.policy(),
+                adapted,
+                self.tasks,
+                self._stream(2 * step),
+                lanes=config.score_episodes,
+                deterministic=config.deterministic,
+            )
+            returns.append(scored.episode_returns().squeeze(-1).numpy())
+            succeeded = scored.episode_success()
+            if succeeded is not None:
+                success.append(np.stack([field.squeeze(-1).numpy() for field in succeeded]))
+            if step < config.adapt_steps:
+                batch = self._gather(agent, adapted, 2 * step + 1)
+                rng = generator(self.seed, Domain.EVAL_LEARNER, phase=step)
+                adapted = agent.adapt(adapted, batch, step=step, rng=rng)
+        if not success:
+            return AdaptationCurve(np.stack(returns))
+        counts = [self.sampler.distribution.official_success(self.tasks, first_step) for _, _, first_step in success]
+        return AdaptationCurve(
+            np.stack(returns),
+            np.stack(success, axis=1),
+            official_success=[count for count in counts if count is not None] or None,
+        )
+
+    def _gather(self, agent: Agent, adapted: Tensor, phase: int) -> Trajectory:
+        """The episodes to adapt on: ``adapt_episodes`` per task, and whole ones more until ``adapt_env_steps``."""
+        episodes, wanted = self.config.adapt_episodes, self.config.adapt_env_steps
+
+        def collect(repeat: int) -> Trajectory:
+            stream = self._stream(phase, repeat)
+            return self.sampler.collect(agent.policy(), adapted, self.tasks, stream, lanes=episodes)
+
+        parts = [collect(0)]
+        if wanted is None:
+            return parts[0]
+        while int(torch.stack([part.valid.sum((1, 2)) for part in parts]).sum(0).min()) < wanted:
+            parts.append(collect(len(parts)))
+        batch = Trajectory.side_by_side(parts)
+        steps = batch.valid.sum(-1)  # [N, E]
+        needed = steps.cumsum(-1) - steps < wanted
+        needed[:, :episodes] = True
+        return batch.lanes(needed)
+
+    def _stream(self, phase: int, repeat: int = 0) -> Stream:
+        return Stream(self.seed, iteration=repeat, phase=phase, evaluation=True)
+
+
+def evaluate_run(run: Path, overrides: Sequence[str] = (), allow: Sequence[str] = ()) -> dict[str, Any]:
+    """The adaptation curve of a run's newest checkpoint, with ``eval.*`` overrides; writes nothing."""
+    from metarl.config import loading
+    from metarl.run import checkpoint, run_dir
+    from metarl.run.experiment import build
+
+    saved = loading.resume_config(loading.load(str(run / "config.yaml"), allow=allow).config, overrides)
+    found = checkpoint.latest(run_dir.checkpoints(run))
+    with build(saved) as experiment:
+        experiment.agent.load_state(found.tensors)
+        curve = Evaluator(experiment.sampler, saved.eval, seed=saved.seed).evaluate(experiment.agent)
+    return {"run": str(run), **found.state["counters"], **curve.summary(saved.seed)}

@@ -1,0 +1,1 @@
+"""`metarl reproduce comparison`: methods at equal environment steps."""

@@ -1,0 +1,282 @@
+"""The controlled comparison as a page: tables, pictures and small tables of learning curves, from its numbers."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from metarl.report.figures import BLUE, GRADIENT, GREY, MILLION, ORANGE
+from metarl.report.markdown import (
+    SMALL,
+    Summary,
+    count,
+    duration,
+    made,
+    missing,
+    number,
+    settings,
+    table,
+    tidy,
+    write_files,
+)
+from metarl.studies.comparison.plan import BASELINE, METHODS, STEPS_MAX
+
+# Okabe & Ito's palette, with markers for those who see no colours
+LOOKS = {
+    "random_init": (GREY, "x"),
+    "pretraining": ("#56B4E9", "v"),
+    "reptile": ("#009E73", "D"),
+    "fomaml": ("#E69F00", "^"),
+    "maml_trpo": (ORANGE, "o"),
+    "promp": (BLUE, "s"),
+    "rl2": ("#000000", "*"),
+    "maml_lvc": ("#CC79A7", "P"),
+    "maml_subsampled": ("#882255", "."),
+}
+GRID_POINTS = 60
+
+INTRODUCTION = """\
+# Controlled comparison
+
+What is meta-learning worth, and which kind? Each method below trains on the same task families until it has taken the
+same number of environment steps, then adapts to the same held-out tasks: by gradient steps on equally many episodes,
+or, `rl2`, by what its memory keeps of the episodes so far.
+`metarl reproduce comparison` runs all of it, one run after another; stopped at any moment, the same command goes on.
+With `--report-only` it writes this page from the runs that are finished.
+"""
+
+READING = """\
+**Reading the tables.** Return of fresh episodes on held-out tasks after 0 to 3 adaptation steps: interquartile mean
+over all seeds and tasks, with a 95 % percentile bootstrap interval for which tasks are drawn anew within every seed
+({resamples} resamples; Agarwal et al. 2021, [arXiv:2108.13264](https://arxiv.org/abs/2108.13264)). `half_cheetah_dir`
+has two tasks only, and a run meets each in many trials. There it is the mean of the two tasks' own interquartile means
+over seeds and trials, for which trials are drawn anew within every seed and task: over both tasks at once it would
+leave out most of one that a method fails at. It still leaves out the worst and the best quarter of a task's trials.
+*Seeds*: lowest and highest of the seeds' own figures after the last step; the interval is for these seeds and does not
+contain their spread. Final parameters, none picked. Environment steps are those of training, and time is that of
+sampling and learning; evaluation counts in neither. Both are means over seeds.
+"""
+
+IN_EPISODES = """\
+**Reading the rows in episodes.** {names} takes no steps. Its columns are the first {columns} episodes of one trial:
+after 0 to {last} episodes, where each step of the others takes the number of episodes stated.
+"""
+
+PAIRED = """\
+**Reading the differences.** All methods meet the same held-out tasks, seed by seed. The second table of a task family
+is of each method's return minus that of `{baseline}` on the same seed and task: the plain mean of these differences,
+in which every trial counts and every task of `half_cheetah_dir` the same, and its interval from the same bootstrap.
+Above 0 the method is better. Beside it stands the plain mean of the method itself, which trials that go badly pull down
+where the interquartile mean leaves them out. *Seeds* is of the last difference; *runs* is how many seeds both have.
+"""
+
+CAVEATS = """\
+## Caveats
+
+- Each method runs with the settings of its configuration. They were not tuned with equal effort: a row is one point in
+  a method's space of settings, not the best that it can do.
+- A run ends with the first iteration that reaches the budget, so steps differ by up to one iteration.
+- Held-out tasks are drawn per seed and are the same for all methods. That intervals of two methods overlap does
+  therefore not mean that there is no difference: the paired differences tell. Of many 95 % intervals some miss.
+- Seeds are few, and all intervals are for these. Where the seeds' own differences lie on both sides of 0, other seeds
+  may turn the order round.
+- Wall-clock times are of one machine; whatever else ran on it makes them longer.
+"""
+
+
+def write_page(summary: Summary, page: Path) -> None:
+    """Write the page, and beside it in a folder of its name one picture per task and one CSV per run.
+
+    Raises:
+        StorageError: something cannot be written.
+    """
+    folder = page.with_suffix("")
+    files = {page: markdown(summary, folder.name).encode()}
+    for task, content in summary["tasks"].items():
+        if any(method["runs"] for method in content["methods"].values()):
+            files[folder / f"{task}.png"] = picture(task, content)
+        for name, method in content["methods"].items():
+            for run in method["runs"]:
+                file = folder / f"{task}_{name}_s{run['seed']}.csv"
+                files[file] = learning_csv(run, method["unit"]).encode()
+    write_files(files)
+
+
+def learning_csv(run: Summary, unit: str) -> str:
+    """A run's evaluations, one row per point: mean return over held-out tasks by adaptation steps, or by episodes."""
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["iteration", "env_steps", unit.replace(" ", "_"), "return"])
+    for line in run["learning"]:
+        for k, value in enumerate(line["mean"]):
+            writer.writerow([line["iteration"], line["env_steps"], k, f"{value:.6g}"])
+    return table.getvalue()
+
+
+def markdown(summary: Summary, folder: str) -> str:
+    """The page's text; ``folder`` is where its pictures are."""
+    parts = [INTRODUCTION]
+    if summary["small"]:
+        parts.append(SMALL)
+    parts += [_methods(summary), READING.format(resamples=summary["resamples"])]
+    inside = {name for content in summary["tasks"].values() for name in _in_episodes(content["methods"])}
+    if inside:
+        names = ", ".join(f"`{name}`" for name in sorted(inside))
+        parts.append(IN_EPISODES.format(names=names, columns=STEPS_MAX + 1, last=STEPS_MAX))
+    if any(content["differences"] for content in summary["tasks"].values()):
+        parts.append(PAIRED.format(baseline=BASELINE))
+    for task, content in summary["tasks"].items():
+        methods = content["methods"]
+        parts += [f"## {task}\n", _budget(summary, content), _table(content), _differences(content)]
+        parts += [_rejected(methods), missing(methods)]
+        if any(method["runs"] for method in methods.values()):
+            parts += [f"![{task}: learning and adaptation]({folder}/{task}.png)\n", settings(methods)]
+    every = chain.from_iterable(content["methods"].values() for content in summary["tasks"].values())
+    parts += [made(summary["command"], every), CAVEATS]
+    return "\n".join(filter(None, parts))
+
+
+def _methods(summary: Summary) -> str:
+    compared = set(chain.from_iterable(content["methods"] for content in summary["tasks"].values()))
+    rows = [f"| `{name}` | {METHODS[name].about} |" for name in METHODS if name in compared]
+    return "\n".join(["| method | |", "|---|---|", *rows, ""])
+
+
+def _in_episodes(methods: Summary) -> list[str]:
+    """The methods whose adaptation is counted in episodes; those without runs have not told."""
+    return [name for name, method in methods.items() if method.get("unit", GRADIENT) != GRADIENT]
+
+
+def _budget(summary: Summary, content: Summary) -> str:
+    parts = [] if summary["small"] else [f"{content['env_steps'] / MILLION:g} M environment steps"]
+    parts.append(f"{content['seeds']} seed{'s' if content['seeds'] > 1 else ''}")
+    by_gradient = (m["settings"]["eval"] for m in content["methods"].values() if m.get("unit") == GRADIENT)
+    if evaluation := next(by_gradient, None):  # the same for all
+        steps, episodes = evaluation["adapt_env_steps"], evaluation["adapt_episodes"]
+        gathered = f"{episodes} episodes" if steps is None else f"{steps} environment steps"
+        parts.append(f"{gathered} per adaptation step")
+    return f"{', '.join(parts)}.\n"
+
+
+def _table(content: Summary) -> str:
+    heads = ["method", *(f"after {k}" for k in range(STEPS_MAX + 1)), "seeds", "env steps", "time per run", "runs"]
+    rows = []
+    for name, method in content["methods"].items():
+        cells = ["missing"] * (len(heads) - 2)
+        if method["runs"]:
+            cells = [_interval(method, "iqm", point) for point in range(STEPS_MAX + 1)]
+            steps = np.mean([run["env_steps"] for run in method["runs"]])
+            seconds = float(np.mean([run["train_seconds"] for run in method["runs"]]))
+            cells += [_range(method["iqm_by_seed"][-1]), count(float(steps)), duration(seconds)]
+        rows.append([_row(name, content), *cells, f"{len(method['runs'])} of {content['seeds']}"])
+    return table(heads, rows)
+
+
+def _row(name: str, content: Summary) -> str:
+    return f"`{name}`, episodes" if name in _in_episodes(content["methods"]) else f"`{name}`"
+
+
+def _differences(content: Summary) -> str:
+    """Empty without the method that the others are held against."""
+    if not content["differences"]:
+        return ""
+    minus = f"minus `{BASELINE}`"
+    heads = ["plain means", "after 1", minus, f"after {STEPS_MAX}", minus, "seeds", "runs"]
+    rows = []
+    for name, method in content["methods"].items():
+        means = [number(method["mean"][point]) if method["runs"] else "missing" for point in (1, STEPS_MAX)]
+        none, runs = ("–", method["runs"]) if name == BASELINE else ("missing", [])
+        minuses, spread = [none, none], none
+        if difference := content["differences"].get(name):
+            minuses = [_interval(difference, "mean", point) for point in (1, STEPS_MAX)]
+            spread, runs = _range(difference["mean_by_seed"][-1]), difference["seeds"]
+        beside = chain.from_iterable(zip(means, minuses, strict=True))
+        rows.append([_row(name, content), *beside, spread, f"{len(runs)} of {content['seeds']}"])
+    return table(heads, rows)
+
+
+def _interval(curve: Summary, name: str, point: int) -> str:
+    return f"{number(curve[name][point])} [{number(curve['low'][point])}, {number(curve['high'][point])}]"
+
+
+def _range(values: Sequence[float]) -> str:
+    return f"{number(min(values))} … {number(max(values))}"
+
+
+def _rejected(methods: Summary) -> str:
+    """Empty where no method has a line search."""
+    shares = {name: method["rejected"] for name, method in methods.items() if method["runs"]}
+    words = [f"`{name}` {number(100 * share)} %" for name, share in shares.items() if share is not None]
+    return f"Updates that the line search rejected: {', '.join(words)}.\n" if words else ""
+
+
+def picture(task: str, content: Summary) -> bytes:
+    """A PNG: return after the last adaptation step by environment steps, and final return by adaptation steps."""
+    figure = Figure(figsize=(12, 4.4), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)  # without pyplot: no global figures, no display
+    left, right = figure.subplots(1, 2)
+    figure.suptitle(f"{task}   ·   held-out tasks", fontsize=10, color=GREY)
+    methods = {name: method for name, method in content["methods"].items() if method["runs"]}
+    for index, (name, method) in enumerate(methods.items()):
+        _draw_learning(left, name, method)
+        _draw_adaptation(right, name, method, offset=0.05 * (index - (len(methods) - 1) / 2))
+    left.set(title=f"Mean return after {STEPS_MAX} steps, and range over seeds", xlabel="environment steps (millions)")
+    left.set_xlim(left=0)
+    memory = ", ".join(_in_episodes(methods))
+    by = f"{GRADIENT} ({memory}: episodes)" if memory else GRADIENT
+    right.set(title="Adaptation: IQM and 95 % CI, as in the table", xlabel=by)
+    right.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for axes in (left, right):
+        axes.set_ylabel("return per episode")
+        tidy(axes)
+    figure.legend(*right.get_legend_handles_labels(), loc="outside right center", fontsize=8, frameon=False)
+    png = io.BytesIO()
+    figure.savefig(png, format="png")
+    return png.getvalue()
+
+
+def _draw_learning(axes: Axes, name: str, method: Summary) -> None:
+    color, marker = LOOKS[name]
+    steps, curves = learning_curves(method["runs"])
+    mean = curves.mean(0)
+    if name == "random_init":
+        axes.axhline(float(mean[-1]), color=color, linestyle="--", linewidth=1.4)  # it does not learn
+        return
+    axes.fill_between(steps / MILLION, curves.min(0), curves.max(0), color=color, alpha=0.2, linewidth=0)
+    axes.plot(steps / MILLION, mean, color=color, linewidth=1.6, marker=marker if len(steps) == 1 else "")
+
+
+def _draw_adaptation(axes: Axes, name: str, method: Summary, offset: float) -> None:
+    """Points side by side, so that their intervals can be told apart."""
+    color, marker = LOOKS[name]
+    iqm, low, high = (np.array(method[key]) for key in ("iqm", "low", "high"))
+    x = np.array(method["steps"]) + offset
+    bars = np.maximum([iqm - low, high - iqm], 0)  # the interval of a few values may lie beside their mean
+    axes.errorbar(x, iqm, yerr=bars, color=color, marker=marker, markersize=4.5, capsize=2.5, label=name)
+
+
+def learning_curves(runs: Sequence[Summary]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Environment steps [points] and every seed's mean return after the last adaptation step there [seeds, points].
+
+    Seeds are evaluated at different numbers of steps: between evaluations curves are straight lines, and they are shown
+    from where the last one starts to where the first one ends. A single point where that is nothing.
+    """
+    lines = [run["learning"] for run in runs]
+    start = max(line[0]["env_steps"] for line in lines)
+    end = min(line[-1]["env_steps"] for line in lines)
+    if start >= end:
+        final = [[line[-1]["mean"][-1]] for line in lines]
+        return np.array([np.mean([line[-1]["env_steps"] for line in lines])]), np.array(final)
+    steps = np.linspace(start, end, GRID_POINTS)
+    curves = [np.interp(steps, [p["env_steps"] for p in line], [p["mean"][-1] for p in line]) for line in lines]
+    return steps, np.array(curves)

@@ -1,0 +1,144 @@
+"""Reference strategies on the tasks that a memory agent was evaluated on.
+
+Strategies with a setting take the best of the grid that Duan et al. 2016 (arXiv:1611.02779) took theirs from. It is
+chosen on tasks of its own, so that no luck on the held-out tasks is in it; the strategies' modules tell where the grids
+are from. All strategies draw from one generator in the same state, made for the purpose: they are paired in luck, and
+they earn the same whatever agent they are held against.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metarl.seeding import Domain, generator
+from metarl.studies.rl2 import bandits, mdps
+from metarl.studies.study import distribution_of
+
+EXACT = 10  # pulls for which the Bayes optimum of a bandit is worked out
+LONGEST = 100  # pulls that one table of Gittins indices is made for; those of shorter trials are in it
+GAMMAS = (0.9, 0.99, 0.999, 0.9999)  # of the Gittins index
+OPTIMISM = range(1, 21)  # samples of OPSRL
+CHOOSING = 1  # in place of an iteration, in the key of the tasks that settings are chosen on
+
+Floats = NDArray[np.float64]
+Grid = Mapping[str, Any]  # a strategy's setting in words → the strategy
+
+
+@dataclass(frozen=True)
+class Line:
+    """What a reference strategy has earned. ``setting``: in words, empty if it has none."""
+
+    setting: str
+    returns: Floats  # [tasks, episodes]
+
+
+@dataclass(frozen=True)
+class Problem(ABC):
+    """Tasks, and what a trial in them is."""
+
+    episodes: int
+
+    @abstractmethod
+    def strategies(self, small: bool) -> dict[str, Grid]:
+        """All of them by name. ``small``: grids of one, where they would take seconds."""
+
+    @abstractmethod
+    def play(self, strategy: Any, rng: np.random.Generator) -> Floats:
+        """Returns [tasks, episodes] of one trial in each task."""
+
+
+@dataclass(frozen=True)
+class Bandits(Problem):
+    """Bernoulli bandits with success probabilities p [N, k]; an episode is one pull."""
+
+    p: Floats
+
+    def strategies(self, small: bool) -> dict[str, Grid]:
+        tenths = [tenth / 10 for tenth in range(11)]
+        pulls = max(self.episodes, LONGEST)
+        found: dict[str, Grid] = {
+            "random": {"": bandits.Random()},
+            "epsilon_greedy": {f"ε = {x}": bandits.EpsilonGreedy(x) for x in tenths},
+            "ucb1": {f"c = {x}": bandits.UCB1(x, prior=1) for x in tenths},
+            "thompson": {"": bandits.Thompson()},
+            "gittins": {f"γ = {x}": bandits.Gittins(x, pulls) for x in (GAMMAS[1:2] if small else GAMMAS)},
+        }
+        if self.episodes <= EXACT:
+            found["bayes"] = {"": bandits.BayesOptimal(self.episodes)}
+        return found | {"oracle": {"": bandits.Oracle(self.p)}}
+
+    def play(self, strategy: Any, rng: np.random.Generator) -> Floats:
+        return bandits.play(strategy, self.p, self.episodes, rng)
+
+
+@dataclass(frozen=True)
+class MDPs(Problem):
+    """Tabular MDPs: transition [N, S, A, S], mean rewards [N, S, A]."""
+
+    horizon: int
+    transition: Floats
+    reward_mean: Floats
+
+    def strategies(self, small: bool) -> dict[str, Grid]:
+        return {
+            "random": {"": mdps.Random()},
+            "psrl": {"": mdps.PosteriorSampling()},
+            "opsrl": {f"{x} samples": mdps.PosteriorSampling(x) for x in (OPTIMISM[1:2] if small else OPTIMISM)},
+            "oracle": {"": mdps.Oracle(self.transition, self.reward_mean)},
+        }
+
+    def play(self, strategy: Any, rng: np.random.Generator) -> Floats:
+        tasks = self.transition, self.reward_mean
+        return mdps.play(strategy, *tasks, episodes=self.episodes, horizon=self.horizon, rng=rng)
+
+
+def make_problem(config: Mapping[str, Any], rng: np.random.Generator) -> Problem:
+    """As many tasks as a resolved configuration evaluates on, drawn from the same split, with trials as in training."""
+    distribution = distribution_of(config)
+    tasks = distribution.sample(config["eval"]["num_tasks"], split="test", rng=rng)
+    episodes = config["agent"]["episodes_per_trial"]
+    if config["task"]["name"] == "bernoulli_bandit":
+        return Bandits(episodes, np.array([task["p"] for task in tasks]))
+    arrays = (np.array([task[key] for task in tasks]) for key in ("transition", "reward_mean"))
+    return MDPs(episodes, distribution.horizon, *arrays)
+
+
+def held_out(config: Mapping[str, Any]) -> Problem:
+    """The very tasks that a run of a resolved configuration is evaluated on."""
+    return make_problem(config, generator(config["seed"], Domain.EVAL_TASKS))
+
+
+def choose(config: Mapping[str, Any], small: bool) -> dict[str, str]:
+    """The best setting of every strategy, the same for all seeds of a configuration."""
+    problem = make_problem(config, generator(0, Domain.EVAL_TASKS, iteration=CHOOSING))
+
+    def earned(strategy: Any) -> float:
+        return float(problem.play(strategy, generator(0, Domain.EVAL_LEARNER, iteration=CHOOSING)).mean())
+
+    return {
+        name: max(grid, key=lambda setting: earned(grid[setting])) if len(grid) > 1 else next(iter(grid))
+        for name, grid in problem.strategies(small).items()
+    }
+
+
+def play(config: Mapping[str, Any], chosen: Mapping[str, str], small: bool) -> dict[str, Line]:
+    """What the strategies earn, in their chosen settings, on the tasks that a run was evaluated on."""
+    problem = held_out(config)
+    return {
+        name: Line(chosen[name], problem.play(grid[chosen[name]], generator(config["seed"], Domain.EVAL_LEARNER)))
+        for name, grid in problem.strategies(small).items()
+    }
+
+
+def bayes_optimum(config: Mapping[str, Any]) -> float | None:
+    """The largest expected return of a trial that any policy can have, where it is worked out."""
+    episodes = config["agent"]["episodes_per_trial"]
+    if config["task"]["name"] != "bernoulli_bandit" or episodes > EXACT:
+        return None
+    return bandits.bayes_optimum(config["task"]["num_arms"], episodes)

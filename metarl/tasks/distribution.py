@@ -1,0 +1,75 @@
+"""Task distributions: sets of MDPs with a training and a held-out split."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from metarl.config.schema import TaskConfig
+from metarl.seeding import Domain, generator
+from metarl.spaces import SpaceSpec
+from metarl.tasks.vector_env import Floats, Task, VectorTaskEnv
+
+Split = Literal["train", "test"]
+
+
+class TaskDistribution(ABC):
+    """A set of MDPs that share spaces and horizon, with a training and a held-out split.
+
+    Built from its validated config alone, so that any process can build the same one. Subclasses set ``config_class``,
+    ``spaces`` (as the policy sees them: with the task appended where ``config.reveal``) and ``horizon``.
+    """
+
+    config_class: ClassVar[type[TaskConfig]]
+    spaces: SpaceSpec
+
+    def __init__(self, config: TaskConfig) -> None:
+        self.config = config
+
+    @property
+    def horizon(self) -> int:
+        """Steps after which an episode is truncated."""
+        return self.config.horizon
+
+    @abstractmethod
+    def size(self, split: Split) -> int | None:
+        """The number of different tasks in a split; None when there are infinitely many."""
+
+    @abstractmethod
+    def sample(self, num_tasks: int, *, split: Split, rng: np.random.Generator) -> list[Task]:
+        """Draw tasks; from a finite split balanced and without replacement until all have been drawn."""
+
+    @abstractmethod
+    def make_vector(self, num_lanes: int) -> VectorTaskEnv:
+        """A vector environment whose lanes can run any of the family's tasks."""
+
+    def hidden_part(self, task: Task) -> Task:
+        """What an episode's first observation must not tell of a task; all of it, unless a family says otherwise.
+
+        ``metarl check-env`` looks for leaks of this part; text outside it (a class name) tells tasks apart openly.
+        """
+        return task
+
+    def official_success(self, tasks: Sequence[Task], first_step: Floats) -> float | None:
+        """Success as the benchmark's own evaluation counts it, where that is not the mean over all episodes.
+
+        ``first_step`` [tasks, episodes]: steps until an episode's first success, from 1; NaN where there is none. None
+        where there is no such count, or there are too few episodes for it.
+        """
+        return None
+
+
+def held_out_tasks(distribution: TaskDistribution, num_tasks: int, seed: int) -> list[Task]:
+    """The tasks that a run of this root seed is evaluated on."""
+    return distribution.sample(num_tasks, split="test", rng=generator(seed, Domain.EVAL_TASKS))
+
+
+def balanced_sample(choices: Sequence[Task], num_tasks: int, rng: np.random.Generator) -> list[Task]:
+    """Draw from a finite list in shuffled rounds, so that counts differ by at most one."""
+    order: list[int] = []
+    while len(order) < num_tasks:
+        order.extend(rng.permutation(len(choices)).tolist())
+    return [choices[index] for index in order[:num_tasks]]

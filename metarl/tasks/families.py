@@ -1,0 +1,120 @@
+"""Task families by name: built from a name and overrides, without an agent or a run, and all of them at a glance."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import OmegaConf
+from pydantic import ValidationError, create_model
+
+from metarl.config import loading, lookup, messages
+from metarl.config.schema import TaskConfig
+from metarl.errors import ConfigError, MetarlError, WorkerError, nearest
+from metarl.spaces import Space
+from metarl.tasks.distribution import TaskDistribution
+
+
+def build(name: str, overrides: Sequence[str] = (), allow: Sequence[str] = ()) -> TaskDistribution:
+    """The task distribution of a family (a module in envs/, or ``package.module:Class`` listed in ``allow``) with its
+    config's defaults, but for overrides ``task.key=value``; ``task.lineage`` fills in what it pins.
+
+    Raises:
+        ConfigError: no such family, or values that its config refuses; one line per problem.
+        WorkerError: the family's own code raised.
+    """
+    changes = loading.check_override_keys(overrides, ("task.*",), "in `metarl check-env`")
+    if "task.name" in changes:
+        raise ConfigError(f"task.name = {messages.show(changes['task.name'])}: the family is {name}, given by name")
+    try:
+        family = lookup.task_distribution(name, allow)
+    except ConfigError as error:
+        raise ConfigError(f"{name!r}: {error}") from error
+    except Exception as error:
+        raise WorkerError(f"importing {name} failed: {explain(error)}") from error
+    validated = _config(name, changes, family.config_class)
+    try:
+        return family(validated)
+    except MetarlError:
+        raise
+    except Exception as error:
+        raise WorkerError(f"building {family.__name__} failed: {explain(error)}") from error
+
+
+def overview() -> list[dict[str, Any]]:
+    """A row of JSON data per family in envs/, with its defaults.
+
+    ``name``, ``summary``, ``needs`` (keys without a default), ``lineages`` (name → pins, why, differs), ``horizon``;
+    and where nothing is needed ``observation`` and ``action`` in words, ``train`` and ``test`` (numbers of tasks; null
+    = infinitely many). A family that does not work has ``problem`` behind its summary, and nothing else.
+    """
+    return [
+        {"name": name, "summary": lookup.summary("envs", name), **_describe(name)} for name in lookup.available("envs")
+    ]
+
+
+def describe_space(space: Space) -> str:
+    """A space in a few words: ``6 in [-1, 1]``, ``17`` where it is unbounded, or ``5 choices``."""
+    if space.kind == "discrete":
+        return f"{space.size} choices"
+    low, high = min(space.low, default=-np.inf), max(space.high, default=np.inf)
+    return str(space.size) if np.isinf([low, high]).all() else f"{space.size} in [{low:g}, {high:g}]"
+
+
+def explain(error: BaseException) -> str:
+    """An exception in one line, with the file and line that raised it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"
+
+
+def _describe(name: str) -> dict[str, Any]:
+    try:
+        config_class = lookup.task_distribution(name).config_class
+        fields = config_class.model_fields
+        needs = [f"task.{key}" for key, field in fields.items() if field.is_required() and key != "name"]
+        row: dict[str, Any] = {
+            "needs": needs,
+            "lineages": {key: asdict(lineage) for key, lineage in config_class.lineages.items()},
+            "horizon": None if fields["horizon"].is_required() else fields["horizon"].get_default(),
+        }
+        if needs:
+            return row
+        distribution = build(name)
+        spaces = distribution.spaces
+        space_words = {"observation": describe_space(spaces.observation), "action": describe_space(spaces.action)}
+        return row | space_words | {"train": distribution.size("train"), "test": distribution.size("test")}
+    except Exception as error:  # one broken family must not hide the others
+        return {"problem": " ".join(str(error).split()) or type(error).__name__}
+
+
+def _config(name: str, changes: dict[str, Any], config_class: type[TaskConfig]) -> TaskConfig:
+    """The family's config from dotted overrides, read as a run's configuration would be."""
+    given = OmegaConf.create({"task": {}})
+    for key, value in changes.items():
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        given = OmegaConf.merge(given, value)
+    lineage = changes.get("task.lineage")
+    if isinstance(lineage, str):
+        if lineage not in config_class.lineages:
+            known = list(config_class.lineages)
+            raise ConfigError(
+                f"task.lineage = {messages.show(lineage)}: {nearest(lineage, known)}"
+                f"{name} has: {', '.join(known) or 'none'}"
+            )
+        pins = json.loads(json.dumps(dict(config_class.lineages[lineage].pins)))  # tuples become lists
+        given = OmegaConf.merge({"task": pins}, given)
+    task: dict[str, Any] = OmegaConf.to_container(given, resolve=False)["task"]
+    data = {"task": {**task, "name": name}}
+    model = create_model("Family", task=(config_class, ...))
+    try:
+        validated: TaskConfig = model.model_validate_json(json.dumps(data)).task  # type: ignore[attr-defined]
+    except ValidationError as error:
+        raise ConfigError("\n".join(messages.explain(error, model, data).values())) from error
+    return validated

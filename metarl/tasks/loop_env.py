@@ -1,0 +1,220 @@
+"""A loop over ``gymnasium.Env`` objects behind the vector interface: for tasks that have no faster form."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box, Discrete
+from numpy.typing import NDArray
+
+from metarl.config.schema import TaskConfig
+from metarl.errors import ConfigError, MetarlError
+from metarl.spaces import Space, SpaceSpec
+from metarl.tasks.vector_env import Bools, Floats, Task, VectorTaskEnv
+
+Env = gymnasium.Env[Any, Any]
+
+SUCCESS_KEYS = ("success", "is_success")  # as environments call it in their infos
+
+
+class LoopEnv(VectorTaskEnv):
+    """One ``gymnasium.Env`` per lane, stepped one after another; ``env.unwrapped.set_task(task)`` gives it its task.
+
+    * Box observations are flattened, Discrete ones become one-hot. Box actions reach the environment in its own units,
+      shape and dtype, Discrete ones with its ``start``.
+    * Every reset is seeded with a number from the lane's generator. An environment must keep nothing from one episode
+      to the next but its task, or results depend on which worker ran which lane.
+    * Where the environment truncates an episode itself, so does the lane; the horizon truncates what goes on.
+    * A step whose observation or reward is not finite counts as divergence: the lane keeps its last good observation.
+    * ``info["success"]`` is the environment's own ``success`` or ``is_success``, if ``reports_success``.
+
+    Args:
+        num_lanes: environments.
+        spaces: what the policy sees and does, as :func:`space_spec` gives it.
+        config: the family's config.
+        make_env: builds an environment; called once per lane, when the lane gets its first task.
+        task_vector: a task as numbers, for ``reveal``.
+        reports_success: whether the environment's infos say if a step succeeded, see :func:`reports_success`.
+
+    Raises:
+        ValueError: ``set_task`` refused a task.
+        RuntimeError: the environment raised; the message names lane, task and step. In a rollout this is exit code 5.
+    """
+
+    def __init__(
+        self,
+        num_lanes: int,
+        spaces: SpaceSpec,
+        config: TaskConfig,
+        make_env: Callable[[], Env],
+        *,
+        task_vector: Callable[[Task], Floats] | None = None,
+        reports_success: bool = False,
+    ) -> None:
+        super().__init__(num_lanes, spaces, config)
+        self._make_env = make_env
+        self._task_vector = task_vector or task_numbers
+        self._envs: list[Env | None] = [None] * num_lanes
+        self._checked: list[tuple[Any, Any]] = [(None, None)] * num_lanes  # spaces known to be as expected
+        self._vectors = np.zeros((num_lanes, 0))
+        self._obs: Floats = np.zeros((num_lanes, 0))
+        if reports_success:
+            self._success = np.zeros(num_lanes, dtype=np.bool_)
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Close the lanes' environments."""
+        for lane, env in enumerate(self._envs):
+            self._envs[lane] = None
+            if env is not None:
+                env.close()
+
+    def _assign(self, tasks: Sequence[Task]) -> None:
+        if self.reveal:
+            self._vectors = np.array([self._task_vector(task) for task in tasks])
+        for lane, task in enumerate(tasks):
+            try:
+                env = self._envs[lane] or self._make_env()
+                self._envs[lane] = env
+                env.unwrapped.set_task(dict(task))  # type: ignore[attr-defined]
+            except ValueError as error:
+                raise ValueError(f"{error} (lane {lane}, task {dict(task)})") from error
+            except Exception as error:
+                raise self._failure(lane, "taking its task", error) from error
+            self._check_spaces(lane, env)
+        size = self.spaces.observation.size - self._vectors.shape[1]
+        if self._obs.shape[1] != size:
+            self._obs = np.zeros((self.num_envs, size))
+
+    def _check_spaces(self, lane: int, env: Env) -> None:
+        """A family's tasks have the same spaces; raises ConfigError where these are others."""
+        spaces = (env.observation_space, env.action_space)
+        if all(new is old for new, old in zip(spaces, self._checked[lane], strict=True)):
+            return
+        own, revealed = space_spec(env), self._vectors.shape[1]
+        if own.action != self.spaces.action or own.observation.size + revealed != self.spaces.observation.size:
+            raise ConfigError(
+                f"expected {self.spaces.observation.size} observations, {revealed} of them the task, and actions "
+                f"{self.spaces.action}, got {spaces[0]} and {spaces[1]} in task {dict(self._tasks[lane])}"
+            )
+        self._checked[lane] = spaces
+
+    def _reset_lanes(self, lanes: NDArray[np.int64], rngs: Sequence[np.random.Generator]) -> None:
+        for lane, rng in zip(lanes.tolist(), rngs, strict=True):
+            env = self._envs[lane]
+            assert env is not None
+            try:
+                obs, _ = env.reset(seed=int(rng.integers(2**31)))
+                self._obs[lane] = flat(env.observation_space, obs)
+            except Exception as error:
+                raise self._failure(lane, "reset", error) from error
+            if self._success is not None:
+                self._success[lane] = False
+
+    def _advance(self, controls: NDArray[Any], live: Bools) -> tuple[Floats, Bools]:
+        obs = self._obs.copy()
+        reward, terminated = np.zeros(self.num_envs), np.zeros(self.num_envs, dtype=np.bool_)
+        for lane in np.flatnonzero(live).tolist():
+            env = self._envs[lane]
+            assert env is not None
+            try:
+                result = env.step(native_action(env.action_space, controls[lane]))
+                obs[lane] = flat(env.observation_space, result[0])
+                reward[lane], terminated[lane], truncated = result[1:4]
+            except Exception as error:
+                raise self._failure(lane, f"step {self._elapsed[lane] + 1} of its episode", error) from error
+            self._truncated[lane] |= bool(truncated)
+            if self._success is not None:
+                self._success[lane] = _success(result[4])
+        good = np.isfinite(obs).all(axis=1) & np.isfinite(reward)
+        self._diverged |= live & ~good
+        self._obs = np.where(good[:, np.newaxis], obs, self._obs)
+        return reward, terminated
+
+    def _observe(self) -> Floats:
+        return self._obs.copy()
+
+    def _task_vectors(self) -> Floats:
+        return self._vectors
+
+    def _failure(self, lane: int, when: str, error: Exception) -> Exception:
+        """What to raise for an environment's own exception; the environment is not used again."""
+        env, self._envs[lane] = self._envs[lane], None
+        if isinstance(error, MetarlError):
+            return error
+        return RuntimeError(
+            f"{env or 'the environment'} raised {type(error).__name__}: {error} at {when}, in lane {lane} with task "
+            f"{dict(self._tasks[lane])}"
+        )
+
+
+def space_spec(env: Env, task_size: int = 0) -> SpaceSpec:
+    """The spaces of an environment as a policy sees them, with ``task_size`` numbers appended for ``reveal``.
+
+    Raises:
+        ConfigError: a space that no policy here can use; the message says which ones it can.
+    """
+    seen, done = env.observation_space, env.action_space
+    if isinstance(seen, Box):
+        low, high = _bounds(seen)
+    elif isinstance(seen, Discrete):
+        low, high = (0.0,) * int(seen.n), (1.0,) * int(seen.n)
+    else:
+        raise ConfigError(
+            f"expected Box or Discrete observations, got {seen}; the wrapper FlattenObservation makes a Box of most"
+        )
+    infinite = (np.inf,) * task_size
+    observation = Space("box", len(low) + task_size, (*low, *(-bound for bound in infinite)), (*high, *infinite))
+    if isinstance(done, Discrete):
+        return SpaceSpec(observation, Space("discrete", int(done.n)))
+    if isinstance(done, Box) and np.issubdtype(done.dtype, np.floating) and done.is_bounded():
+        return SpaceSpec(observation, Space("box", math.prod(done.shape), *_bounds(done)))
+    raise ConfigError(f"expected Discrete actions, or a Box of floats with finite bounds, got {done}")
+
+
+def reports_success(env: Env) -> bool:
+    """Whether the info of an environment's first step has ``success`` or ``is_success``. Resets and steps it."""
+    env.reset(seed=0)
+    env.action_space.seed(0)
+    info = env.step(env.action_space.sample())[4]
+    return any(key in info for key in SUCCESS_KEYS)
+
+
+def task_numbers(task: Task) -> Floats:
+    """The numbers in a task, by sorted keys; lists are flattened.
+
+    Raises:
+        ValueError: it holds something else.
+    """
+    try:
+        return np.concatenate([np.asarray(task[key], dtype=np.float64).ravel() for key in sorted(task)])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"expected numbers only, to reveal the task, got {dict(task)}") from error
+
+
+def flat(space: gymnasium.Space[Any], observation: Any) -> Floats:
+    """An observation as a vector: a Box's numbers row by row, or a Discrete one as one-hot."""
+    if isinstance(space, Discrete):
+        one_hot = np.zeros(int(space.n))
+        one_hot[int(observation) - int(space.start)] = 1.0
+        return one_hot
+    return np.asarray(observation, dtype=np.float64).reshape(-1)
+
+
+def native_action(space: gymnasium.Space[Any], control: Any) -> Any:
+    """A control, as scaled and clipped by the vector environment, in the space's own shape and dtype."""
+    if isinstance(space, Discrete):
+        return space.dtype.type(control + space.start)
+    assert isinstance(space, Box)  # clipped once more: scaling may round to just outside
+    return np.clip(control.reshape(space.shape), space.low, space.high).astype(space.dtype)
+
+
+def _bounds(space: Box[Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    return tuple(space.low.ravel().astype(float).tolist()), tuple(space.high.ravel().astype(float).tolist())
+
+
+def _success(info: Mapping[str, Any]) -> bool:
+    return any(bool(info.get(key, False)) for key in SUCCESS_KEYS)

@@ -1,0 +1,159 @@
+"""A run's picture and table."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+import metarl
+from metarl.errors import ConfigError, StorageError
+from metarl.report import figures as colours
+from metarl.report.figures import read_curves, write_curves_csv, write_report
+
+TRAINING = [
+    {"iteration": i, "env_steps": i * 500_000, "train/return/0": float(i), "train/return/1": 10.0 * i, "loss/kl": 0.01}
+    for i in (1, 2, 3)
+]
+EVALUATION = {
+    "iteration": 3,
+    "env_steps": 1_500_000,
+    "steps": [0, 1],
+    "mean": [2.0, 30.0],
+    "low": [1.0, 25.0],
+    "high": [4.0, 32.0],
+    "returns": [[1.0, 3.0], [28.0, 32.0]],
+}
+
+
+def write(run: Path, name: str, records: list[dict], end: str = "") -> None:
+    run.mkdir(parents=True, exist_ok=True)
+    (run / name).write_text("".join(json.dumps(record) + "\n" for record in records) + end)
+
+
+def drawn(run: Path, monkeypatch) -> Figure:
+    """The figure that write_report saves."""
+    figures: list[Figure] = []
+    real = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (figures.append(self), real(self, *a, **k))[1])
+    write_report(run)
+    return figures[0]
+
+
+def test_the_learning_curve_is_drawn_against_million_steps(tmp_path, monkeypatch):
+    write(tmp_path / "config" / "run-s0", "metrics.jsonl", TRAINING)
+    write(tmp_path / "config" / "run-s0", "evaluations.jsonl", [EVALUATION])
+    figure = drawn(tmp_path / "config" / "run-s0", monkeypatch)
+    left, right = figure.axes
+    before, after = left.lines[:2]
+    assert list(before.get_xdata()) == [0.5, 1.0, 1.5] and list(before.get_ydata()) == [1, 2, 3]
+    assert list(after.get_ydata()) == [10, 20, 30] and after.get_label() == "training, after 1 step"
+    labels = [text.get_text() for text in left.get_legend().get_texts()]
+    assert labels[2:] == ["held-out, before adaptation (95 % CI)", "held-out, after 1 step (95 % CI)"]
+    segments = left.containers[1].lines[2][0].get_segments()  # the error bar of the adapted point
+    assert np.allclose(segments[0], [[1.5, 25.0], [1.5, 32.0]])
+    assert "million" in left.get_xlabel() and "config" in figure.get_suptitle() and "run-s0" in figure.get_suptitle()
+    assert [list(line.get_ydata()) for line in right.lines] == [[1, 28], [3, 32], [2, 30]]
+    assert "after 3 iterations (1.5 M steps)" in right.get_title()
+
+
+def test_the_picture_is_a_picture(tmp_path):
+    write(tmp_path, "metrics.jsonl", TRAINING)
+    path = write_report(tmp_path)
+    assert path == tmp_path / "report" / "curves.png"
+    with Image.open(path) as image:
+        assert image.format == "PNG" and image.width > 1200
+        assert len(image.convert("RGB").getcolors(2**24)) > 50
+    assert [p.name for p in path.parent.iterdir()] == ["curves.png"]
+
+
+def test_a_run_that_has_not_been_evaluated_says_so(tmp_path, monkeypatch):
+    write(tmp_path, "metrics.jsonl", TRAINING)
+    assert [text.get_text() for text in drawn(tmp_path, monkeypatch).axes[1].texts] == ["no evaluation yet"]
+
+
+def test_evaluations_alone_are_enough(tmp_path):
+    write(tmp_path, "evaluations.jsonl", [EVALUATION])
+    assert write_report(tmp_path).stat().st_size > 10_000
+
+
+def test_a_curve_of_one_point_is_visible(tmp_path, monkeypatch):
+    write(tmp_path, "metrics.jsonl", TRAINING[:1])
+    one = {**EVALUATION, "steps": [0], "mean": [2.0], "low": [1.0], "high": [4.0], "returns": [[1.0, 3.0]]}
+    write(tmp_path, "evaluations.jsonl", [one])
+    left, right = drawn(tmp_path, monkeypatch).axes
+    assert left.lines[0].get_marker() == "." and len(left.containers) == 1
+    assert right.lines[-1].get_marker() == "o"
+
+
+def test_gaps_torn_lines_and_other_lengths_are_no_obstacle(tmp_path):
+    write(tmp_path, "metrics.jsonl", [*TRAINING, {"iteration": 4, "env_steps": 9, "train/return/0": None}], '{"iterat')
+    shorter = {
+        **EVALUATION,
+        "iteration": 1,
+        "steps": [0],
+        "mean": [0.0],
+        "low": [0.0],
+        "high": [0.0],
+        "returns": [[0.0]],
+    }
+    write(tmp_path, "evaluations.jsonl", [shorter, EVALUATION])
+    curves = read_curves(tmp_path)
+    assert curves.phases == [0, 1] and len(curves.training) == 4
+    assert np.isnan(curves.returns(0)[1][3]) and np.isnan(curves.returns(1)[1][3])
+    assert write_report(tmp_path).exists() and write_curves_csv(tmp_path).exists()
+
+
+def test_the_table_has_every_point(tmp_path):
+    write(tmp_path, "metrics.jsonl", [TRAINING[0], {**TRAINING[1], "train/return/1": None}])
+    write(tmp_path, "evaluations.jsonl", [EVALUATION])
+    with write_curves_csv(tmp_path).open() as file:
+        rows = list(csv.reader(file))
+    assert rows == [
+        ["split", "iteration", "env_steps", "adaptation_steps", "return", "low", "high"],
+        ["train", "1", "500000", "0", "1.0", "", ""],
+        ["train", "1", "500000", "1", "10.0", "", ""],
+        ["train", "2", "1000000", "0", "2.0", "", ""],
+        ["train", "2", "1000000", "1", "", "", ""],
+        ["eval", "3", "1500000", "0", "2.0", "1.0", "4.0"],
+        ["eval", "3", "1500000", "1", "30.0", "25.0", "32.0"],
+    ]
+
+
+def test_nothing_to_draw_and_nowhere_to_write_are_errors(tmp_path):
+    with pytest.raises(ConfigError, match="at least one iteration"):
+        write_report(tmp_path)
+    assert not (tmp_path / "report").exists()
+    write(tmp_path, "metrics.jsonl", TRAINING)
+    (tmp_path / "report").touch()
+    with pytest.raises(StorageError, match=r"curves\.png"):
+        write_report(tmp_path)
+    with pytest.raises(StorageError, match=r"curves\.csv"):
+        write_curves_csv(tmp_path)
+
+
+def test_drawing_needs_no_display_and_leaves_pyplot_alone(tmp_path):
+    write(tmp_path, "metrics.jsonl", TRAINING)
+    code = """if True:
+        import sys, matplotlib
+        from pathlib import Path
+        from metarl.report.figures import write_report
+        def parameters():  # without the backend: asking for it imports pyplot
+            return {key: matplotlib.rcParams[key] for key in matplotlib.rcParams if key != "backend"}
+        before = parameters()
+        write_report(Path(sys.argv[1]))
+        print("matplotlib.pyplot" in sys.modules, before == parameters())"""
+    root = Path(metarl.__file__).resolve().parent.parent
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    result = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True, env={"DISPLAY": ":99"})
+    assert result.stdout == "False True\n"
+
+
+def test_colours_of_phases_get_darker():
+    lightness = [sum(color[:3]) for color in colours._ordered_colors(4)]
+    assert lightness == sorted(lightness, reverse=True) and lightness[0] < 2.5  # visible on white
