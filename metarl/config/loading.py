@@ -20,7 +20,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from pydantic import ValidationError, create_model
 
-from metarl.config import lookup, messages, strict_yaml
+from metarl.config import lineage, lookup, messages, strict_yaml
 from metarl.config.schema import AgentConfig, Frozen, RunConfig, TaskConfig
 from metarl.config.strict_yaml import Problems
 from metarl.errors import ConfigError, nearest
@@ -65,7 +65,11 @@ def load(config: str, overrides: Sequence[str] = (), allow: Sequence[str] = ()) 
     resolved = copy.deepcopy(raw)
     for section, config_class in (("task", task), ("agent", agent)):
         if config_class is not None:
-            resolved[section] = _apply_lineage(section, raw[section], config_class, notices, problems)
+            try:
+                resolved[section], overridden = lineage.fill(raw[section], config_class, prefix=f"{section}.")
+                notices += overridden
+            except ConfigError as error:
+                problems[f"{section}.lineage"] = str(error)
     checked = _validate(resolved, task, agent, problems)
     if checked is None or problems:
         raise _error(problems)
@@ -101,9 +105,9 @@ def describe(target: type[Frozen] | Loaded) -> str:
     config = target.config
     text = messages.describe_keys(_run_model(type(config.task), type(config.agent)), _data(config))
     lineages = [
-        messages.describe_lineage(f"{section}.lineage = {name}", lineage)
+        messages.describe_lineage(f"{section}.lineage = {name}", published)
         for section, model in (("task", config.task), ("agent", config.agent))
-        for name, lineage in model.lineages.items()
+        for name, published in model.lineages.items()
     ]
     return "\n".join([text, *(["", "lineages:", *lineages] if lineages else [])])
 
@@ -168,12 +172,7 @@ def _read(config: str, problems: Problems) -> tuple[str, dict[str, Any] | None]:
 def _merge(given: Mapping[str, Any], changes: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """The file's content under the overrides, and notices: a new task or agent name drops the file's section."""
     notices = []
-    nested = OmegaConf.create({})
-    for key, value in changes.items():
-        for part in reversed(key.split(".")):
-            value = {part: value}
-        nested = OmegaConf.merge(nested, value)
-    nested = OmegaConf.to_container(nested, resolve=False)
+    nested = strict_yaml.nested(changes)
     base = dict(given)
     for section in ("task", "agent"):
         old, new = _name(given.get(section)), _name(nested.get(section))
@@ -211,38 +210,6 @@ def _section_class(
     else:
         problems[f"{section}.name"] = f"{section}.name = {messages.show(name)}: expected one of {choices}"
     return None
-
-
-def _apply_lineage(
-    section: str, given: Mapping[str, Any], config_class: SectionClass, notices: list[str], problems: Problems
-) -> dict[str, Any]:
-    """The section with what its lineage pins filled in; explicit values win, with a notice where they differ."""
-    name = given.get("lineage")
-    if not isinstance(name, str):  # none; or of a wrong type, which validation reports
-        return dict(given)
-    if name not in config_class.lineages:
-        known = list(config_class.lineages)
-        problems[f"{section}.lineage"] = (
-            f"{section}.lineage = {messages.show(name)}: {nearest(name, known)}"
-            f"{_name(given)} has: {', '.join(known) or 'none'}"
-        )
-        return dict(given)
-    pins = json.loads(json.dumps(dict(config_class.lineages[name].pins)))  # tuples become lists, as in YAML
-    return _fill(section, given, pins, name, notices)
-
-
-def _fill(
-    path: str, given: Mapping[str, Any], pins: dict[str, Any], lineage: str, notices: list[str]
-) -> dict[str, Any]:
-    filled = {**pins, **given}
-    for key in given.keys() & pins.keys():
-        value, pin = given[key], pins[key]
-        if isinstance(value, dict) and isinstance(pin, dict):
-            filled[key] = _fill(f"{path}.{key}", value, pin, lineage, notices)
-        elif value != pin:
-            shown = messages.show(value), messages.show(pin)
-            notices.append(f"{path}.{key} = {shown[0]} overrides {shown[1]} of lineage {lineage}")
-    return filled
 
 
 def _validate(

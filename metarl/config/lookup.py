@@ -1,7 +1,7 @@
-"""Names to modules, without a registry: ``task.name`` and ``agent.name`` are modules in envs/ and agents/.
+"""Names to classes, without a registry: ``task.name`` and ``agent.name`` are modules in envs/ and agents/.
 
-Files are looked at before anything is imported, and only what lies in these two folders can be named. A class from
-elsewhere, ``package.module:Class``, has to be allowed by the person at the command line; a configuration cannot do so.
+What can be named is a directory listing: every module whose name does not begin with ``_``. A class from elsewhere,
+``package.module:Class``, has to be allowed by the person at the command line; a configuration cannot do so.
 """
 
 from __future__ import annotations
@@ -9,41 +9,34 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.resources
+import importlib.util
 import inspect
 import pkgutil
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal
 
 from metarl.errors import ConfigError, nearest
 
-if TYPE_CHECKING:  # torch takes most of the start-up time: only what needs an agent pays for it
-    from metarl.agent import Agent
-    from metarl.tasks import TaskDistribution
-
 Package = Literal["envs", "agents", "configs"]
-T = TypeVar("T")
 
-_ABSTRACT_METHOD = {"TaskDistribution": "make_vector", "Agent": "meta_update"}
-_NAME = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
+# What a module of a package must define: a child of this class, named and not imported, as it lies in a higher layer.
+_BASE = {"envs": "metarl.tasks.distribution.TaskDistribution", "agents": "metarl.agent.Agent"}
+_KIND = {"envs": "task", "agents": "agent"}
 _CLASS_PATH = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*)", re.ASCII)
 
 
 def available(package: Package) -> list[str]:
     """Sorted names that a configuration may use: task families, agents, or shipped configurations.
 
-    No module is imported; its source is looked at. It counts if its name does not start with ``_`` and one of its
-    top-level classes assigns ``config_class`` and is not plainly abstract: a direct child of ``TaskDistribution``
-    without ``make_vector``, or of ``Agent`` without ``meta_update``. A module that is not valid Python counts, so that
-    its import shows why.
+    No module is imported. One that is not valid Python counts, so that its import shows why.
     """
     if package == "configs":
         files = importlib.resources.files("metarl.configs").iterdir()
         return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
-    sources = _sources(package)
-    return sorted(name for name, path in sources.items() if _defines_family(path.read_text(encoding="utf-8")))
+    return sorted(_sources(package))
 
 
 def summary(package: Package, name: str) -> str:
@@ -63,62 +56,42 @@ def shipped_config(name: str) -> bytes:
     return importlib.resources.files("metarl.configs").joinpath(f"{name}.yaml").read_bytes()
 
 
-def task_distribution(name: str, allow: Sequence[str] = ()) -> type[TaskDistribution]:
-    """The task family that a module in envs/ defines, or a class of the user's own listed in ``allow``.
+def task_distribution(name: str, allow: Sequence[str] = ()) -> Any:
+    """The :class:`~metarl.tasks.TaskDistribution` that a module in envs/ defines, or one of the user's own, if allowed.
 
     Raises:
         ConfigError: no such family, or a ``package.module:Class`` that is not allowed or not a task distribution.
     """
-    from metarl.tasks import TaskDistribution
-
-    return _find("envs", name, TaskDistribution, allow)  # type: ignore[type-abstract]
+    return _find("envs", name, allow)
 
 
-def agent(name: str, allow: Sequence[str] = ()) -> type[Agent]:
-    """The agent that a module in agents/ defines, or a class of the user's own listed in ``allow``.
+def agent(name: str, allow: Sequence[str] = ()) -> Any:
+    """The :class:`~metarl.agent.Agent` that a module in agents/ defines, or one of the user's own, if allowed.
 
     Raises:
         ConfigError: no such agent, or a ``package.module:Class`` that is not allowed or not an agent.
     """
-    if ":" not in name:
-        _check_name("agents", name)  # before the import below
-    from metarl.agent import Agent
-
-    return _find("agents", name, Agent, allow)  # type: ignore[type-abstract]
+    return _find("agents", name, allow)
 
 
-def _find(package: Package, name: str, base: type[T], allow: Sequence[str]) -> type[T]:
+def _find(package: Package, name: str, allow: Sequence[str]) -> type:
     if ":" in name:
-        return _allowed_class(name, base, allow)
-    _check_name(package, name)
+        return _allowed_class(package, name, allow)
+    names = available(package)
+    if name not in names:
+        raise ConfigError(f"no such {_KIND[package]}: {nearest(name, names)}available: {', '.join(names) or 'none'}")
     module = importlib.import_module(f"metarl.{package}.{name}")
-    found: list[type[T]] = [cls for cls in vars(module).values() if _is_concrete(cls, base, module)]
+    own = [cls for cls in vars(module).values() if inspect.isclass(cls) and cls.__module__ == module.__name__]
+    found = [cls for cls in own if _is_concrete(cls, package)]
     if len(found) != 1:
         raise ConfigError(
-            f"expected exactly one concrete {base.__name__} with a config_class in {module.__name__}, "
-            f"found {[cls.__name__ for cls in found]}"
+            f"expected exactly one concrete {_base_name(package)} with a config_class in {module.__name__}, "
+            f"found {[cls.__name__ for cls in found]}; a module that others share has a name that begins with _"
         )
     return found[0]
 
 
-def _check_name(package: Package, name: str) -> None:
-    names = available(package)
-    if not _NAME.fullmatch(name) or name not in names:
-        kind = {"envs": "task", "agents": "agent"}[package]
-        raise ConfigError(f"no such {kind}: {nearest(name, names)}available: {', '.join(names) or 'none'}")
-
-
-def _is_concrete(cls: Any, base: type, module: ModuleType) -> bool:
-    return (
-        inspect.isclass(cls)
-        and cls.__module__ == module.__name__
-        and issubclass(cls, base)
-        and hasattr(cls, "config_class")
-        and not inspect.isabstract(cls)
-    )
-
-
-def _allowed_class(path: str, base: type[T], allow: Sequence[str]) -> type[T]:
+def _allowed_class(package: Package, path: str, allow: Sequence[str]) -> type:
     match = _CLASS_PATH.fullmatch(path)
     if match is None:
         raise ConfigError("expected a name, or package.module:Class")
@@ -131,43 +104,33 @@ def _allowed_class(path: str, base: type[T], allow: Sequence[str]) -> type[T]:
         raise ConfigError(f"cannot import {module_name} ({error}); is its folder on PYTHONPATH?") from error
     except AttributeError as error:
         raise ConfigError(f"module {module_name} has no class {class_name}") from error
-    if not (inspect.isclass(cls) and issubclass(cls, base) and hasattr(cls, "config_class")) or inspect.isabstract(cls):
-        raise ConfigError(f"expected a concrete {base.__name__} with a config_class")
-    allowed: type[T] = cls
-    return allowed
+    if not (inspect.isclass(cls) and _is_concrete(cls, package)):
+        raise ConfigError(f"expected a concrete {_base_name(package)} with a config_class")
+    return cls
+
+
+def _is_concrete(cls: type, package: Package) -> bool:
+    bases = {f"{base.__module__}.{base.__qualname__}" for base in cls.__mro__}
+    return _BASE[package] in bases and hasattr(cls, "config_class") and not inspect.isabstract(cls)
+
+
+def _base_name(package: Package) -> str:
+    return _BASE[package].rpartition(".")[2]
 
 
 def _sources(package: Package) -> dict[str, Path]:
-    """Module name → source file of the modules in a package, without importing them."""
+    """Module name → source file of what can be named in a package; neither is imported."""
     found: dict[str, Path] = {}
-    for info in pkgutil.iter_modules(importlib.import_module(f"metarl.{package}").__path__):
+    for info in pkgutil.iter_modules(_folders(f"metarl.{package}")):
         spec = info.module_finder.find_spec(info.name, None)
         if not info.name.startswith("_") and spec is not None and spec.origin and spec.origin.endswith(".py"):
             found[info.name] = Path(spec.origin)
     return found
 
 
-def _defines_family(source: str) -> bool:
-    if "config_class" not in source:
-        return False
-    try:
-        tree = ast.parse(source)
-    except SyntaxError:
-        return True
-    return any(isinstance(node, ast.ClassDef) and _may_be_concrete(node) for node in tree.body)
-
-
-def _may_be_concrete(node: ast.ClassDef) -> bool:
-    bases = {base.id for base in node.bases if isinstance(base, ast.Name)}
-    methods = {item.name for item in node.body if isinstance(item, ast.FunctionDef)}
-    return any(_assigns_config_class(item) for item in node.body) and all(
-        method in methods for base, method in _ABSTRACT_METHOD.items() if base in bases
-    )
-
-
-def _assigns_config_class(statement: ast.stmt) -> bool:
-    if isinstance(statement, ast.AnnAssign):
-        targets: list[ast.expr] = [statement.target] if statement.value is not None else []
-    else:
-        targets = statement.targets if isinstance(statement, ast.Assign) else []
-    return any(isinstance(target, ast.Name) and target.id == "config_class" for target in targets)
+def _folders(package: str) -> Sequence[str]:
+    """Where a package's modules lie, also while it is not imported yet."""
+    if package in sys.modules:
+        return list(sys.modules[package].__path__)
+    spec = importlib.util.find_spec(package)
+    return list(spec.submodule_search_locations or ()) if spec else []

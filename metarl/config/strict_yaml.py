@@ -10,7 +10,7 @@ Problems are collected, not raised, so that all can be shown together: key path 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -104,6 +104,17 @@ def parse_overrides(overrides: Sequence[str], problems: Problems) -> dict[str, A
         except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
             problems[key] = f"{key}: {error}"
     return changes
+
+
+def nested(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted key → value as a tree of sections; of two values of one key the later one holds."""
+    tree = OmegaConf.create({})
+    for key, value in changes.items():
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        tree = OmegaConf.merge(tree, value)
+    plain: dict[str, Any] = OmegaConf.to_container(tree, resolve=False)
+    return plain
 
 
 def _compose(text: str, source: str, problems: Problems) -> _Node | None:

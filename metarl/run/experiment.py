@@ -58,13 +58,14 @@ def build(config: RunConfig) -> Iterator[Experiment]:
 
 def make_agent(config: RunConfig, distribution: TaskDistribution) -> Agent:
     """A resolved configuration's agent at its initial parameters."""
-    return lookup.agent(config.agent.name, allow=_validated(config))(
+    agent: Agent = lookup.agent(config.agent.name, allow=_validated(config))(
         distribution.spaces,
         config.agent,
         config.learner,
         device=torch.device(config.device),
         rng=generator(config.seed, Domain.INIT),
     )
+    return agent
 
 
 def _validated(config: RunConfig) -> tuple[str, str]:

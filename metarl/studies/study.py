@@ -102,7 +102,8 @@ def finished(cells: Iterable[Cell], results: Iterable[Result]) -> tuple[list[Res
 def distribution_of(config: Mapping[str, Any]) -> TaskDistribution:
     """The task distribution of a resolved configuration."""
     family = lookup.task_distribution(config["task"]["name"])
-    return family(family.config_class(**config["task"]))
+    distribution: TaskDistribution = family(family.config_class(**config["task"]))
+    return distribution
 
 
 def command_line(

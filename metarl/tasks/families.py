@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import traceback
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -10,12 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import OmegaConf
-from pydantic import ValidationError, create_model
 
-from metarl.config import loading, lookup, messages
-from metarl.config.schema import TaskConfig
-from metarl.errors import ConfigError, MetarlError, WorkerError, nearest
+from metarl.config import lineage, loading, lookup, messages, strict_yaml
+from metarl.errors import ConfigError, MetarlError, WorkerError
 from metarl.spaces import Space
 from metarl.tasks.distribution import TaskDistribution
 
@@ -37,9 +33,12 @@ def build(name: str, overrides: Sequence[str] = (), allow: Sequence[str] = ()) -
         raise ConfigError(f"{name!r}: {error}") from error
     except Exception as error:
         raise WorkerError(f"importing {name} failed: {explain(error)}") from error
-    validated = _config(name, changes, family.config_class)
+    validated = lineage.checked(
+        {**strict_yaml.nested(changes).get("task", {}), "name": name}, family.config_class, prefix="task."
+    )
     try:
-        return family(validated)
+        made: TaskDistribution = family(validated)
+        return made
     except MetarlError:
         raise
     except Exception as error:
@@ -80,7 +79,7 @@ def _describe(name: str) -> dict[str, Any]:
         needs = [f"task.{key}" for key, field in fields.items() if field.is_required() and key != "name"]
         row: dict[str, Any] = {
             "needs": needs,
-            "lineages": {key: asdict(lineage) for key, lineage in config_class.lineages.items()},
+            "lineages": {key: asdict(published) for key, published in config_class.lineages.items()},
             "horizon": None if fields["horizon"].is_required() else fields["horizon"].get_default(),
         }
         if needs:
@@ -91,30 +90,3 @@ def _describe(name: str) -> dict[str, Any]:
         return row | space_words | {"train": distribution.size("train"), "test": distribution.size("test")}
     except Exception as error:  # one broken family must not hide the others
         return {"problem": " ".join(str(error).split()) or type(error).__name__}
-
-
-def _config(name: str, changes: dict[str, Any], config_class: type[TaskConfig]) -> TaskConfig:
-    """The family's config from dotted overrides, read as a run's configuration would be."""
-    given = OmegaConf.create({"task": {}})
-    for key, value in changes.items():
-        for part in reversed(key.split(".")):
-            value = {part: value}
-        given = OmegaConf.merge(given, value)
-    lineage = changes.get("task.lineage")
-    if isinstance(lineage, str):
-        if lineage not in config_class.lineages:
-            known = list(config_class.lineages)
-            raise ConfigError(
-                f"task.lineage = {messages.show(lineage)}: {nearest(lineage, known)}"
-                f"{name} has: {', '.join(known) or 'none'}"
-            )
-        pins = json.loads(json.dumps(dict(config_class.lineages[lineage].pins)))  # tuples become lists
-        given = OmegaConf.merge({"task": pins}, given)
-    task: dict[str, Any] = OmegaConf.to_container(given, resolve=False)["task"]
-    data = {"task": {**task, "name": name}}
-    model = create_model("Family", task=(config_class, ...))
-    try:
-        validated: TaskConfig = model.model_validate_json(json.dumps(data)).task  # type: ignore[attr-defined]
-    except ValidationError as error:
-        raise ConfigError("\n".join(messages.explain(error, model, data).values())) from error
-    return validated

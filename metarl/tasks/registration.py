@@ -6,7 +6,6 @@ does both in one go.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,10 +14,8 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
-from metarl.config import lookup, messages
-from metarl.errors import ConfigError, nearest
+from metarl.config import lineage, lookup
 from metarl.tasks.distribution import TaskDistribution
 from metarl.tasks.vector_env import Bools, Floats, Task
 
@@ -174,17 +171,8 @@ def make_distribution(name: str, config: Mapping[str, Any]) -> TaskDistribution:
         ConfigError: a key or value that the family does not take, one line for each.
     """
     family = lookup.task_distribution(name)
-    model = family.config_class
-    lineage = config.get("lineage")
-    if lineage is not None and lineage not in model.lineages:
-        known = list(model.lineages)
-        raise ConfigError(f"lineage = {lineage}: {nearest(str(lineage), known)}{name} has: {', '.join(known)}")
-    pins = {} if lineage is None else dict(model.lineages[lineage].pins)
-    data = {"name": name, **pins, **config}
-    try:
-        return family(model.model_validate_json(json.dumps(data)))
-    except ValidationError as error:
-        raise ConfigError("\n".join(messages.explain(error, model, data).values())) from None
+    made: TaskDistribution = family(lineage.checked({"name": name, **config}, family.config_class))
+    return made
 
 
 def default_tasks(distribution: TaskDistribution, num_tasks: int) -> list[Task]:

@@ -105,7 +105,7 @@ BASE = """
 def stubs(tmp_path, monkeypatch):
     """A task family, a helper module beside it, and an agent, as if they lay in envs/ and agents/."""
     for package, files in (
-        (metarl.envs, {"stub_family": FAMILY, "stub_helper": HELPER}),
+        (metarl.envs, {"stub_family": FAMILY, "_stub_helper": HELPER}),
         (metarl.agents, {"stub_agent": AGENT}),
     ):
         folder = tmp_path / package.__name__
@@ -114,7 +114,7 @@ def stubs(tmp_path, monkeypatch):
             (folder / f"{name}.py").write_text(textwrap.dedent(source))
         monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
     yield
-    for name in ("metarl.envs.stub_family", "metarl.envs.stub_helper", "metarl.agents.stub_agent"):
+    for name in ("metarl.envs.stub_family", "metarl.envs._stub_helper", "metarl.agents.stub_agent"):
         sys.modules.pop(name, None)
 
 
@@ -139,7 +139,9 @@ def problems(source: str, *overrides: str, allow=()) -> list[str]:
 
 def test_only_modules_that_define_something_are_listed():
     assert {"stub_family", "point", "half_cheetah_dir"} <= set(lookup.available("envs"))
-    assert {"stub_helper", "half_cheetah", "__init__"}.isdisjoint(lookup.available("envs"))
+    assert {"_stub_helper", "stub_helper", "half_cheetah", "_half_cheetah", "__init__"}.isdisjoint(
+        lookup.available("envs")
+    )
     assert {"stub_agent", "maml_trpo"} <= set(lookup.available("agents"))
     assert "metarl.envs.stub_family" not in sys.modules
     assert lookup.summary("envs", "stub_family") == "A stub family."
@@ -161,7 +163,7 @@ def test_names_lead_to_classes():
 
 
 @pytest.mark.parametrize(
-    "name", ["os", "..os", "__init__", "stub_helper", "stub_family.Stub", "", "stub-family", "Stub_family"]
+    "name", ["os", "..os", "__init__", "_stub_helper", "stub_family.Stub", "", "stub-family", "Stub_family"]
 )
 def test_nothing_else_can_be_named(name):
     with pytest.raises(ConfigError, match="no such task"):

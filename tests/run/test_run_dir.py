@@ -103,7 +103,13 @@ def test_the_commit_is_that_of_metarls_own_repository(tmp_path, monkeypatch):
     assert provenance.git() == {"commit": git("rev-parse", "HEAD"), "dirty": True}
 
 
-HOLD = "import sys, time; from pathlib import Path; from metarl.run import run_dir\nwith run_dir.lock(Path(sys.argv[1])):\n {}"
+HOLD = """
+import sys, time
+from pathlib import Path
+from metarl.run import run_dir
+with run_dir.lock(Path(sys.argv[1])):
+    {}
+"""
 
 
 def test_a_second_process_is_told_who_holds_the_lock(tmp_path):

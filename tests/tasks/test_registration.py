@@ -165,7 +165,7 @@ def test_success_comes_with_gymnasiums_mask() -> None:
 WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: make("point", horizont=3), ConfigError, "unknown key horizont = 3: did you mean horizon"),
     (lambda: make("point", horizon=0), ConfigError, "horizon = 0: expected an integer > 0"),
-    (lambda: make("half_cheetah_dir", lineage="promp"), ConfigError, "lineage = promp: did you mean promp2018"),
+    (lambda: make("half_cheetah_dir", lineage="promp"), ConfigError, 'lineage = "promp": did you mean promp2018'),
     (lambda: make("half_cheetah_dir", task={"direction": 3}), ValueError, "expected tasks"),
     (lambda: make("point", render_mode="rgb_array"), ValueError, "expected render_mode=None"),
     (lambda: make_vec("point", 2, tasks=[{"goal": [0.0, 0.1]}]), ValueError, "expected one task per lane"),
