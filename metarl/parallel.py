@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -24,6 +25,17 @@ def task_chunks(num_tasks: int, size: int) -> Iterator[slice]:
     """Consecutive slices of at most ``size`` tasks."""
     for start in range(0, num_tasks, size):
         yield slice(start, min(start + size, num_tasks))
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """One thread for torch's operations in this context: a reduction over two threads adds in another order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class TaskMap:

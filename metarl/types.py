@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 Metrics = dict[str, float]
+WITHOUT_STEPS = ("final_obs", "diverged")  # the fields of a Trajectory that have no axis T
 
 
 class PolicyInput(NamedTuple):
@@ -55,7 +56,6 @@ class Trajectory:
     first: Tensor  # [N, E, T] bool, first step of an episode
     valid: Tensor  # [N, E, T] bool
     log_prob: Tensor  # [N, E, T] of ``action`` under the behaviour policy
-    dist: Mapping[str, Tensor]  # behaviour distribution parameters, each [N, E, T, …]
     final_obs: Tensor  # [N, E, episodes, obs], the observation after each episode's last step
     diverged: Tensor  # [N, E] steps at which the simulation diverged and the episode was cut off
     success: Tensor | None = None  # [N, E, T] bool where the family knows success
@@ -67,13 +67,9 @@ class Trajectory:
         return int(self.valid.sum())
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """All fields by name, those of ``dist`` as ``dist.<name>``; what is None is left out."""
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if isinstance(value, Tensor):
-                yield f.name, value
-            elif value is not None:
-                yield from ((f"{f.name}.{name}", tensor) for name, tensor in value.items())
+        """All fields by name; what is None is left out."""
+        values = ((f.name, getattr(self, f.name)) for f in fields(self))
+        yield from ((name, value) for name, value in values if value is not None)
 
     def tasks(self, part: slice) -> Trajectory:
         """The trajectories of some of the tasks; a view, no copy."""
@@ -97,20 +93,19 @@ class Trajectory:
         """The same tasks' trajectories as lanes of one; shorter ones are padded."""
         steps = max(part.valid.shape[2] for part in parts)
 
-        def join(name: str, values: Sequence[Any]) -> Any:
-            if values[0] is None:
-                return None
-            if isinstance(values[0], Mapping):
-                return {key: join(key, [value[key] for value in values]) for key in values[0]}
-            if name not in ("final_obs", "diverged"):
-                values = [
-                    torch.cat([v, v.new_zeros(*v.shape[:2], steps - v.shape[2], *v.shape[3:])], dim=2) for v in values
-                ]
-            return torch.cat(list(values), dim=1)
+        def padded(name: str, value: Tensor) -> Tensor:
+            missing = 0 if name in WITHOUT_STEPS else steps - value.shape[2]
+            return (
+                torch.cat([value, value.new_zeros(*value.shape[:2], missing, *value.shape[3:])], dim=2)
+                if missing
+                else value
+            )
 
-        return Trajectory(
-            **{f.name: join(f.name, [getattr(part, f.name) for part in parts]) for f in fields(Trajectory)}
-        )
+        joined = {
+            name: torch.cat([padded(name, getattr(part, name)) for part in parts], dim=1)
+            for name, _ in parts[0].tensors()
+        }
+        return Trajectory(**joined)
 
     def episode_returns(self) -> Tensor:
         """Undiscounted return of every episode, [N, E, episodes], in the task's reward units."""
@@ -142,9 +137,4 @@ class Trajectory:
         return (self.first.cumsum(-1) - 1).clamp(min=0)
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Trajectory:
-        def apply(value: Any) -> Any:
-            if isinstance(value, Tensor):
-                return function(value)
-            return {k: function(v) for k, v in value.items()} if isinstance(value, Mapping) else value
-
-        return Trajectory(**{f.name: apply(getattr(self, f.name)) for f in fields(self)})
+        return Trajectory(**{name: function(tensor) for name, tensor in self.tensors()})

@@ -124,7 +124,7 @@ def test_the_wheels_metadata(wheel: Path) -> None:
 
 def test_the_version_is_the_same_everywhere() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert f'__version__ = "{project["version"]}"' in (ROOT / "metarl" / "__init__.py").read_text(encoding="utf-8")
+    assert f'__version__ = "{project["version"]}"' in (ROOT / "metarl" / "version.py").read_text(encoding="utf-8")
 
 
 def test_a_plain_checkout_trains(reference: str) -> None:

@@ -48,10 +48,10 @@ def test_a_trajectory_moves_as_a_whole_and_is_frozen():
     moved = replace(batch, success=batch.valid).to("meta")
     tensors = {name: value for name, value in vars(moved).items() if isinstance(value, torch.Tensor)}
     assert len(tensors) == 11 and all(value.is_meta for value in tensors.values())
-    assert set(moved.dist) == {"mean", "log_std"} and all(value.is_meta for value in moved.dist.values())
+    assert {name for name, _ in moved.tensors()} == tensors.keys()
     assert batch.to("cpu").success is None
     part = batch.tasks(slice(1, 2))
-    assert torch.equal(part.obs[0], batch.obs[1]) and torch.equal(part.dist["mean"][0], batch.dist["mean"][1])
+    assert torch.equal(part.obs[0], batch.obs[1]) and torch.equal(part.log_prob[0], batch.log_prob[1])
     assert len(part.final_obs) == 1 and part.num_steps == 12 and part.success is None
     with pytest.raises(FrozenInstanceError):
         batch.reward = batch.log_prob
@@ -68,7 +68,7 @@ def test_trajectories_side_by_side_are_lanes_of_one():
     both = type(short).side_by_side([short, long])
     assert both.obs.shape[:3] == (2, 6, 6) and both.final_obs.shape[:2] == (2, 6) and both.diverged.shape == (2, 6)
     assert torch.equal(both.obs[:, :3, :4], short.obs) and torch.equal(both.reward[:, 3:], long.reward)
-    assert not both.valid[:, :3, 4:].any() and not both.dist["mean"][:, :3, 4:].any()
+    assert not both.valid[:, :3, 4:].any() and not both.log_prob[:, :3, 4:].any()
     assert both.success is None and both.num_steps == short.num_steps + long.num_steps
     keep = torch.tensor([[True] * 5 + [False], [False] + [True] * 5])
     some = both.lanes(keep)

@@ -9,12 +9,12 @@ import numpy as np
 from metarl.agent import Agent
 from metarl.bench import memory_learner
 from metarl.bench.machine import GEMM_SIZE, CountMultiplications, gemm_matrix, gemm_seconds, now, peak_memory_mb
-from metarl.bench.sampling import collect_phases
+from metarl.bench.sampling import training_trial
 from metarl.config.schema import RunConfig
 from metarl.nn.memory_policy import MemoryPolicy
 from metarl.parallel import available_cores
 from metarl.run.experiment import build, make_agent, resolve
-from metarl.seeding import Domain, generator
+from metarl.sampling.trial import adaptation
 
 ROUNDS = 10
 FEWEST_ROUNDS, ENOUGH_S = 3, 60.0  # no further rounds once these and this long have been measured
@@ -38,13 +38,17 @@ def measure(config: RunConfig) -> dict[str, Any]:
         agent = experiment.agent
         if isinstance(agent.policy(), MemoryPolicy):
             return memory_learner.measure(experiment)
-        tasks, phases, state = *collect_phases(experiment), agent.state()
+        trial, state = training_trial(experiment, 0), agent.state()
+        trial.run()
 
         def update(learner: Agent) -> None:
-            adapted = learner.init_adapted(len(tasks))
-            for k in range(learner.num_adapt_steps):
-                adapted = learner.adapt(adapted, phases[k], step=k, rng=generator(config.seed, Domain.LEARNER))
-            learner.meta_update(phases, adapted, rng=generator(config.seed, Domain.LEARNER))
+            """All that a learner does with the phases, which stay as they are."""
+            steps = learner.num_adapt_steps
+            after_steps = adaptation(
+                learner, len(trial.tasks), steps, gather=lambda _, step: trial.phases[step], rng=trial.rng
+            )
+            *_, adapted = after_steps
+            learner.meta_update(trial.phases, adapted, rng=trial.rng(steps))
 
         matrix = gemm_matrix(config.device)
         for round_ in range(ROUNDS + 1):  # the first one warms up

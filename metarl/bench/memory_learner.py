@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from metarl.bench.machine import now
-from metarl.bench.sampling import collect
+from metarl.bench.sampling import first_phase
 from metarl.config.schema import RunConfig
 from metarl.errors import ConfigError
 from metarl.learning.trials import longest, seen
@@ -34,8 +34,7 @@ def measure(experiment: Experiment) -> dict[str, Any]:
     assert isinstance(policy, MemoryPolicy)
     if not hasattr(config.agent, "epochs"):
         raise ConfigError(f"bench learner measures epochs of PPO, which agent {config.agent.name} does not make")
-    _, _, batch = collect(experiment, 0)
-    batch = batch.to(config.device)
+    batch = first_phase(experiment, 0).phases[0].to(config.device)
     theta, valid, state = agent.init_adapted(len(batch.obs)), batch.valid.flatten(0, 1), agent.state()
     with torch.no_grad():
         inputs = policy.inputs(policy.unpack(theta), seen(batch))

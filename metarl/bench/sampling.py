@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from metarl.bench.machine import peak_memory_mb
@@ -17,9 +16,9 @@ from metarl.parallel import available_cores, task_chunks
 from metarl.run.experiment import Experiment, build, resolve
 from metarl.sampling.executors.processes import Executor, make_executor
 from metarl.sampling.rollout import draw_reset_seeds
-from metarl.seeding import Domain, Stream, generator
+from metarl.sampling.trial import TrainingTrial, training_tasks
+from metarl.seeding import Stream
 from metarl.tasks import Task, TaskDistribution
-from metarl.types import Trajectory
 
 ROUNDS = 10
 
@@ -37,13 +36,13 @@ def measure(config: RunConfig) -> dict[str, Any]:
     cores = available_cores()
     with build(config) as experiment, ExitStack() as stack:
         raw_executor = one_worker_per_core(experiment, stack)
-        collect(experiment, 0)  # workers import and build their environments
+        first_phase(experiment, 0)  # workers import and build their environments
         sampled, raw, ratios = [], [], []
         for round_ in range(1, ROUNDS + 1):
             started = time.perf_counter()
-            tasks, stream, batch = collect(experiment, round_)
-            sampled.append(batch.num_steps / (time.perf_counter() - started))
-            bare = bare_physics(experiment, raw_executor, tasks, stream, batch)
+            trial = first_phase(experiment, round_)
+            sampled.append(trial.env_steps / (time.perf_counter() - started))
+            bare = bare_physics(experiment, raw_executor, trial)
             if bare is not None:
                 raw.append(bare)
                 ratios.append(sampled[-1] / bare)
@@ -100,13 +99,15 @@ def replay(unit: _ReplayUnit) -> tuple[int, float]:
     return sum(lengths), time.perf_counter() - started
 
 
-def bare_physics(
-    experiment: Experiment, executor: Executor, tasks: list[Task], stream: Stream, batch: Trajectory
-) -> float | None:
-    """Steps per second of one bare loop per core, all at the same time, over a collected batch."""
+def bare_physics(experiment: Experiment, executor: Executor, trial: TrainingTrial) -> float | None:
+    """Steps per second of one bare loop per core, all at the same time, over a trial's first phase.
+
+    None where it cannot be replayed: no native MuJoCo batch, or several episodes in a lane.
+    """
     replayable = hasattr(experiment.distribution.make_vector(1), "start_states")
     if not replayable or experiment.agent.episodes_per_trial > 1:
         return None
+    tasks, batch, stream = trial.tasks, trial.phases[0], Stream(trial.seed, trial.iteration, phase=0)
     lengths = batch.valid.sum(-1).numpy()
     units = [
         _ReplayUnit(
@@ -117,35 +118,18 @@ def bare_physics(
     return float(sum(steps / seconds for steps, seconds in executor.map(replay, units)))
 
 
-def draw_tasks(experiment: Experiment, iteration: int) -> list[Task]:
-    """The tasks of a training iteration."""
-    rng = generator(experiment.config.seed, Domain.TASKS, iteration=iteration)
-    return experiment.distribution.sample(experiment.config.meta_batch_size, split="train", rng=rng)
+def first_phase(experiment: Experiment, iteration: int) -> TrainingTrial:
+    """A training iteration's trial with its first phase gathered, by the initial parameters."""
+    trial = training_trial(experiment, iteration)
+    trial.gather(experiment.agent.init_adapted(len(trial.tasks)), 0)
+    return trial
 
 
-def collect(experiment: Experiment, iteration: int) -> tuple[list[Task], Stream, Trajectory]:
-    """One phase with initial parameters."""
-    tasks, stream = draw_tasks(experiment, iteration), Stream(experiment.config.seed, iteration, phase=0)
-    return tasks, stream, collect_phase(experiment, tasks, stream, experiment.agent.init_adapted(len(tasks)))
-
-
-def collect_phases(experiment: Experiment) -> tuple[list[Task], list[Trajectory]]:
-    """All phases of one iteration, each gathered with what the phases before it have been adapted to."""
-    agent, seed, tasks = experiment.agent, experiment.config.seed, draw_tasks(experiment, 0)
-    adapted, phases = agent.init_adapted(len(tasks)), []
-    for k in range(agent.num_adapt_steps + 1):
-        phases.append(collect_phase(experiment, tasks, Stream(seed, 0, k), adapted))
-        if k < agent.num_adapt_steps:
-            adapted = agent.adapt(adapted, phases[-1], step=k, rng=generator(seed, Domain.LEARNER))
-    return tasks, phases
-
-
-def collect_phase(experiment: Experiment, tasks: list[Task], stream: Stream, params: torch.Tensor) -> Trajectory:
-    """One phase with the given parameters."""
-    agent, lanes = experiment.agent, experiment.config.rollouts_per_task
-    return experiment.sampler.collect(
-        agent.policy(), params, tasks, stream, lanes=lanes, episodes=agent.episodes_per_trial
-    )
+def training_trial(experiment: Experiment, iteration: int) -> TrainingTrial:
+    """A training iteration's trial; nothing is gathered yet."""
+    config, where = experiment.config, {"seed": experiment.config.seed, "iteration": iteration}
+    tasks = training_tasks(experiment.distribution, config.meta_batch_size, **where)
+    return TrainingTrial(experiment.agent, experiment.sampler, tasks, config.rollouts_per_task, **where)
 
 
 def one_worker_per_core(experiment: Experiment, stack: ExitStack) -> Executor:

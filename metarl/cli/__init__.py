@@ -14,13 +14,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import metarl
 from metarl.config import lookup
 from metarl.errors import CheckpointError, ConfigError, MetarlError, WorkerError, nearest
+from metarl.version import __version__
 
 if TYPE_CHECKING:
     from metarl.studies.study import Study
 
+DESCRIPTION = "metarl: meta-train robot policies that adapt within a few episodes, and measure that adaptation."
 KINDS: dict[str, lookup.Package] = {"tasks": "envs", "agents": "agents", "configs": "configs"}
 STUDIES = {"comparison": ("tasks", "methods"), "rl2": ("settings",)}  # and the options that choose a part of them
 OVERRIDES = "key=value with dotted keys, such as seed=3 agent.inner_lr=0.1"
@@ -63,8 +64,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 
 
 def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
-    parser = _Parser(prog="metarl", description=metarl.__doc__, allow_abbrev=False)
-    parser.add_argument("--version", action="version", version=f"metarl {metarl.__version__}")
+    parser = _Parser(prog="metarl", description=DESCRIPTION, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"metarl {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def command(name: str, handler: Callable[[argparse.Namespace], str], help: str, **kwargs: Any) -> _Parser:
@@ -158,25 +159,25 @@ def _train(options: argparse.Namespace) -> str:
     if options.print_config:
         _notify(loaded.notices)
         return loading.dump(loaded.config)
-    from metarl.run import trainer
+    from metarl.run import runs
 
-    return str(trainer.train(loaded))
+    return str(runs.train(loaded))
 
 
 def _resume(options: argparse.Namespace) -> str:
     run = _run(options.run)
     _check_overrides(options, "resume")
-    from metarl.run import trainer
+    from metarl.run import runs
 
-    return str(trainer.resume(run, options.overrides, options.allow))
+    return str(runs.resume(run, options.overrides, options.allow))
 
 
 def _evaluate(options: argparse.Namespace) -> str:
     run = _run(options.run)
     _check_overrides(options, "evaluate")
-    from metarl.run import evaluation
+    from metarl.run import runs
 
-    result = evaluation.evaluate_run(run, options.overrides, options.allow)
+    result = runs.evaluate(run, options.overrides, options.allow)
     return json.dumps(result) if options.json else _curve_table(result)
 
 

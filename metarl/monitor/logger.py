@@ -2,106 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import math
-import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping
 from numbers import Integral
 from pathlib import Path
 from typing import Any
 
+from metarl import run_files
 from metarl.config.schema import RunConfig
-from metarl.errors import StorageError
 from metarl.monitor.console import Console
+from metarl.monitor.metrics_file import MetricsFile
 from metarl.monitor.wandb_sink import WandbSink
-from metarl.storage import replace_file
-
-__all__ = ["Console", "Logger", "MetricsFile", "WandbSink"]
 
 MAX_POINTS_SHOWN = 6  # of an adaptation curve, on the console
-
-
-class MetricsFile:
-    """A file of JSON lines, one per iteration, on the disk's side of every buffer of ours when ``append`` returns.
-
-    NaN and infinities, which JSON does not have, are written as null. A full disk loses lines, not the run: a line that
-    could not be written whole is taken back, counted in ``errors``, and the user is told once.
-    """
-
-    def __init__(self, path: Path, *, warn: Callable[[str], None] = print) -> None:
-        """Open for appending. Raises StorageError."""
-        self.path = path
-        self.errors = 0
-        self._warn = warn
-        try:
-            self._file = open(path, "ab", buffering=0)  # noqa: SIM115  # open for the whole run
-        except OSError as error:
-            raise StorageError(f"cannot write {path}: {error}") from error
-
-    def append(self, metrics: Mapping[str, float | int]) -> None:
-        """Write one line."""
-        finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-        line = memoryview((json.dumps(finite, allow_nan=False) + "\n").encode())
-        size = os.fstat(self._file.fileno()).st_size
-        try:
-            while line:
-                line = line[self._file.write(line) :]
-        except OSError as error:
-            self.errors += 1
-            with suppress(OSError):
-                self._file.truncate(size)
-            if self.errors == 1:
-                self._warn(f"cannot write {self.path}: {error}; the run goes on without these lines")
-
-    def close(self) -> None:
-        """Close the file."""
-        with suppress(OSError):
-            self._file.close()
-
-    @staticmethod
-    def read(path: Path) -> list[dict[str, Any]]:
-        """The objects in a file of JSON lines, without lines that are torn; empty if there is no file.
-
-        Raises:
-            StorageError: the file exists but cannot be read.
-        """
-        try:
-            lines = path.read_bytes().splitlines()
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise StorageError(f"cannot read {path}: {error}") from error
-        records = []
-        for line in lines:
-            with suppress(ValueError, RecursionError):  # a killed process may have left half a line
-                record = json.loads(line)
-                if isinstance(record, dict) and isinstance(record.get("iteration"), int):
-                    records.append(record)
-        return records
-
-    @staticmethod
-    def cut_back(path: Path, iteration: int) -> None:
-        """Drop, in one step, what lies behind ``iteration``, and torn lines; for resuming from a checkpoint.
-
-        Raises:
-            StorageError: the file cannot be replaced; it is as before.
-        """
-        if not path.exists():
-            return
-        MetricsFile.replace(path, [record for record in MetricsFile.read(path) if record["iteration"] <= iteration])
-
-    @staticmethod
-    def replace(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
-        """Put a whole file of JSON lines in place, in one step.
-
-        Raises:
-            StorageError: the file cannot be replaced; it is as before.
-        """
-        try:
-            replace_file(path, "".join(json.dumps(record) + "\n" for record in records).encode())
-        except OSError as error:
-            raise StorageError(f"cannot write {path}: {error}") from error
 
 
 class Logger:
@@ -121,7 +33,7 @@ class Logger:
             StorageError: ``metrics.jsonl`` cannot be opened.
         """
         self.console = Console(config.iterations, env_steps=config.env_steps, start=start)
-        self.metrics = MetricsFile(run / "metrics.jsonl", warn=self.console.message)
+        self.metrics = MetricsFile(run / run_files.METRICS, warn=self.console.message)
         # serialize_as_any: the task's and the agent's own keys, not only those that all of them have
         values = config.model_dump(mode="json", serialize_as_any=True)
         self.wandb = WandbSink(run, config.wandb, name=name, config=values, run_id=run_id, warn=self.console.message)

@@ -2,7 +2,7 @@
 
 A distribution has ``outputs`` o [C, O, M] that depend on the state, and ``extra`` parameters s [C, S] that do not
 (the Gaussian's log standard deviations; S = 0 for the categorical). C parameter vectors, M samples each; actions are
-[C, A, M], discrete ones [C, M]. Acting alone is rows first: :meth:`Distribution.sample` and ``parameters``.
+[C, A, M], discrete ones [C, M]. Acting alone is rows first: :meth:`Distribution.sample`.
 ``coef`` [C, M] weights samples: derivatives are of Σₘ coefₘ·log π(aₘ), so a loss passes −weight·advantage.
 """
 
@@ -71,10 +71,6 @@ class Distribution(ABC):
     @abstractmethod
     def fisher(self, outputs: Tensor, extra: Tensor, weight: Tensor) -> OutputMap:
         """Multiplication by the Hessian of Σ weight·KL(old ‖ new) by new's (outputs, extra) at new = old."""
-
-    @abstractmethod
-    def parameters(self, outputs: Tensor, extra: Tensor) -> dict[str, Tensor]:
-        """Its parameters by name, each [C, M, …], as a trajectory records them, for outputs [C, M, O]."""
 
 
 @dataclass(frozen=True)
@@ -168,9 +164,6 @@ class DiagonalGaussian(Distribution):
 
         return product
 
-    def parameters(self, outputs: Tensor, extra: Tensor) -> dict[str, Tensor]:
-        return {"mean": outputs, "log_std": self._log_std(extra).mT.expand_as(outputs)}
-
     def _log_std(self, extra: Tensor) -> Tensor:
         """[C, A, 1]."""
         return extra.clamp(min=self.min_log_std).unsqueeze(2)
@@ -238,6 +231,3 @@ class Categorical(Distribution):
             return d_outputs.sub_((p * d_outputs).sum(1, keepdim=True)).mul_(weighted), torch.zeros_like(d_extra)
 
         return product
-
-    def parameters(self, outputs: Tensor, extra: Tensor) -> dict[str, Tensor]:
-        return {"logits": outputs}

@@ -130,10 +130,9 @@ class MemoryPolicy(DistributionPolicy):
         action = self.distribution.sample(outputs[None], params.spread, None if noise is None else noise[None])
         return action[0], outputs, state
 
-    def describe(self, params: Unpacked, outputs: Tensor, action: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def log_prob(self, params: Unpacked, outputs: Tensor, action: Tensor) -> Tensor:
         extra = params.extra.expand(len(outputs), -1)
-        log_prob = self.distribution.log_prob(outputs.mT, extra, action if action.ndim == 2 else action.mT)
-        return log_prob, self.distribution.parameters(outputs, extra)
+        return self.distribution.log_prob(outputs.mT, extra, action if action.ndim == 2 else action.mT)
 
     def scan(
         self, params: Unpacked, inputs: Tensor, state: State, *, time: Tensor | None = None, twice: bool = False

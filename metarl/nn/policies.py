@@ -43,11 +43,11 @@ class Policy(ABC):
 
     @abstractmethod
     def act(self, params: Any, step: PolicyInput, state: State, noise: Tensor | None) -> tuple[Tensor, Tensor, State]:
-        """Actions [rows, …] (the mode where noise is None), raw outputs [rows, O] for :meth:`describe`, next state."""
+        """Actions [rows, …] (the mode where noise is None), raw outputs [rows, O] for :meth:`log_prob`, next state."""
 
     @abstractmethod
-    def describe(self, params: Any, outputs: Tensor, action: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """log π(a) [N, M] and distribution parameters [N, M, …] of outputs [N, M, O] that ``act`` returned."""
+    def log_prob(self, params: Any, outputs: Tensor, action: Tensor) -> Tensor:
+        """log π(a) [N, M] of actions [N, M, …], given the outputs [N, M, O] that ``act`` returned with them."""
 
 
 def require_spread(init_std: float, min_std: float) -> None:
@@ -142,9 +142,8 @@ class MLPPolicy(DistributionPolicy):
         action = self.distribution.sample(outputs, params.spread, noise)
         return action.view(rows, *action.shape[2:]), outputs.view(rows, -1), None
 
-    def describe(self, params: Unpacked, outputs: Tensor, action: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        log_prob = self.distribution.log_prob(outputs.mT, params.extra, action if action.ndim == 2 else action.mT)
-        return log_prob, self.distribution.parameters(outputs, params.extra)
+    def log_prob(self, params: Unpacked, outputs: Tensor, action: Tensor) -> Tensor:
+        return self.distribution.log_prob(outputs.mT, params.extra, action if action.ndim == 2 else action.mT)
 
 
 def normalized(obs: Tensor, mean: Tensor | float, std: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from metarl.errors import ConfigError, StorageError
-from metarl.monitor.logger import MetricsFile
+from metarl.monitor.metrics_file import MetricsFile
 from metarl.storage import replace_file
 
 # Okabe & Ito's palette: told apart with every kind of colour vision, and in grey.

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +13,7 @@ from torch import Tensor
 from metarl.agent import Agent
 from metarl.config.schema import EvalConfig
 from metarl.sampling.sampler import Sampler
+from metarl.sampling.trial import adaptation
 from metarl.seeding import Domain, Stream, generator
 from metarl.statistics import bootstrap_ci
 from metarl.tasks import held_out_tasks
@@ -122,22 +121,27 @@ class Evaluator:
 
     def _by_episode(self, agent: Agent) -> AdaptationCurve:
         """Trials twice as long as in training: a memory may drift beyond what it was trained for. And Meta-World's
-        rule: the memory that a trial of the training length leaves is restored before every episode that counts."""
-        config, n = self.config, agent.episodes_per_trial
-
-        def collect(phase: int, episodes: int, restore_after: int | None) -> Trajectory:
-            return self.sampler.collect(
-                agent.policy(),
-                agent.init_adapted(len(self.tasks)),
-                self.tasks,
-                self._stream(phase),
-                lanes=config.score_episodes,
-                episodes=episodes,
-                deterministic=config.deterministic,
-                restore_after=restore_after,
-            )
-
-        running, restored = collect(0, 2 * n, None), collect(1, n + config.restored_episodes, n)
+        rule: every episode that counts starts from the state that a trial of the training length has left."""
+        policy, adapted = agent.policy(), agent.init_adapted(len(self.tasks))
+        trials, n, scored = self.config.score_episodes, agent.episodes_per_trial, self.config.restored_episodes
+        mode = self.config.deterministic
+        # one trial that runs on
+        running = self.sampler.collect(
+            policy, adapted, self.tasks, self._stream(0), lanes=trials, episodes=2 * n, deterministic=mode
+        )
+        # other trials, by the policy's samples, and episodes that each go on from where one of them stands
+        _, state = self.sampler.collect_with_state(
+            policy, adapted, self.tasks, self._stream(1), lanes=trials, episodes=n
+        )
+        restored = self.sampler.collect(
+            policy,
+            adapted,
+            self.tasks,
+            self._stream(2),
+            lanes=trials * scored,
+            deterministic=mode,
+            start=state.repeat(scored),
+        )
         returns = running.episode_returns().numpy()  # [tasks, trials, episodes]
         succeeded, kept = running.episode_success(), restored.episode_success()
         official = self.sampler.distribution.official_success
@@ -146,16 +150,23 @@ class Evaluator:
             None if succeeded is None else np.stack([np.moveaxis(field.numpy(), 2, 0) for field in succeeded]),
             MemoryScores(
                 returns[:, :, :n].sum(axis=2),
-                restored.episode_returns()[:, :, n:].flatten(1).numpy(),
-                None if kept is None else kept.any[:, :, n:].flatten(1).double().numpy(),
-                None if kept is None else official(self.tasks, kept.first_step[:, :, n:].flatten(1).numpy()),
+                restored.episode_returns().flatten(1).numpy(),
+                None if kept is None else kept.any.flatten(1).double().numpy(),
+                None if kept is None else official(self.tasks, kept.first_step.flatten(1).numpy()),
             ),
         )
 
     def _by_step(self, agent: Agent) -> AdaptationCurve:
+        """Every point is scored on fresh episodes; the data that a step adapts on is gathered for it alone."""
         config, returns, success = self.config, [], []
-        adapted = agent.init_adapted(len(self.tasks))
-        for step in range(config.adapt_steps + 1):
+        after_steps = adaptation(
+            agent,
+            len(self.tasks),
+            config.adapt_steps,
+            gather=lambda adapted, step: self._gather(agent, adapted, 2 * step + 1),
+            rng=lambda step: generator(self.seed, Domain.EVAL_LEARNER, phase=step),
+        )
+        for step, adapted in enumerate(after_steps):
             scored = self.sampler.collect(
                 agent.policy(),
                 adapted,
@@ -168,10 +179,6 @@ class Evaluator:
             succeeded = scored.episode_success()
             if succeeded is not None:
                 success.append(np.stack([field.squeeze(-1).numpy() for field in succeeded]))
-            if step < config.adapt_steps:
-                batch = self._gather(agent, adapted, 2 * step + 1)
-                rng = generator(self.seed, Domain.EVAL_LEARNER, phase=step)
-                adapted = agent.adapt(adapted, batch, step=step, rng=rng)
         if not success:
             return AdaptationCurve(np.stack(returns))
         counts = [self.sampler.distribution.official_success(self.tasks, first_step) for _, _, first_step in success]
@@ -202,17 +209,3 @@ class Evaluator:
 
     def _stream(self, phase: int, repeat: int = 0) -> Stream:
         return Stream(self.seed, iteration=repeat, phase=phase, evaluation=True)
-
-
-def evaluate_run(run: Path, overrides: Sequence[str] = (), allow: Sequence[str] = ()) -> dict[str, Any]:
-    """The adaptation curve of a run's newest checkpoint, with ``eval.*`` overrides; writes nothing."""
-    from metarl.config import loading
-    from metarl.run import checkpoint, run_dir
-    from metarl.run.experiment import build
-
-    saved = loading.resume_config(loading.load(str(run / "config.yaml"), allow=allow).config, overrides)
-    found = checkpoint.latest(run_dir.checkpoints(run))
-    with build(saved) as experiment:
-        experiment.agent.load_state(found.tensors)
-        curve = Evaluator(experiment.sampler, saved.eval, seed=saved.seed).evaluate(experiment.agent)
-    return {"run": str(run), **found.state["counters"], **curve.summary(saved.seed)}

@@ -11,8 +11,9 @@ import torch
 from metarl.agent import Agent
 from metarl.config import lookup
 from metarl.config.schema import RunConfig
-from metarl.parallel import available_cores
+from metarl.parallel import available_cores, one_torch_thread
 from metarl.sampling.executors.processes import Executor, make_executor
+from metarl.sampling.rollout import close_environments
 from metarl.sampling.sampler import Sampler
 from metarl.seeding import Domain, generator
 from metarl.tasks import TaskDistribution
@@ -47,13 +48,19 @@ class Experiment:
 
 @contextmanager
 def build(config: RunConfig) -> Iterator[Experiment]:
-    """Build a resolved configuration's parts; the executor's workers end with the context."""
-    torch.set_num_threads(1)  # rollouts and chunks of tasks are what runs in parallel, not tensor operations
-    distribution = lookup.task_distribution(config.task.name, allow=_validated(config))(config.task)
-    agent = make_agent(config, distribution)
-    with make_executor(config.sampler) as executor:
-        sampler = Sampler(distribution, executor, tasks_per_unit=config.sampler.tasks_per_unit)
-        yield Experiment(config, distribution, agent, executor, sampler)
+    """Build a resolved configuration's parts; the executor's workers end with the context.
+
+    Meanwhile torch has one thread: rollouts and chunks of tasks are what runs in parallel, not tensor operations.
+    """
+    with one_torch_thread():
+        distribution: TaskDistribution = lookup.task_distribution(config.task.name, _validated(config))(config.task)
+        agent = make_agent(config, distribution)
+        try:
+            with make_executor(config.sampler) as executor:
+                sampler = Sampler(distribution, executor, tasks_per_unit=config.sampler.tasks_per_unit)
+                yield Experiment(config, distribution, agent, executor, sampler)
+        finally:
+            close_environments()  # those of rollouts in this process
 
 
 def make_agent(config: RunConfig, distribution: TaskDistribution) -> Agent:

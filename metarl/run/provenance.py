@@ -10,6 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from metarl.version import __version__
+
 LIBRARIES = ("torch", "numpy", "gymnasium", "mujoco", "metaworld", "wandb", "metarl")
 
 
@@ -24,9 +26,7 @@ def _version(name: str) -> str | None:
     except metadata.PackageNotFoundError:
         if name != "metarl":
             return None
-        from metarl import __version__  # a plain checkout has no package metadata
-
-        return __version__
+        return __version__  # a plain checkout has no package metadata
 
 
 @cache

@@ -1,7 +1,7 @@
 """The directory of one run, ``<root>/<name>/<timestamp>-s<seed>/``.
 
 In it lie ``config.yaml`` (resolved), ``versions.json``, ``metrics.jsonl``, ``evaluations.jsonl``,
-``checkpoints/<iteration>/``, ``lock``, ``wandb/``, ``report/``, ``videos/``.
+``checkpoints/<iteration>/``, ``lock``, ``wandb/``, ``report/``.
 """
 
 from __future__ import annotations
@@ -13,13 +13,16 @@ import os
 import platform
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
 import torch
 
+from metarl import run_files
+from metarl.config import loading
+from metarl.config.schema import RunConfig
 from metarl.errors import CheckpointError, ConfigError, StorageError
 from metarl.parallel import available_cores
 from metarl.run import checkpoint, provenance
@@ -51,14 +54,19 @@ def create(root: str, name: str, seed: int) -> Path:
     return run
 
 
-def is_run(path: Path) -> bool:
-    """Whether a directory holds a run: it has a resolved config."""
-    return (path / "config.yaml").is_file()
-
-
 def checkpoints(run: Path) -> Path:
     """Where the run's checkpoints are."""
-    return run / "checkpoints"
+    return run / run_files.CHECKPOINTS
+
+
+def write_config(run: Path, config: RunConfig) -> None:
+    """Write the resolved configuration."""
+    (run / run_files.CONFIG).write_text(loading.dump(config), encoding="utf-8")
+
+
+def read_config(run: Path, allow: Sequence[str] = ()) -> RunConfig:
+    """A run's configuration; ``allow`` as for :func:`metarl.config.loading.load`. Raises ConfigError."""
+    return loading.load(str(run / run_files.CONFIG), allow=allow).config
 
 
 def write_versions(run: Path) -> None:
@@ -71,7 +79,7 @@ def write_versions(run: Path) -> None:
         "git": provenance.git(),
     }
     try:
-        replace_file(run / "versions.json", (json.dumps(content, indent=1) + "\n").encode())
+        replace_file(run / run_files.VERSIONS, (json.dumps(content, indent=1) + "\n").encode())
     except OSError as error:
         raise StorageError(f"cannot write {run / 'versions.json'}: {error}") from error
 
@@ -87,7 +95,7 @@ def lock(run: Path) -> Iterator[None]:
         ConfigError: another process has it; names its pid and host.
         StorageError: the file cannot be opened or locked.
     """
-    path = run / "lock"
+    path = run / run_files.LOCK
     try:
         file = open(path, "a+", encoding="utf-8")  # noqa: SIM115  # closed below, on every way out
     except OSError as error:

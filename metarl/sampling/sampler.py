@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -14,10 +16,11 @@ from torch import Tensor
 from metarl.nn.policies import Policy
 from metarl.parallel import task_chunks
 from metarl.sampling.executors.processes import Executor
-from metarl.sampling.rollout import Arrays, RolloutUnit, rollout
+from metarl.sampling.rollout import Arrays, Lanes, Rollout, RolloutUnit, rollout
+from metarl.sampling.trial_state import TrialState
 from metarl.seeding import Stream
 from metarl.tasks import Task, TaskDistribution
-from metarl.types import Trajectory
+from metarl.types import WITHOUT_STEPS, Trajectory
 
 MAX_TASKS_PER_UNIT = 20
 MAX_FIXED_UNITS = 8
@@ -38,6 +41,7 @@ class Sampler:
         self.distribution = distribution
         self.executor = executor
         self.tasks_per_unit = tasks_per_unit
+        self.seconds = 0.0  # spent in collecting
 
     def collect(
         self,
@@ -49,39 +53,59 @@ class Sampler:
         lanes: int,
         episodes: int = 1,
         deterministic: bool = False,
-        restore_after: int | None = None,
+        start: TrialState | None = None,
     ) -> Trajectory:
         """Exactly ``episodes`` consecutive episodes in each of ``lanes`` lanes of every task.
 
         ``params`` [N, P] has one row per task; [1, P] for policies with a memory. Gradient agents ask for E lanes ×
         1 episode, memory agents for E lanes × n episodes, which are E trials. With ``deterministic`` the policy's mode
-        acts. With ``restore_after`` every episode of a lane after that many starts with the memory that they left, and
-        the mode acts in these only.
+        acts. Trials go on from where ``start`` [N·E rows, lanes grouped by task] says that they stand.
 
         Raises:
             NumericError: an observation, reward or action was not finite.
             WorkerError: environments or workers failed more often than their budget allows.
         """
-        expected = 1 if policy.remembers else len(tasks)
-        if len(params) != expected:
-            raise ValueError(f"expected {expected} rows of parameters for {len(tasks)} tasks, got {len(params)}")
-        rows = params.detach().cpu().numpy()
+        how = Lanes(policy, _rows(params), (), stream, lanes, episodes, deterministic, start=start)
+        return _trajectory([part.arrays for part in self._run(how, tasks)])
+
+    def collect_with_state(
+        self,
+        policy: Policy,
+        params: Tensor,
+        tasks: Sequence[Task],
+        stream: Stream,
+        *,
+        lanes: int,
+        episodes: int = 1,
+    ) -> tuple[Trajectory, TrialState]:
+        """:meth:`collect`, and where every trial stands behind its last episode; for policies that remember."""
+        how = Lanes(policy, _rows(params), (), stream, lanes, episodes, return_state=True)
+        parts = self._run(how, tasks)
+        states = [part.state for part in parts if part.state is not None]
+        return _trajectory([part.arrays for part in parts]), TrialState.cat(states)
+
+    def _run(self, how: Lanes, tasks: Sequence[Task]) -> list[Rollout]:
+        """Lanes for ``tasks``, in units of some tasks each; the units' results in task order."""
+        started, shared = time.monotonic(), how.policy.remembers
+        expected = 1 if shared else len(tasks)
+        if len(how.params) != expected:
+            raise ValueError(f"expected {expected} rows of parameters for {len(tasks)} tasks, got {len(how.params)}")
         units = [
             RolloutUnit(
                 self.distribution,
-                policy,
-                rows if policy.remembers else rows[part],
-                tuple(tasks[part]),
-                part.start,
-                stream,
-                lanes,
-                episodes,
-                deterministic,
-                restore_after,
+                replace(
+                    how,
+                    params=how.params if shared else how.params[part],
+                    tasks=tuple(tasks[part]),
+                    first_slot=part.start,
+                    start=how.start.rows(slice(part.start * how.lanes, part.stop * how.lanes)) if how.start else None,
+                ),
             )
-            for part in task_chunks(len(tasks), self._unit_size(len(tasks), policy.remembers))
+            for part in task_chunks(len(tasks), self._unit_size(len(tasks), shared))
         ]
-        return _trajectory(self.executor.map(rollout, units))
+        results: list[Rollout] = self.executor.map(rollout, units)
+        self.seconds += time.monotonic() - started
+        return results
 
     def _unit_size(self, num_tasks: int, fixed: bool) -> int:
         """Tasks per unit; where it is ``fixed``, a function of the configuration alone."""
@@ -98,13 +122,17 @@ def _trajectory(parts: Sequence[Arrays]) -> Trajectory:
     """Units' arrays in task order as one trajectory of tensors, which ends with the longest lane of them all."""
     steps = max(part["valid"].shape[2] for part in parts)
     whole = {name: torch.from_numpy(_concatenate([part[name] for part in parts], name, steps)) for name in parts[0]}
-    dist = {name.removeprefix("dist/"): whole.pop(name) for name in list(whole) if name.startswith("dist/")}
-    return Trajectory(dist=dist, **whole)
+    return Trajectory(**whole)
+
+
+def _rows(params: Tensor) -> NDArray[np.float32]:
+    """Parameters as the arrays that travel to workers."""
+    return params.detach().cpu().numpy()
 
 
 def _concatenate(parts: Sequence[NDArray[Any]], name: str, steps: int) -> NDArray[Any]:
     """One field of all units, [n, E, T, …] each, with zeros up to T = ``steps`` where the field has a time axis."""
-    if name in ("final_obs", "diverged"):
+    if name in WITHOUT_STEPS:
         return np.concatenate(parts)
     whole = np.zeros((sum(map(len, parts)), parts[0].shape[1], steps, *parts[0].shape[3:]), parts[0].dtype)
     start = 0

@@ -14,10 +14,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
+from metarl import run_files
 from metarl.config import loading
 from metarl.config.schema import RunConfig
 from metarl.errors import ConfigError, Interrupted, MetarlError, StorageError
-from metarl.monitor.logger import MetricsFile
+from metarl.monitor.metrics_file import MetricsFile
 from metarl.run import checkpoint, run_dir
 from metarl.storage import replace_file
 from metarl.studies.study import Cell, Result, Study, read_result
@@ -114,7 +115,7 @@ def find_jobs(cells: Sequence[Cell], out: Path) -> list[Job]:
 
 def _newest_run(folder: Path) -> Path | None:
     """The run in a cell's folder; one that was killed before its first checkpoint has nothing to go on from."""
-    runs = [path for path in sorted(folder.glob("*/*")) if run_dir.is_run(path)]
+    runs = [path for path in sorted(folder.glob("*/*")) if run_files.is_run(path)]
     return next((run for run in reversed(runs) if checkpoint.complete(run_dir.checkpoints(run))), None)
 
 

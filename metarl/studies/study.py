@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from metarl.config import lookup
 from metarl.errors import ConfigError, nearest
-from metarl.monitor.logger import MetricsFile
+from metarl.monitor.metrics_file import MetricsFile
 from metarl.tasks import TaskDistribution
 
 KEPT_VERSIONS = ("python", "torch", "numpy", "gymnasium", "mujoco", "metarl", "git")

@@ -54,9 +54,9 @@ def longer(batch: Trajectory) -> Trajectory:
     def pad(x: torch.Tensor) -> torch.Tensor:
         return torch.cat([x, x.new_zeros(*x.shape[:2], 4, *x.shape[3:])], dim=2)
 
-    names = [f.name for f in fields(batch) if f.name not in ("dist", "final_obs", "diverged", "success", "executed")]
+    names = [f.name for f in fields(batch) if f.name not in ("final_obs", "diverged", "success", "executed")]
     moved = {name: pad(getattr(batch, name)) for name in names}
-    return replace(batch, **moved, dist={name: pad(value) for name, value in batch.dist.items()})
+    return replace(batch, **moved)
 
 
 @KINDS

@@ -14,6 +14,7 @@ import pytest
 from metarl import cli
 from metarl.config import lookup
 from metarl.errors import NumericError
+from metarl.run import runs
 
 ROOT = Path(__file__).resolve().parents[2]
 FIRST_TASK = lookup.available("envs")[0]
@@ -334,7 +335,6 @@ def test_list_shows_names_with_a_line_each(capsys):
 
 
 def test_results_are_printed_and_expected_failures_keep_their_exit_code(capsys, monkeypatch):
-    evaluation = pytest.importorskip("metarl.run.evaluation")
     Path("run").mkdir()
     Path("run/config.yaml").write_text(GOOD)
     result = {
@@ -344,7 +344,7 @@ def test_results_are_printed_and_expected_failures_keep_their_exit_code(capsys, 
         "low": [-11.0, 4.0],
         "high": [-9.0, 6.0],
     }
-    monkeypatch.setattr(evaluation, "evaluate_run", lambda run, overrides, allow: {**result, "given": list(overrides)})
+    monkeypatch.setattr(runs, "evaluate", lambda run, overrides, allow: {**result, "given": list(overrides)})
     assert cli.main(["evaluate", "run", "--json", "eval.num_tasks=3"]) == 0
     assert json.loads(capsys.readouterr().out) == {**result, "given": ["eval.num_tasks=3"]}
     assert cli.main(["evaluate", "run"]) == 0
@@ -353,7 +353,7 @@ def test_results_are_printed_and_expected_failures_keep_their_exit_code(capsys, 
     def diverge(run, overrides, allow):
         raise NumericError("loss is nan")
 
-    monkeypatch.setattr(evaluation, "evaluate_run", diverge)
+    monkeypatch.setattr(runs, "evaluate", diverge)
     assert fails(capsys, "evaluate", "run", code=4) == ["loss is nan"]
 
 

@@ -185,7 +185,6 @@ def trajectory(sets: Tensor, world: World) -> Trajectory:
         first=time == 0,
         valid=torch.ones_like(time, dtype=torch.bool),
         log_prob=zeros,
-        dist={},
         final_obs=torch.zeros(*sets.shape, 1, S, dtype=torch.float64),
         diverged=torch.zeros(sets.shape, dtype=torch.int64),
     )

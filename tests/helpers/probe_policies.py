@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from metarl.spaces import Space, SpaceSpec
 from metarl.tasks import Bools, Floats, Split, Task, TaskDistribution, VectorTaskEnv
 from metarl.types import PolicyInput
 
+LAST_OUTPUTS: list[Tensor] = []  # [n, E·T, O], of the last unit that a mirror policy acted in, in this process
 SEEN = ("prev_action", "prev_reward", "prev_terminated", "prev_truncated", "first", "steps", "obs")
 
 
@@ -27,7 +28,7 @@ SEEN = ("prev_action", "prev_reward", "prev_terminated", "prev_truncated", "firs
 class MirrorPolicy(Policy):
     """Action = the task's only parameter + ``scale`` · noise, or with ``discrete`` (parameter + ⌊3·noise⌋) mod 3.
 
-    All that ``act`` was shown, and the state (a count of steps), comes back as the distribution's parameters. The
+    All that ``act`` was shown, and the state (a count of steps), are its outputs, which :func:`shown` gives back. The
     "log-probability" is 10·parameter − action, so it shows whose parameters and whose action it was computed from.
     """
 
@@ -54,9 +55,17 @@ class MirrorPolicy(Policy):
         shown = (step.prev_action.reshape(-1, 1).float(), *(column[:, None] for column in step[2:]), state[:, None])
         return action, torch.cat([*shown, step.obs], dim=1), state + 1
 
-    def describe(self, params: Tensor, outputs: Tensor, action: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        seen = dict(zip(SEEN, outputs.split([1] * 6 + [outputs.shape[2] - 6], dim=2), strict=True))
-        return 10 * params - action.reshape(outputs.shape[:2]), seen
+    def log_prob(self, params: Tensor, outputs: Tensor, action: Tensor) -> Tensor:
+        LAST_OUTPUTS[:] = [outputs]
+        return 10 * params - action.reshape(outputs.shape[:2])
+
+
+def shown(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """What a mirror policy was shown in the last unit, whose arrays these are: [n, E, T, …] each, 0 on padding."""
+    _, lanes, steps = arrays["valid"].shape
+    outputs = LAST_OUTPUTS[0].unflatten(1, (lanes, steps)).numpy() * arrays["valid"][..., None]
+    sizes = np.cumsum([1] * 6)
+    return {f"shown/{name}": values for name, values in zip(SEEN, np.split(outputs, sizes, axis=3), strict=True)}
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,6 @@ def trajectory(reward: list[list[float]], first: Tensor, end: Tensor, valid: Ten
         first=first,
         valid=valid,
         log_prob=torch.zeros_like(rewards),
-        dist={"mean": torch.zeros(1, lanes, steps, 1)},
         final_obs=torch.zeros(1, lanes, int(first[0, 0].sum()), 1),
         diverged=torch.zeros(1, lanes, dtype=torch.int64),
     )
@@ -265,8 +264,8 @@ def roll_out(
         rows = PolicyInput(obs.flatten(0, 1), torch.zeros(tasks * lanes, 1), empty, empty, empty, empty)
         action, outputs, _ = policy.act(unpacked, rows, None, noise)
         action = action.unflatten(0, (tasks, lanes))
-        log_prob, dist = policy.describe(unpacked, outputs.unflatten(0, (tasks, lanes)), action)
-        record.append((obs, action, reward(obs, action), log_prob, *dist.values()))
+        log_prob = policy.log_prob(unpacked, outputs.unflatten(0, (tasks, lanes)), action)
+        record.append((obs, action, reward(obs, action), log_prob))
         obs = 0.5 * obs + torch.randn(tasks, lanes, obs_size, generator=rng)
     time = torch.arange(steps).expand(tasks, lanes, steps)
     valid = time < lengths.unsqueeze(-1)
@@ -285,7 +284,6 @@ def roll_out(
         first=time == 0,
         valid=valid,
         log_prob=stacked(3),
-        dist={name: stacked(4 + index) for index, name in enumerate(dist)},
         final_obs=obs.unsqueeze(2),
         diverged=torch.zeros(tasks, lanes, dtype=torch.int64),
     )

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from metarl import cli
 from metarl.config import loading
-from metarl.run import checkpoint, run_dir, trainer
+from metarl.run import checkpoint, run_dir, runs
 from metarl.run.trainer import Trainer
 from metarl.sampling.executors.processes import Processes
 
@@ -61,7 +61,7 @@ def overrides(root: Path, *changes: str, size: Mapping[str, str] = TINY) -> list
 
 def train(root: Path, *changes: str, name: str = POINT) -> Path:
     """Train a tiny run to its end in this process."""
-    return trainer.train(loading.load(name, overrides(root, *changes)))
+    return runs.train(loading.load(name, overrides(root, *changes)))
 
 
 def metarl(*argv: object) -> int:

@@ -2,43 +2,21 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
-from probe_policies import CountingPolicy, ScriptDistribution
+from probe_policies import CountingPolicy, ScriptDistribution, shown
 
 from metarl.config.schema import TaskConfig
 from metarl.learning.returns import finite_horizon_gae
 from metarl.learning.trials import critic_times, ends, linear_values, seen, time_features
 from metarl.nn.memory_policy import TIMES
-from metarl.nn.policies import Policy
 from metarl.sampling.executors.processes import InProcess
-from metarl.sampling.rollout import Arrays, RolloutUnit, rollout
 from metarl.sampling.sampler import Sampler
 from metarl.seeding import Stream
 from metarl.tasks import Task
 from metarl.types import Trajectory
 
 STREAM = Stream(root=1, iteration=0, phase=0)
-
-
-def run(
-    lengths: list[list[int]],
-    *,
-    episodes: int,
-    restore_after: int | None = None,
-    value: float = 0.5,
-    policy: Policy | None = None,
-    deterministic: bool = False,
-) -> Arrays:
-    tasks: tuple[Task, ...] = ({"n": 1, "lengths": lengths},)
-    params = np.array([[value]], np.float32)
-    distribution = ScriptDistribution(TaskConfig(name="script", horizon=9))
-    policy = policy or CountingPolicy()
-    unit = RolloutUnit(
-        distribution, policy, params, tasks, 0, STREAM, len(lengths), episodes, deterministic, restore_after
-    )
-    return rollout(unit)
 
 
 def trajectory(lengths: list[list[int]], *, episodes: int, value: float = 0.5) -> Trajectory:
@@ -51,44 +29,16 @@ def trajectory(lengths: list[list[int]], *, episodes: int, value: float = 0.5) -
     )
 
 
-def test_episodes_behind_the_adapted_ones_start_with_the_memory_that_these_left() -> None:
-    arrays = run([[2, 1, 3, 2], [1, 1, 1, 1]], episodes=4, restore_after=2)
-    steps = arrays["dist/steps"][0, :, :, 0].tolist()
-    assert steps[0] == [0, 1, 2, 3, 4, 5, 3, 4]
-    assert steps[1] == [0, 1, 2, 2, 0, 0, 0, 0]
-
-
-def test_what_the_last_adapted_step_came_to_is_shown_again_with_the_restored_memory() -> None:
-    arrays = run([[2, 1, 3, 2]], episodes=4, restore_after=2)
-    assert arrays["dist/prev_reward"][0, 0, :, 0].tolist() == [0, 100, 101, 102, 103, 104, 102, 106]
-    assert arrays["dist/first"][0, 0, :, 0].tolist() == [1, 0, 1, 1, 0, 0, 1, 0]
-    assert arrays["dist/prev_terminated"][0, 0, :, 0].tolist() == [0, 0, 1, 1, 0, 0, 1, 0]
-
-
-def test_scored_by_mode_are_the_episodes_behind_the_adapted_ones_and_a_trial_that_runs_on() -> None:
-    """What a memory adapts by is sampled, as what a gradient adapts by is."""
-    lengths, noisy = [[2, 1, 3, 2], [1, 1, 1, 1]], CountingPolicy(scale=0.1)
-    sampled = run(lengths, episodes=4, restore_after=2, policy=noisy)["action"][0, :, :, 0]
-    found = run(lengths, episodes=4, restore_after=2, policy=noisy, deterministic=True)["action"][0, :, :, 0]
-    assert (found[0, :3] == sampled[0, :3]).all() and (found[0, :3] != 0.5).all() and (found[0, 3:] == 0.5).all()
-    assert (found[1, :2] == sampled[1, :2]).all() and (found[1, :2] != 0.5).all() and (found[1, 2:4] == 0.5).all()
-    assert (run(lengths, episodes=4, policy=noisy, deterministic=True)["action"][0, 0] == 0.5).all()
-
-
-def test_without_restoring_the_memory_runs_on() -> None:
-    assert run([[2, 1, 3, 2]], episodes=4)["dist/steps"][0, 0, :, 0].tolist() == list(range(8))
-
-
 def test_the_learner_rebuilds_what_the_policy_saw() -> None:
     batch = trajectory([[2, 1, 3], [1, 9, 1]], episodes=3, value=2.5)
-    found = seen(batch)
+    found, saw = seen(batch), shown({"valid": batch.valid.numpy()})
     valid = batch.valid.flatten(0, 1)
     for name in ("prev_reward", "prev_terminated", "prev_truncated", "first"):
-        shown = batch.dist[name].flatten(0, 1).squeeze(-1)
-        assert torch.equal(getattr(found, name)[valid], shown[valid]), name
-    assert torch.equal(found.prev_action[valid], batch.dist["prev_action"].flatten(0, 1)[valid])
+        expected = torch.from_numpy(saw[f"shown/{name}"]).flatten(0, 1).squeeze(-1)
+        assert torch.equal(getattr(found, name)[valid], expected[valid]), name
+    assert torch.equal(found.prev_action[valid], torch.from_numpy(saw["shown/prev_action"]).flatten(0, 1)[valid])
     assert found.prev_action[0, :3, 0].tolist() == [0.0, 1.0, 1.0]  # 2.5 is clipped
-    assert torch.equal(found.obs[valid], batch.dist["obs"].flatten(0, 1)[valid])
+    assert torch.equal(found.obs[valid], torch.from_numpy(saw["shown/obs"]).flatten(0, 1)[valid])
 
 
 def test_choices_are_none_before_the_first_step() -> None:

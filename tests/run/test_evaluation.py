@@ -21,8 +21,8 @@ from metarl.config.schema import EvalConfig, LearnerConfig, TaskConfig
 from metarl.envs.half_cheetah_dir import HalfCheetahDirConfig, HalfCheetahDirDistribution
 from metarl.envs.point import PointConfig, PointDistribution
 from metarl.nn.policies import Policy
-from metarl.run import trainer
-from metarl.run.evaluation import AdaptationCurve, Evaluator, evaluate_run
+from metarl.run import runs
+from metarl.run.evaluation import AdaptationCurve, Evaluator
 from metarl.sampling.executors.processes import InProcess
 from metarl.sampling.sampler import Sampler
 from metarl.seeding import Domain, Stream, generator
@@ -328,12 +328,12 @@ def test_a_run_is_evaluated_as_it_was_in_training(tmp_path: Path) -> None:
         "wandb.mode=disabled",
         f"run_dir={tmp_path}",
     ]
-    run = trainer.train(loading.load("maml_trpo_point", settings))
+    run = runs.train(loading.load("maml_trpo_point", settings))
     files = sorted(path.relative_to(run) for path in run.rglob("*"))
-    result = evaluate_run(run)
+    result = runs.evaluate(run)
     (line,) = (run / "evaluations.jsonl").read_text().splitlines()
     recorded = json.loads(line)
     assert result["run"] == str(run)
     assert {key: result[key] for key in recorded} == recorded
-    assert len(evaluate_run(run, ["eval.adapt_steps=2"])["mean"]) == 3
+    assert len(runs.evaluate(run, ["eval.adapt_steps=2"])["mean"]) == 3
     assert sorted(path.relative_to(run) for path in run.rglob("*")) == files

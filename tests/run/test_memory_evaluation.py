@@ -19,8 +19,9 @@ from metarl.config.schema import EvalConfig, TaskConfig
 from metarl.nn.policies import Policy
 from metarl.run.evaluation import AdaptationCurve, Evaluator, MemoryScores
 from metarl.sampling.executors.processes import InProcess
+from metarl.sampling.rollout import Lanes, Rollout
 from metarl.sampling.sampler import Sampler
-from metarl.seeding import Domain, Stream, generator
+from metarl.seeding import Domain, generator
 from metarl.statistics import bootstrap_ci
 from metarl.tasks import Split, Task
 from metarl.types import Metrics, PolicyInput, Trajectory
@@ -69,7 +70,7 @@ class Rememberer(Agent):
 class CountsItsOwnWay(ScriptDistribution):
     def sample(self, num_tasks: int, *, split: Split, rng: np.random.Generator) -> list[Task]:
         succeeds = {0: [99], 1: list(range(1, 18, 3))}
-        return [{"n": n, "lengths": [[3] * 6] * 2, "succeeds": succeeds[n]} for n in range(num_tasks)]
+        return [{"n": n, "lengths": [[3] * 6] * 8, "succeeds": succeeds[n]} for n in range(num_tasks)]
 
     def official_success(self, tasks: Sequence[Task], first_step: np.ndarray) -> float:
         assert first_step.shape == (2, 8) and np.isnan(first_step[0]).all()
@@ -123,16 +124,16 @@ def test_restored_episodes_have_luck_of_their_own(monkeypatch: pytest.MonkeyPatc
     """Or their trial would be the first half of the running one, and both scores one sample."""
     distribution, streams = AllAlike(ProbeConfig(horizon=3, num_tasks=2)), []
     sampler = Sampler(distribution, InProcess())
-    collect = sampler.collect
+    run = sampler._run
 
-    def spy(policy: Policy, adapted: Tensor, tasks: Sequence[Task], stream: Stream, **how: Any) -> Trajectory:
-        streams.append(stream)
-        return collect(policy, adapted, tasks, stream, **how)
+    def spy(how: Lanes, tasks: Sequence[Task]) -> list[Rollout]:
+        streams.append(how.stream)
+        return run(how, tasks)
 
-    monkeypatch.setattr(sampler, "collect", spy)
+    monkeypatch.setattr(sampler, "_run", spy)
     config = EvalConfig(num_tasks=2, score_episodes=2, restored_episodes=2)
     Evaluator(sampler, config, seed=0).evaluate(ppo(distribution, episodes_per_trial=2))
-    assert len(streams) == len(set(streams)) == 2
+    assert len(streams) == len(set(streams)) == 3  # the running trial, the one that leaves a memory, what counts
 
 
 def test_a_trials_return_is_that_of_as_many_episodes_as_in_training(curve: tuple[Evaluator, AdaptationCurve]) -> None:

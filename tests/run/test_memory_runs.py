@@ -12,7 +12,7 @@ from tiny_runs import evaluations, lines, metarl, outcome, overrides, saved_stat
 from metarl.agents.rl2_ppo import RL2PPO
 from metarl.agents.rl2_trpo import RL2TRPO
 from metarl.config import loading
-from metarl.run import run_dir, trainer
+from metarl.run import run_dir, runs
 
 MDP, CHEETAH = "rl2_ppo_tabular_mdp", "rl2_ppo_half_cheetah_vel"
 SIZES = {
@@ -44,7 +44,7 @@ def arguments(root: Path, *changes: str) -> list[str]:
 
 
 def train(root: Path, *changes: str, name: str = MDP) -> Path:
-    return trainer.train(loading.load(name, arguments(root, *changes)))
+    return runs.train(loading.load(name, arguments(root, *changes)))
 
 
 @pytest.fixture(scope="module")
@@ -223,7 +223,7 @@ def test_trpo_with_a_looked_up_memory_gives_one_digest_too(tmp_path: Path, monke
     def sized(root: Path, *changes: str) -> list[str]:
         return overrides(root, *changes, size=TRPO_SIZES)
 
-    reference = trainer.train(loading.load(TRPO, sized(tmp_path / "reference")))
+    reference = runs.train(loading.load(TRPO, sized(tmp_path / "reference")))
     with monkeypatch.context() as patch:
         tiny_runs.on_call(patch, RL2TRPO, "meta_update", 3, tiny_runs.send_self(signal.SIGTERM))
         killed = tiny_runs.kill_a_worker_per_iteration(patch, 2)

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import metarl
+from metarl import run_files
 from metarl.errors import CheckpointError, ConfigError, StorageError
 from metarl.run import checkpoint, provenance, run_dir
 
@@ -140,9 +141,9 @@ def test_a_run_that_is_not_there_cannot_be_locked(tmp_path):
 
 
 def test_a_run_is_a_directory_with_a_config(tmp_path):
-    assert not run_dir.is_run(tmp_path) and not run_dir.is_run(tmp_path / "missing")
+    assert not run_files.is_run(tmp_path) and not run_files.is_run(tmp_path / "missing")
     (tmp_path / "config.yaml").touch()
-    assert run_dir.is_run(tmp_path)
+    assert run_files.is_run(tmp_path)
 
 
 TENSORS = {"b": torch.tensor([1.0, 2.0]), "a": torch.tensor(3), "e": torch.zeros(0)}

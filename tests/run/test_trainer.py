@@ -32,7 +32,7 @@ from metarl.agents.maml_trpo import MAMLTRPO
 from metarl.config import loading
 from metarl.errors import MetarlError, NumericError, WorkerError
 from metarl.learning.meta_objective import TaskObjective
-from metarl.run import run_dir, trainer
+from metarl.run import run_dir, runs
 from metarl.run.experiment import resolve
 from metarl.sampling.sampler import Sampler
 from metarl.types import Trajectory
@@ -158,7 +158,7 @@ def test_the_newest_checkpoints_are_kept(changes: list[str], kept: set[str], tmp
 def test_the_saved_configuration_is_the_resolved_one(tmp_path: Path) -> None:
     """What decides the last bits is written as a number, never as ``auto``; the file loads to an equal config."""
     loaded = loading.load(POINT, overrides(tmp_path, "learner.threads=auto", "learner.tasks_per_chunk=auto"))
-    run = trainer.train(loaded)
+    run = runs.train(loaded)
     saved = loading.load(str(run / "config.yaml")).config
     assert saved == resolve(loaded.config)
     assert isinstance(saved.learner.threads, int) and isinstance(saved.learner.tasks_per_chunk, int)
@@ -214,7 +214,7 @@ def test_steps_and_returns_count_what_was_played_in_training(
 
     monkeypatch.setattr(Sampler, "collect", spy)
     changes = [f"task.name={family}", f"task.ends={ends}", "iterations=2"]
-    run = trainer.train(loading.load(POINT, overrides(tmp_path, *changes), [family]))
+    run = runs.train(loading.load(POINT, overrides(tmp_path, *changes), [family]))
     records = training(run)
     for record, (before, after) in zip(records, zip(batches[::2], batches[1::2], strict=True), strict=True):
         for name, batch in (("train/return/0", before), ("train/return/1", after)):
@@ -323,7 +323,7 @@ def test_what_a_failed_update_failed_on_is_kept(tmp_path: Path, capsys: pytest.C
     kept = safetensors.torch.load_file(path)
     config = OmegaConf.load(run / "config.yaml")
     assert kept["phase0.obs"].shape[:2] == (config.meta_batch_size, config.rollouts_per_task)
-    assert {"phase1.reward", "phase1.dist.mean", "phase1.valid"} <= kept.keys()
+    assert {"phase1.reward", "phase1.log_prob", "phase1.valid"} <= kept.keys()
     assert metarl("resume", run, "iterations=2") == 0  # the cause is gone
     assert run_dir.digest(run) == run_dir.digest(train(tmp_path / "two", "iterations=2"))
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 from probe_envs import ProbeConfig, ProbeDistribution, episode_length
-from probe_policies import MirrorPolicy, NaNPolicy, ScriptDistribution, UniformMirrorPolicy
+from probe_policies import MirrorPolicy, NaNPolicy, ScriptDistribution, UniformMirrorPolicy, shown
 
 from metarl.config.schema import TaskConfig
 from metarl.envs.point import PointConfig, PointDistribution
 from metarl.errors import NumericError
 from metarl.nn.policies import MLPPolicy, Policy, init_parameters, make_policy
-from metarl.sampling.rollout import Arrays, RolloutUnit, draw_reset_seeds, rollout
+from metarl.sampling.rollout import Arrays, Lanes, RolloutUnit, close_environments, draw_reset_seeds, record, rollout
 from metarl.seeding import Domain, Stream, generator
 from metarl.tasks import Task, TaskDistribution
 
@@ -41,9 +41,9 @@ def run(
     deterministic: bool = False,
 ) -> Arrays:
     rows = np.asarray(params, dtype=np.float32)
-    return rollout(
-        RolloutUnit(distribution, policy, rows, tuple(tasks), first_slot, stream, lanes, episodes, deterministic)
-    )
+    how = Lanes(policy, rows, tuple(tasks), stream, lanes, episodes, deterministic, first_slot)
+    arrays = rollout(RolloutUnit(distribution, how)).arrays
+    return arrays | (shown(arrays) if isinstance(policy, MirrorPolicy) else {})
 
 
 def script(**kwargs: Any) -> ScriptDistribution:
@@ -174,12 +174,13 @@ def test_shapes_and_dtypes() -> None:
         "log_prob": ((6,), "float32"),
         "final_obs": ((2, 2), "float32"),
         "diverged": ((), "int64"),
-        "dist/obs": ((6, 2), "float32"),
-        **{f"dist/{name}": ((6, 1), "float32") for name in ("prev_action", "prev_reward", "prev_terminated")},
-        **{f"dist/{name}": ((6, 1), "float32") for name in ("prev_truncated", "first", "steps")},
+        "shown/obs": ((6, 2), "float32"),
+        **{f"shown/{name}": ((6, 1), "float32") for name in ("prev_action", "prev_reward", "prev_terminated")},
+        **{f"shown/{name}": ((6, 1), "float32") for name in ("prev_truncated", "first", "steps")},
     }
     assert {values.shape[:2] for values in arrays.values()} == {(2, 2)}
-    assert all(values.flags.c_contiguous for values in arrays.values())
+    recorded = [values for name, values in arrays.items() if not name.startswith("shown/")]
+    assert all(values.flags.c_contiguous for values in recorded)
 
 
 def test_each_task_acts_with_its_own_parameters() -> None:
@@ -194,7 +195,7 @@ def test_each_task_acts_with_its_own_parameters() -> None:
 def test_the_policy_sees_the_last_reward_of_an_episode() -> None:
     """Together with the next episode's first observation; zeros only at the start of the trial (a known bug of RL²)."""
     seen = {
-        name: run_script()[f"dist/{name}"][1, 0, :4, 0].tolist() for name in ("prev_reward", "prev_action", "first")
+        name: run_script()[f"shown/{name}"][1, 0, :4, 0].tolist() for name in ("prev_reward", "prev_action", "first")
     }
     assert seen["prev_reward"] == [0, 200, 201, 202]
     assert seen["first"] == [1, 0, 0, 1]
@@ -203,29 +204,29 @@ def test_the_policy_sees_the_last_reward_of_an_episode() -> None:
 
 def test_the_policy_sees_how_the_last_episode_ended() -> None:
     arrays = run_script()
-    assert arrays["dist/prev_terminated"][0, 1, :, 0].tolist() == [0, 0, 0, 1, 0, 0]  # ended both ways after 3 steps
-    assert arrays["dist/prev_truncated"][0, 1, :, 0].tolist() == [0, 0, 0, 1, 0, 0]
-    assert arrays["dist/prev_terminated"][1, 1, :4, 0].tolist() == [0, 0, 1, 0]
-    assert arrays["dist/prev_truncated"][1, 1, :4, 0].tolist() == [0, 0, 0, 0]
-    assert arrays["dist/prev_truncated"][1, 0, :4, 0].tolist() == [0, 0, 0, 1]
+    assert arrays["shown/prev_terminated"][0, 1, :, 0].tolist() == [0, 0, 0, 1, 0, 0]  # ended both ways after 3 steps
+    assert arrays["shown/prev_truncated"][0, 1, :, 0].tolist() == [0, 0, 0, 1, 0, 0]
+    assert arrays["shown/prev_terminated"][1, 1, :4, 0].tolist() == [0, 0, 1, 0]
+    assert arrays["shown/prev_truncated"][1, 1, :4, 0].tolist() == [0, 0, 0, 0]
+    assert arrays["shown/prev_truncated"][1, 0, :4, 0].tolist() == [0, 0, 0, 1]
 
 
 def test_a_one_step_bandit_shows_its_reward_to_the_policy() -> None:
     task: Task = {"n": 3, "lengths": [[1, 1, 1, 1]]}
     arrays = run(script(), MirrorPolicy(), [task], [[0.0]], lanes=1, episodes=4)
-    assert arrays["dist/prev_reward"][0, 0, :4, 0].tolist() == [0, 300, 301, 302]
-    assert arrays["dist/prev_terminated"][0, 0, :4, 0].tolist() == [0, 1, 1, 1]
-    assert arrays["dist/first"][0, 0, :4, 0].tolist() == [1, 1, 1, 1]
+    assert arrays["shown/prev_reward"][0, 0, :4, 0].tolist() == [0, 300, 301, 302]
+    assert arrays["shown/prev_terminated"][0, 0, :4, 0].tolist() == [0, 1, 1, 1]
+    assert arrays["shown/first"][0, 0, :4, 0].tolist() == [1, 1, 1, 1]
 
 
 def test_the_policys_state_lives_through_a_trial() -> None:
     """It is reset per trial, not per episode."""
-    assert run_script()["dist/steps"][0, 1, :, 0].tolist() == [0, 1, 2, 3, 4, 5]
+    assert run_script()["shown/steps"][0, 1, :, 0].tolist() == [0, 1, 2, 3, 4, 5]
 
 
 def test_the_policy_acts_on_the_observation_that_is_recorded() -> None:
     arrays = run_script()
-    np.testing.assert_array_equal(arrays["dist/obs"], arrays["obs"])
+    np.testing.assert_array_equal(arrays["shown/obs"], arrays["obs"])
 
 
 @pytest.mark.parametrize(("action_scale", "executed"), [(1.0, 1.0), (10.0, 0.25)])
@@ -234,7 +235,7 @@ def test_the_action_is_recorded_as_drawn_and_shown_as_executed_in_units_of_the_c
 ) -> None:
     arrays = run(script(action_scale=action_scale), MirrorPolicy(), SCRIPT, [[2.5], [2.5]], lanes=2, episodes=2)
     assert set(arrays["action"][arrays["valid"]].ravel().tolist()) == {2.5}
-    assert arrays["dist/prev_action"][0, 1, :, 0].tolist() == [0] + 5 * [executed]
+    assert arrays["shown/prev_action"][0, 1, :, 0].tolist() == [0] + 5 * [executed]
 
 
 def test_every_lane_runs_its_own_episodes_to_their_ends() -> None:
@@ -320,7 +321,7 @@ def forward(policy: MLPPolicy, params: torch.Tensor, obs: np.ndarray) -> np.ndar
     return hidden
 
 
-def test_recorded_log_probabilities_and_parameters_are_the_gaussians() -> None:
+def test_recorded_log_probabilities_are_the_gaussians() -> None:
     distribution = point(horizon=20)
     policy, params = network(distribution, 3)
     tasks = distribution.sample(3, split="train", rng=generator(0, Domain.TASKS))
@@ -332,8 +333,6 @@ def test_recorded_log_probabilities_and_parameters_are_the_gaussians() -> None:
         z = (arrays["action"][task, lane][valid] - mean) / std
         log_prob = (-0.5 * z**2 - np.log(std) - 0.5 * np.log(2 * np.pi)).sum(-1)
         np.testing.assert_allclose(arrays["log_prob"][task, lane][valid], log_prob, atol=1e-5)
-        np.testing.assert_allclose(arrays["dist/mean"][task, lane][valid], mean, atol=1e-6)
-        np.testing.assert_allclose(arrays["dist/log_std"][task, lane][valid], np.log(std), atol=1e-6)
 
 
 def test_deterministic_is_the_mode_and_draws_nothing() -> None:
@@ -341,9 +340,12 @@ def test_deterministic_is_the_mode_and_draws_nothing() -> None:
     policy, params = network(distribution, 2)
     tasks: list[Task] = [{"id": 0}, {"id": 1}]
     arrays = run(distribution, policy, tasks, params, lanes=2, deterministic=True)
-    np.testing.assert_array_equal(arrays["action"], arrays["dist/mean"])
     sampled = run(distribution, policy, tasks, params, lanes=2)
-    assert (sampled["action"] != sampled["dist/mean"]).all()
+    for task in range(2):
+        np.testing.assert_allclose(
+            arrays["action"][task], forward(policy, params[task], arrays["obs"][task]), atol=1e-6
+        )
+        assert (np.abs(sampled["action"][task] - forward(policy, params[task], sampled["obs"][task])) > 1e-6).all()
     np.testing.assert_array_equal(sampled["obs"][:, :, 0], arrays["obs"][:, :, 0])  # the resets are the same
 
 
@@ -359,7 +361,7 @@ def test_discrete_actions_are_choices_from_start_to_end() -> None:
         expected = (1 + np.floor(3 * uniform)) % 3
         np.testing.assert_array_equal(arrays["action"][task, lane], expected)
         np.testing.assert_array_equal(arrays["reward"][task, lane], tasks[task]["id"] + expected)
-        np.testing.assert_array_equal(arrays["dist/prev_action"][task, lane, 1:, 0], expected[:-1])
+        np.testing.assert_array_equal(arrays["shown/prev_action"][task, lane, 1:, 0], expected[:-1])
 
 
 def test_recorded_log_probabilities_of_choices() -> None:
@@ -373,7 +375,8 @@ def test_recorded_log_probabilities_of_choices() -> None:
         chosen = log_p[np.arange(5), arrays["action"][task, lane]]
         np.testing.assert_allclose(arrays["log_prob"][task, lane], chosen, atol=1e-5)
     mode = run(distribution, policy, tasks, params, lanes=2, deterministic=True)
-    np.testing.assert_array_equal(mode["action"], mode["dist/logits"].argmax(-1))
+    for task in range(2):
+        np.testing.assert_array_equal(mode["action"][task], forward(policy, params[task], mode["obs"][task]).argmax(-1))
 
 
 @pytest.mark.parametrize("what", ["observation", "reward"])
@@ -406,7 +409,8 @@ def test_reset_seeds_belong_to_task_slots() -> None:
 
 
 def test_a_unit_describes_itself_for_error_messages() -> None:
-    unit = RolloutUnit(script(), MirrorPolicy(), np.zeros((2, 1), np.float32), tuple(SCRIPT), 5, STREAM, 4, 1, False)
+    how = Lanes(MirrorPolicy(), np.zeros((2, 1), np.float32), tuple(SCRIPT), STREAM, lanes=4, first_slot=5)
+    unit = RolloutUnit(script(), how)
     for part in ("5", "6", "'n': 1", "4 lanes", "1 episodes", "iteration=2", "phase=3"):
         assert part in unit.describe()
 
@@ -431,3 +435,30 @@ def test_two_families_of_one_module_do_not_share_an_environment() -> None:
     second = run(TenfoldProbe(ProbeConfig()), MirrorPolicy(), [{"id": 3}], [[0.0]], lanes=1)
     assert first["obs"][0, 0, 0, 0] == 3
     assert second["obs"][0, 0, 0, 0] == 30
+
+
+def test_an_environment_of_ones_own_gives_the_bits_of_the_recipe() -> None:
+    how = Lanes(
+        MirrorPolicy(scale=0.1), np.array([[0.1], [0.2]], np.float32), tuple(SCRIPT), STREAM, lanes=2, episodes=2
+    )
+    found, expected = record(script().make_vector(4), how).arrays, rollout(RolloutUnit(script(), how)).arrays
+    assert found.keys() == expected.keys()
+    assert all(np.array_equal(found[name], expected[name]) for name in expected)
+
+
+def test_environments_are_closed_when_others_take_their_place_and_in_the_end() -> None:
+    made = []
+
+    class Kept(ProbeDistribution):
+        def make_vector(self, num_lanes: int) -> Any:
+            made.append(super().make_vector(num_lanes))
+            return made[-1]
+
+    close_environments()
+    run(Kept(ProbeConfig()), MirrorPolicy(), [{"id": 0}], [[0.0]], lanes=1)
+    run(Kept(ProbeConfig()), MirrorPolicy(), [{"id": 0}], [[0.0]], lanes=1)
+    assert [env.closed for env in made] == [False]
+    run(Kept(ProbeConfig()), MirrorPolicy(), [{"id": 0}], [[0.0]], lanes=2)
+    assert [env.closed for env in made] == [True, False]
+    close_environments()
+    assert [env.closed for env in made] == [True, True]

@@ -17,6 +17,7 @@ import tiny_runs
 from PIL import Image
 from tiny_runs import metarl, only_run, strict_json
 
+from metarl import run_files
 from metarl.agents.maml_trpo import MAMLTRPO
 from metarl.run import checkpoint, run_dir
 from metarl.studies import reproduce
@@ -221,7 +222,7 @@ def first_child_in_the_middle(process: subprocess.Popen[str], out: Path, seconds
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         assert process.poll() is None, process.communicate()
-        if any(run_dir.is_run(path) and checkpoint.complete(path / "checkpoints") for path in out.glob("*/*/*/*/*")):
+        if any(run_files.is_run(path) and checkpoint.complete(path / "checkpoints") for path in out.glob("*/*/*/*/*")):
             return psutil.Process(process.pid).children()[0]
         time.sleep(0.005)
     raise AssertionError(f"expected a run within {seconds} s")

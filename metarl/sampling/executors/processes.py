@@ -6,21 +6,18 @@ when a worker was killed, hung or raised: no result is ever lost, and none depen
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing import connection, util
 from types import TracebackType
 from typing import Any, Self
 
-import torch
-
 from metarl.config.schema import SamplerConfig
 from metarl.errors import WorkerError
-from metarl.parallel import available_cores
+from metarl.parallel import available_cores, one_torch_thread
 from metarl.sampling.executors.worker import (
     END_TIMEOUT_S,
     POLL_S,
@@ -101,7 +98,7 @@ class InProcess(Executor):
     def map(self, function: Function, units: Sequence[Any]) -> list[Any]:
         """See :meth:`Executor.map`."""
         call = _Call(function, units, self._retries)
-        with _one_torch_thread():
+        with one_torch_thread():
             while call.waiting:
                 self._check_interrupt()
                 index = call.waiting.popleft()
@@ -114,17 +111,6 @@ class InProcess(Executor):
 
     def close(self) -> None:
         """Nothing to give back."""
-
-
-@contextlib.contextmanager
-def _one_torch_thread() -> Iterator[None]:
-    """A reduction over two threads adds in another order than over one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 class Processes(Executor):

@@ -1,0 +1,92 @@
+"""A run from outside: start one, go on with one, evaluate one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from metarl import run_files
+from metarl.config import loading
+from metarl.config.loading import Loaded
+from metarl.config.schema import RunConfig
+from metarl.errors import CheckpointError, ConfigError
+from metarl.monitor.logger import Logger
+from metarl.monitor.metrics_file import MetricsFile
+from metarl.run import checkpoint, run_dir
+from metarl.run.evaluation import Evaluator
+from metarl.run.experiment import Experiment, build, resolve
+from metarl.run.trainer import Progress, Trainer
+
+
+def train(loaded: Loaded) -> Path:
+    """Start a run and train it to its end; returns its directory."""
+    config = resolve(loaded.config)
+    parameters = _initial_parameters(config)
+    with build(config) as experiment:
+        if parameters is not None:
+            experiment.agent.load_parameters(parameters)
+        # everything that can be wrong with a configuration has been found: only now is anything created
+        run = run_dir.create(config.run_dir, loaded.name, config.seed)
+        with run_dir.lock(run):
+            run_dir.write_config(run, config)
+            run_dir.write_versions(run)
+            trainer = assemble(run, loaded.name, experiment, Progress())
+            for notice in loaded.notices:
+                trainer.logger.message(notice)
+            trainer.save()
+            trainer.run_to_end()
+    return run
+
+
+def resume(run: Path, overrides: Sequence[str] = (), allow: Sequence[str] = ()) -> Path:
+    """Go on from a run's newest checkpoint, as if it had never stopped; ``iterations=…`` extends it.
+
+    ``allow`` names classes of the user's own that the run's configuration may use, as for
+    :func:`metarl.config.loading.load`.
+    """
+    run = run.resolve()
+    with run_dir.lock(run):
+        config = loading.resume_config(run_dir.read_config(run, allow), overrides)
+        found = checkpoint.latest(run_dir.checkpoints(run))
+        if config.iterations < found.iteration:
+            raise ConfigError(
+                f"iterations = {config.iterations}: expected at least the {found.iteration} done; nothing was changed"
+            )
+        config = resolve(config)
+        # what lies behind the checkpoint has not happened
+        for name in (run_files.METRICS, run_files.EVALUATIONS):
+            MetricsFile.cut_back(run / name, found.iteration)
+        run_dir.write_config(run, config)
+        with build(config) as experiment:
+            experiment.agent.load_state(found.tensors)
+            assemble(run, run.parent.name, experiment, Progress.from_state(found.state)).run_to_end()
+    return run
+
+
+def evaluate(run: Path, overrides: Sequence[str] = (), allow: Sequence[str] = ()) -> dict[str, Any]:
+    """The adaptation curve of a run's newest checkpoint, with overrides of keys that do not undo it; writes nothing."""
+    config = loading.resume_config(run_dir.read_config(run, allow), overrides)
+    found = checkpoint.latest(run_dir.checkpoints(run))
+    with build(config) as experiment:
+        experiment.agent.load_state(found.tensors)
+        curve = Evaluator(experiment.sampler, config.eval, seed=config.seed).evaluate(experiment.agent)
+    return {"run": str(run), **found.state["counters"], **curve.summary(config.seed)}
+
+
+def assemble(run: Path, name: str, experiment: Experiment, progress: Progress) -> Trainer:
+    """A run's trainer with everything that it uses; ``name`` is the configuration's."""
+    config = experiment.config
+    evaluator = Evaluator(experiment.sampler, config.eval, seed=config.seed)
+    logger = Logger(run, config, name=name, run_id=progress.wandb_id, start=progress.iteration)
+    return Trainer(run, experiment, evaluator, logger, progress)
+
+
+def _initial_parameters(config: RunConfig) -> dict[str, Any] | None:
+    """The parameters named by ``init_from``; read before anything is created."""
+    if config.init_from is None:
+        return None
+    source = Path(config.init_from)
+    if not run_files.is_run(source):
+        raise CheckpointError(f"init_from = {config.init_from}: expected a run directory, found none there")
+    return dict(checkpoint.latest(run_dir.checkpoints(source)).tensors)

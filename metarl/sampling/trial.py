@@ -1,0 +1,92 @@
+"""The loop of a trial: gather data with what the steps so far have adapted to, adapt on it, gather again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import Tensor
+
+from metarl.agent import Agent
+from metarl.sampling.sampler import Sampler
+from metarl.seeding import Domain, Stream, generator
+from metarl.tasks import Task, TaskDistribution
+from metarl.types import Metrics, Trajectory
+
+
+def adaptation(
+    agent: Agent,
+    num_tasks: int,
+    steps: int,
+    *,
+    gather: Callable[[Tensor, int], Trajectory],
+    rng: Callable[[int], np.random.Generator],
+) -> Iterator[Tensor]:
+    """Parameters before adaptation and after each of ``steps`` adaptation steps, one after the other.
+
+    ``gather(adapted, k)`` gathers the data of step k = 0, 1, … with the parameters before it; ``rng(k)`` is the step's
+    randomness. A step's data is gathered when the parameters after it are asked for.
+    """
+    adapted = agent.init_adapted(num_tasks)
+    yield adapted
+    for k in range(steps):
+        adapted = agent.adapt(adapted, gather(adapted, k), step=k, rng=rng(k))
+        yield adapted
+
+
+def training_tasks(distribution: TaskDistribution, num_tasks: int, *, seed: int, iteration: int) -> list[Task]:
+    """The tasks of one training iteration."""
+    rng = generator(seed, Domain.TASKS, iteration=iteration)
+    return distribution.sample(num_tasks, split="train", rng=rng)
+
+
+@dataclass
+class TrainingTrial:
+    """What one iteration does in its tasks: the K+1 phases that a meta-update learns from.
+
+    Phase k is gathered with the policies after k adaptation steps; agents with a memory have phase 0 only, one long
+    trial. Everything random is keyed by (seed, iteration, phase).
+    """
+
+    agent: Agent
+    sampler: Sampler
+    tasks: Sequence[Task]
+    lanes: int  # per task
+    seed: int
+    iteration: int
+    phases: list[Trajectory] = field(default_factory=list, init=False)  # as far as they have been gathered
+
+    def run(self) -> Tensor:
+        """Gather all phases; the parameters after K steps, with which the last one was gathered."""
+        last = self.agent.num_adapt_steps
+        *_, adapted = adaptation(self.agent, len(self.tasks), last, gather=self.gather, rng=self.rng)
+        self.gather(adapted, last)
+        return adapted
+
+    def gather(self, adapted: Tensor, phase: int) -> Trajectory:
+        """The next phase: ``lanes`` lanes per task, each one episode or, with a memory, one trial."""
+        self.phases.append(
+            self.sampler.collect(
+                self.agent.policy(),
+                adapted,
+                self.tasks,
+                Stream(self.seed, self.iteration, phase),
+                lanes=self.lanes,
+                episodes=self.agent.episodes_per_trial,
+            )
+        )
+        return self.phases[-1]
+
+    def learn(self, adapted: Tensor) -> Metrics:
+        """The meta-update on all phases."""
+        return self.agent.meta_update(self.phases, adapted, rng=self.rng(self.agent.num_adapt_steps))
+
+    def rng(self, phase: int) -> np.random.Generator:
+        """What the learner draws from in a phase."""
+        return generator(self.seed, Domain.LEARNER, iteration=self.iteration, phase=phase)
+
+    @property
+    def env_steps(self) -> int:
+        """Environment steps of the phases."""
+        return sum(batch.num_steps for batch in self.phases)
