@@ -82,7 +82,7 @@ BANNED_CALLS = {
     *("torch.manual_seed", "torch.seed", "torch.rand", "torch.randint", "torch.randperm", "torch.set_rng_state"),
 }
 ALLOWED_CALLS = {
-    ("metarl.sampling.executors.worker", "pickle.loads")
+    ("metarl.sampling.executors.codec", "pickle.loads")
 }  # bytes between a process and its own workers, never a file
 GLOBAL_NUMPY = re.compile(r"(np|numpy)\.random\.(?!Generator$|PCG64$|SeedSequence$|default_rng$|bit_generator$)\w+")
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from metarl.config import lookup
 from metarl.config.schema import SamplerConfig
 from metarl.parallel import available_cores, task_chunks
-from metarl.sampling.executors.processes import Executor, make_executor
+from metarl.sampling.executors.base import Executor
+from metarl.sampling.executors.make import make_executor
 from metarl.seeding import Domain, generator
 from metarl.tasks import Task, TaskDistribution, VectorTaskEnv
 

@@ -14,7 +14,8 @@ from metarl.bench.machine import peak_memory_mb
 from metarl.config.schema import RunConfig
 from metarl.parallel import available_cores, task_chunks
 from metarl.run.experiment import Experiment, build, resolve
-from metarl.sampling.executors.processes import Executor, make_executor
+from metarl.sampling.executors.base import Executor
+from metarl.sampling.executors.make import make_executor
 from metarl.sampling.rollout import draw_reset_seeds
 from metarl.sampling.trial import TrainingTrial, training_tasks
 from metarl.seeding import Stream

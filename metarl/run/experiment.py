@@ -12,7 +12,8 @@ from metarl.agent import Agent
 from metarl.config import lookup
 from metarl.config.schema import RunConfig
 from metarl.parallel import available_cores, one_torch_thread
-from metarl.sampling.executors.processes import Executor, make_executor
+from metarl.sampling.executors.base import Executor
+from metarl.sampling.executors.make import make_executor
 from metarl.sampling.rollout import close_environments
 from metarl.sampling.sampler import Sampler
 from metarl.seeding import Domain, generator

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from metarl.nn.policies import Policy
 from metarl.parallel import task_chunks
-from metarl.sampling.executors.processes import Executor
+from metarl.sampling.executors.base import Executor
 from metarl.sampling.rollout import Arrays, Lanes, Rollout, RolloutUnit, rollout
 from metarl.sampling.trial_state import TrialState
 from metarl.seeding import Stream

@@ -17,7 +17,7 @@ from metarl.config import loading
 from metarl.config.schema import RunConfig
 from metarl.envs.half_cheetah_dir import HalfCheetahDirConfig, HalfCheetahDirDistribution
 from metarl.nn.policies import init_parameters, make_policy
-from metarl.sampling.executors.processes import InProcess
+from metarl.sampling.executors.in_process import InProcess
 from metarl.sampling.rollout import draw_reset_seeds
 from metarl.sampling.sampler import Sampler
 from metarl.seeding import Domain, Stream, generator

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from metarl.envs.bernoulli_bandit import BernoulliBanditConfig, BernoulliBanditDistribution
 from metarl.nn.policies import init_parameters, make_policy
-from metarl.sampling.executors.processes import InProcess
+from metarl.sampling.executors.in_process import InProcess
 from metarl.sampling.sampler import Sampler
 from metarl.seeding import Domain, Stream, generator
 from metarl.tasks import VectorTaskEnv

@@ -23,7 +23,7 @@ from metarl.envs.half_cheetah_params import HalfCheetahParamsConfig, HalfCheetah
 from metarl.envs.hopper_params import HopperParamsConfig, HopperParamsDistribution
 from metarl.envs.walker2d_params import Walker2dParamsConfig, Walker2dParamsDistribution
 from metarl.nn.policies import init_parameters, make_policy
-from metarl.sampling.executors.processes import InProcess
+from metarl.sampling.executors.in_process import InProcess
 from metarl.sampling.rollout import draw_reset_seeds
 from metarl.sampling.sampler import Sampler
 from metarl.seeding import Domain, Stream, generator

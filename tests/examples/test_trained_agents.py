@@ -14,7 +14,7 @@ import tiny_runs
 from memory_probes import doors, ppo
 from probe_envs import AllAlike, ProbeConfig
 
-from metarl.sampling.executors.processes import InProcess
+from metarl.sampling.executors.in_process import InProcess
 from metarl.sampling.sampler import Sampler
 from metarl.seeding import Stream
 

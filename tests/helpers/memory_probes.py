@@ -15,7 +15,7 @@ from metarl.agents._memory import MemoryAgent
 from metarl.agents.rl2_ppo import RL2PPO, RL2PPOConfig
 from metarl.agents.rl2_trpo import RL2TRPO, RL2TRPOConfig
 from metarl.config.schema import LearnerConfig, TaskConfig
-from metarl.sampling.executors.processes import InProcess
+from metarl.sampling.executors.in_process import InProcess
 from metarl.sampling.sampler import Sampler
 from metarl.seeding import Domain, Stream, generator
 from metarl.spaces import Space, SpaceSpec

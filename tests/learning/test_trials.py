@@ -10,7 +10,7 @@ from metarl.config.schema import TaskConfig
 from metarl.learning.returns import finite_horizon_gae
 from metarl.learning.trials import critic_times, ends, linear_values, seen, time_features
 from metarl.nn.memory_policy import TIMES
-from metarl.sampling.executors.processes import InProcess
+from metarl.sampling.executors.in_process import InProcess
 from metarl.sampling.sampler import Sampler
 from metarl.seeding import Stream
 from metarl.tasks import Task

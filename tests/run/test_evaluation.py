@@ -23,7 +23,7 @@ from metarl.envs.point import PointConfig, PointDistribution
 from metarl.nn.policies import Policy
 from metarl.run import runs
 from metarl.run.evaluation import AdaptationCurve, Evaluator
-from metarl.sampling.executors.processes import InProcess
+from metarl.sampling.executors.in_process import InProcess
 from metarl.sampling.sampler import Sampler
 from metarl.seeding import Domain, Stream, generator
 from metarl.statistics import bootstrap_ci

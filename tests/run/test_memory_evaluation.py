@@ -18,7 +18,7 @@ from metarl.agent import Agent
 from metarl.config.schema import EvalConfig, TaskConfig
 from metarl.nn.policies import Policy
 from metarl.run.evaluation import AdaptationCurve, Evaluator, MemoryScores
-from metarl.sampling.executors.processes import InProcess
+from metarl.sampling.executors.in_process import InProcess
 from metarl.sampling.rollout import Lanes, Rollout
 from metarl.sampling.sampler import Sampler
 from metarl.seeding import Domain, generator

@@ -22,8 +22,11 @@ from torch import Tensor
 
 from metarl.config.schema import SamplerConfig
 from metarl.errors import Interrupted, MetarlError, NumericError, WorkerError
-from metarl.sampling.executors.processes import Executor, InProcess, Processes, _Call, make_executor
-from metarl.sampling.executors.worker import encode
+from metarl.sampling.executors.base import Call, Executor
+from metarl.sampling.executors.codec import encode
+from metarl.sampling.executors.in_process import InProcess
+from metarl.sampling.executors.make import make_executor
+from metarl.sampling.executors.processes import Processes
 
 
 def square(number: int) -> int:
@@ -398,7 +401,7 @@ def test_in_process_looks_for_an_interrupt_between_units() -> None:
 def test_close_does_not_wait_for_unread_results_or_stopped_workers() -> None:
     executor = Processes(2, timeout_s=30, retries=1, restarts=1)
     executor.map(square_after, [(number, 0.3) for number in range(4)])  # until both have started
-    executor._hand_out(_Call(zeros, [64, 64], retries=0))
+    executor._hand_out(Call(zeros, [64, 64], retries=0))
     assert [worker.unit for worker in executor._pool] == [0, 1]
     time.sleep(0.5)  # both block in the middle of a 64 MB answer
     os.kill(executor.pids[0], signal.SIGSTOP)

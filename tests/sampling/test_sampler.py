@@ -17,7 +17,10 @@ from metarl.envs.half_cheetah_dir import HalfCheetahDirConfig, HalfCheetahDirDis
 from metarl.envs.point import PointConfig, PointDistribution
 from metarl.errors import NumericError
 from metarl.nn.policies import MLPPolicy, init_parameters, make_policy
-from metarl.sampling.executors.processes import Executor, InProcess, Processes, make_executor
+from metarl.sampling.executors.base import Executor
+from metarl.sampling.executors.in_process import InProcess
+from metarl.sampling.executors.make import make_executor
+from metarl.sampling.executors.processes import Processes
 from metarl.sampling.sampler import Sampler
 from metarl.seeding import Domain, Stream, generator
 from metarl.tasks import Task, TaskDistribution

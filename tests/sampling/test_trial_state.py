@@ -9,7 +9,7 @@ from probe_policies import CountingPolicy, MirrorPolicy, ScriptDistribution, sho
 
 from metarl.config.schema import TaskConfig
 from metarl.nn.policies import Policy
-from metarl.sampling.executors.processes import InProcess
+from metarl.sampling.executors.in_process import InProcess
 from metarl.sampling.rollout import Arrays, Lanes, Rollout, RolloutUnit, rollout
 from metarl.sampling.sampler import Sampler
 from metarl.sampling.trial_state import TrialState

@@ -2,39 +2,27 @@
 
 In the worker's process, :func:`serve` takes a unit off the socket, runs it on one thread and sends back what came of
 it. In the parent's, :class:`WorkerProcess` starts the process, hands it a unit, and notices when it dies or hangs.
-
-Units and results always travel as bytes, inside one process too: a tensor that was a slice, transposed or badly
-aligned arrives contiguous and aligned wherever it is used, so that kernels picked by layout give the same bits.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import io
 import math
 import multiprocessing
 import os
-import pickle
 import signal
 import socket
 import struct
 import time
-import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
-from typing import Any
 
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
-from metarl import errors
 from metarl.errors import WorkerError
-
-Buffer = bytes | bytearray | memoryview
+from metarl.sampling.executors.codec import Buffer, FaultError, answer
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 POLL_S = 0.2  # longest time that the parent waits for anything without looking around
@@ -48,63 +36,6 @@ _context = multiprocessing.get_context("forkserver")
 # Imported once in the fork server, so that a worker starts quickly. Not metarl itself: the fork server does not know
 # this process's sys.path, and could find another copy of it.
 _context.set_forkserver_preload(["torch", "gymnasium.vector", "pydantic"])
-
-
-@dataclass(frozen=True)
-class Failure:
-    """An exception that a unit raised, in a form that every process can read."""
-
-    name: str
-    message: str
-    traceback: str
-    known: type[errors.MetarlError] | None  # nearest class in metarl.errors; None for any other exception
-    exit_code: int
-
-    @classmethod
-    def of(cls, error: Exception) -> Failure:
-        """Describe the exception that is being handled."""
-        known = next((base for base in type(error).__mro__ if base.__module__ == errors.__name__), None)
-        code = getattr(error, "exit_code", errors.WorkerError.exit_code)
-        return cls(type(error).__name__, str(error), traceback.format_exc().rstrip(), known, code)
-
-    def rebuild(self) -> errors.MetarlError | None:
-        """The exception again where it is one of ours (its class, message and exit code), else None."""
-        if self.known is None:
-            return None
-        error = self.known.__new__(self.known, self.message)  # __init__ may take something else than the message
-        error.exit_code = self.exit_code
-        error.add_note(f"raised in a rollout unit:\n{self.traceback}")
-        return error
-
-
-class _Pickler(pickle.Pickler):
-    """Pickles a CPU tensor by value: no shared memory that dies with its process, and of a slice only the slice."""
-
-    def reducer_override(self, value: Any) -> Any:
-        if type(value) is Tensor and value.device.type == "cpu" and not value.requires_grad:
-            return _copy_tensor, (value.contiguous().numpy(),)
-        return NotImplemented
-
-
-def _copy_tensor(array: NDArray[Any]) -> Tensor:
-    """The array's numbers in memory that torch has allocated, and so aligned."""
-    return torch.from_numpy(array).clone()
-
-
-def encode(value: Any) -> Buffer:
-    """Bytes that :func:`decode` turns back into an equal value; tensors become contiguous.
-
-    Raises:
-        Exception: what pickle raises for a value that is not picklable, such as a lambda.
-    """
-    stream = io.BytesIO()
-    _Pickler(stream, protocol=5).dump(value)
-    return stream.getbuffer()
-
-
-def decode(data: Buffer) -> Any:
-    """The value behind :func:`encode`. Only for bytes of this process and its own workers: pickle can run code."""
-    return pickle.loads(data)
 
 
 def send(channel: socket.socket, message: Buffer, on_stall: Callable[[], None] | None = None) -> None:
@@ -149,15 +80,6 @@ def _read(channel: socket.socket, size: int, on_stall: Callable[[], None] | None
     return data
 
 
-def answer(request: Buffer) -> Buffer:
-    """Run an encoded (function, unit); the encoded (True, result), or (False, :class:`Failure`) if it raised."""
-    try:
-        function, unit = decode(request)
-        return encode((True, function(unit)))
-    except Exception as error:
-        return encode((False, Failure.of(error)))
-
-
 def serve(channel: socket.socket) -> None:
     """The life of a worker process: say that it is up, then answer requests until the parent closes the socket."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides what to do
@@ -184,14 +106,6 @@ def _die_with_parent() -> None:
     fcntl.fcntl(sentinel, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(sentinel, fcntl.F_SETSIG, signal.SIGKILL)
     fcntl.fcntl(sentinel, fcntl.F_SETFL, fcntl.fcntl(sentinel, fcntl.F_GETFL) | os.O_ASYNC)
-
-
-class FaultError(Exception):
-    """A worker or a unit failed; ``kind`` is its key in ``Executor.faults``."""
-
-    def __init__(self, kind: str, story: str) -> None:
-        super().__init__(story)
-        self.kind = kind
 
 
 class WorkerProcess:

@@ -1,0 +1,35 @@
+"""Units one after the other in the calling process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from metarl.parallel import one_torch_thread
+from metarl.sampling.executors.base import Call, Executor, Function
+from metarl.sampling.executors.codec import FaultError, answer
+
+
+class InProcess(Executor):
+    """Runs one unit after the other in the calling process."""
+
+    def __init__(self, *, retries: int = 0) -> None:
+        super().__init__(workers=1)
+        self._retries = retries
+
+    def map(self, function: Function, units: Sequence[Any]) -> list[Any]:
+        """See :meth:`Executor.map`."""
+        call = Call(function, units, self._retries)
+        with one_torch_thread():
+            while call.waiting:
+                self._check_interrupt()
+                index = call.waiting.popleft()
+                try:
+                    call.settle(index, answer(call.request(index)))
+                except FaultError as fault:
+                    self.faults[fault.kind] += 1
+                    call.run_again(index, fault)
+        return call.results
+
+    def close(self) -> None:
+        """Nothing to give back."""
