@@ -20,9 +20,16 @@ from metarl.errors import ConfigError, nearest
 from metarl.spaces import Space, SpaceSpec
 from metarl.tasks import Bools, Floats, Split, Task, TaskDistribution, VectorTaskEnv
 
-from ._meta_world_tasks import GOALS_PER_CLASS, MAX_STEPS, NAMES, VERIFIED_VERSIONS, draw_tasks, installed_versions
+from ._meta_world_tasks import (
+    GOALS_PER_CLASS,
+    MAX_STEPS,
+    NAMES,
+    OBSERVATION_SIZE,
+    VERIFIED_VERSIONS,
+    draw_tasks,
+    installed_versions,
+)
 
-OBSERVATION_SIZE = 39  # 18 numbers of now, 18 of the step before, 3 of the goal, which are zero
 TARGET_SIZE = 3
 OFFICIAL_EPISODES = 3  # of a class, counted in a round of Meta-World's own evaluation
 

@@ -27,8 +27,6 @@ from metarl.tasks import Floats
 
 from ._meta_world_fast import Named, faster
 
-OBSERVATION_SIZE = 39  # 18 numbers of now, 18 of the step before, 3 of the goal, which stay zero
-
 # All that the next step depends on (mjSTATE_INTEGRATION) but for controls, set in every step, and what nobody sets:
 # applied forces, switched-off constraints, user data.
 _STATE = mujoco.mjtState
@@ -36,7 +34,7 @@ STATE = int(_STATE.mjSTATE_PHYSICS | _STATE.mjSTATE_TIME | _STATE.mjSTATE_WARMST
 STATE |= int(_STATE.mjSTATE_MOCAP_POS | _STATE.mjSTATE_MOCAP_QUAT)
 
 MODEL_ARRAYS = ("body_pos", "site_pos")  # all of the model that the 50 classes write to; a test compares the rest
-MAX_DRAWS = 100  # a reset asks twice for the task's vector; one that it rejects would be asked for ever
+MAX_VECTORS_PER_RESET = 100  # a reset asks twice for the task's vector; one that it rejects would be asked for ever
 
 _KINDS = mujoco.mjtWarning
 _DIVERGED = slice(int(_KINDS.mjWARN_BADQPOS), int(_KINDS.mjWARN_BADQACC) + 1)  # position, velocity, acceleration
@@ -211,7 +209,7 @@ class _Frozen:
 
     def __call__(self) -> Floats:
         self._draws += 1
-        if self._draws > MAX_DRAWS:
+        if self._draws > MAX_VECTORS_PER_RESET:
             raise ValueError(
                 f"{self._name} rejects the rand_vec {self._rand_vec.tolist()}: object and goal are too near"
             )

@@ -9,14 +9,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from importlib import metadata
-from typing import Any, Literal
+from typing import Any
 
 from metarl.tasks import Task
 
-RewardVersion = Literal["v1", "v2"]
+OBSERVATION_SIZE = 39  # 18 numbers of now, 18 of the step before, 3 of the goal, which stay zero
 MAX_STEPS = 500  # Meta-World refuses the next one
 GOALS_PER_CLASS = 50  # metaworld draws as many; fewer are the first of these, as with its total_tasks_per_cls
-MAX_DRAWS = 10_000  # per class and reset; the most demanding class rejects about every second vector
+MAX_REJECTED = 10_000  # vectors of a class in a row; the most demanding class rejects about every second vector
 
 # (metaworld, mujoco) on which all 50 classes were compared: rewards and physics change between releases.
 VERIFIED_VERSIONS = (("3.1.1", "3.3.0"),)
@@ -96,8 +96,8 @@ def _draw(env: Any, uniform: Callable[..., Any]) -> list[float]:
     drawn: list[Any] = []
 
     def next_vector() -> Any:
-        if len(drawn) == MAX_DRAWS:
-            raise RuntimeError(f"{env.task_name} rejected {MAX_DRAWS} vectors in a row")
+        if len(drawn) == MAX_REJECTED:
+            raise RuntimeError(f"{env.task_name} rejected {MAX_REJECTED} vectors in a row")
         drawn.append(uniform(space.low, space.high, size=space.low.size))
         return drawn[-1]
 
