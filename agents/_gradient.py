@@ -19,7 +19,8 @@ from metarl.learning.adaptation.analytic import InnerLoop, policy_gradient_step
 from metarl.learning.inner_losses import Samples
 from metarl.learning.meta_objective import mean_cosine
 from metarl.learning.samples import AdvantageNorm, Baseline, Estimates, policy_gradient_samples
-from metarl.nn.mlp import Activation, Scratch
+from metarl.nn.derivatives import Scratch
+from metarl.nn.mlp import Activation
 from metarl.nn.normalization import RunningMoments
 from metarl.nn.policies import MLPPolicy, init_parameters, make_policy, normalized, require_spread
 from metarl.parallel import TaskMap

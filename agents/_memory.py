@@ -17,8 +17,9 @@ from metarl.config.schema import AgentConfig, LearnerConfig, RunConfig, TaskConf
 from metarl.errors import NumericError
 from metarl.learning.returns import discounted_returns, explained_variance, finite_horizon_gae, normalize
 from metarl.learning.trials import Credit, critic_times, ends, linear_values, seen, time_features
-from metarl.nn.memories.memory import Kind, State, make_memory
-from metarl.nn.memory_policy import FLAGS, MemoryPolicy, Unpacked, init_memory_parameters
+from metarl.nn.memories.make import Kind, make_memory
+from metarl.nn.memories.memory import State
+from metarl.nn.memory_policy import FLAGS, MemoryParameters, MemoryPolicy, init_memory_parameters
 from metarl.nn.mlp import MLP, Activation
 from metarl.nn.normalization import RunningMoments
 from metarl.nn.policies import action_distribution, require_spread
@@ -274,7 +275,7 @@ class MemoryAgent(Agent):
         mean, std = self._targets.mean_and_std()
         return float(mean), max(float(std), 1e-3)
 
-    def _values(self, params: Unpacked, inputs: Tensor, time: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+    def _values(self, params: MemoryParameters, inputs: Tensor, time: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """The value head [R, T], and log π of the actions [R, T], at the present θ."""
 
         def evaluate(part: slice) -> tuple[Tensor, Tensor]:
@@ -333,7 +334,7 @@ def make_memory_policy(spaces: SpaceSpec, config: MemoryAgentConfig) -> MemoryPo
     )
 
 
-def log_probs(policy: MemoryPolicy, params: Unpacked, outputs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+def log_probs(policy: MemoryPolicy, params: MemoryParameters, outputs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
     """log π(a) and the entropy in nats, [R, T] each, of outputs [R, T, O] and actions [R, T, …]."""
     stacked, taken = outputs.flatten(0, 1).mT.unsqueeze(0), action.flatten(0, 1)
     taken = taken.mT.unsqueeze(0) if action.ndim == 3 else taken.unsqueeze(0)

@@ -20,7 +20,7 @@ from metarl.learning.adaptation.analytic import InnerLoop, Phase
 from metarl.learning.inner_losses import Samples, clipped
 from metarl.learning.meta_objective import step_diagnostics
 from metarl.learning.samples import Estimates
-from metarl.nn.mlp import Scratch
+from metarl.nn.derivatives import Scratch
 from metarl.nn.optimizers import FlatOptimizer, OptimizerName, require_whole_schedule, schedule_conflicts, scheduled
 from metarl.nn.policies import MLPPolicy
 from metarl.types import Metrics, Trajectory

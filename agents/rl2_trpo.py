@@ -18,7 +18,7 @@ from torch import Tensor
 from metarl.config.schema import Lineage
 from metarl.errors import NumericError
 from metarl.learning.trust_region import TrustRegionConfig, trust_region_step
-from metarl.nn.memory_policy import Unpacked
+from metarl.nn.memory_policy import MemoryParameters
 from metarl.types import Metrics
 
 from ._memory import MemoryAgent, MemoryAgentConfig, Trials, initial_state, log_probs
@@ -71,7 +71,7 @@ class RL2TRPO(MemoryAgent):
             "policy/entropy": objective.entropy,
         } | how
 
-    def _forward(self, theta: Tensor, trials: Trials, *, twice: bool = False) -> tuple[Unpacked, Tensor]:
+    def _forward(self, theta: Tensor, trials: Trials, *, twice: bool = False) -> tuple[MemoryParameters, Tensor]:
         """Parameters and the outputs [R, T, O] that they have."""
         params = self._policy.unpack(theta[None])
         state = initial_state(self._policy, trials.inputs)

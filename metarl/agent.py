@@ -21,8 +21,9 @@ from metarl.types import Metrics, Trajectory
 class Agent(ABC):
     """Learns from trajectories; never sees an environment, a sampler or a logger.
 
-    ``Adapted`` is what distinguishes tasks after adaptation: for gradient agents the parameters of every task, stacked
-    ``[N, P]``; for memory agents θ repeated. All randomness comes in as generators.
+    What distinguishes tasks after adaptation are parameters: for gradient agents one row per task, [N, P]. Agents whose
+    policy remembers have one row for all tasks, [1, P]; what adapts is the state that the policy carries. All
+    randomness comes in as generators. See docs/own_agent.md for an agent of one's own.
     """
 
     config_class: ClassVar[type[AgentConfig]]
@@ -47,7 +48,7 @@ class Agent(ABC):
 
     @abstractmethod
     def init_adapted(self, num_tasks: int) -> Tensor:
-        """Parameters before adaptation, one row per task: [N, P]."""
+        """Parameters before adaptation: [N, P], one row per task; [1, P] where the policy remembers."""
 
     @abstractmethod
     def adapt(self, adapted: Tensor, batch: Trajectory, *, step: int, rng: np.random.Generator) -> Tensor:

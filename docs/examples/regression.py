@@ -22,8 +22,9 @@ from torch import Tensor
 from metarl.learning.adaptation.analytic import InnerLoop, policy_gradient_step
 from metarl.learning.inner_losses import Samples
 from metarl.learning.meta_objective import TaskObjective
+from metarl.nn.derivatives import Scratch
 from metarl.nn.distributions import DiagonalGaussian
-from metarl.nn.mlp import MLP, Activation, Scratch
+from metarl.nn.mlp import MLP, Activation
 from metarl.nn.optimizers import FlatOptimizer, OptimizerName
 from metarl.nn.policies import MLPPolicy, init_parameters
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from metarl.errors import NumericError
 from metarl.learning.adaptation.analytic import Adaptation, InnerLoop, Phase
 from metarl.learning.inner_losses import Samples, clipped
-from metarl.nn.mlp import Scratch
+from metarl.nn.derivatives import Scratch
 from metarl.nn.policies import MLPPolicy
 from metarl.parallel import TaskMap
 

@@ -33,7 +33,7 @@ def gae(
     ``next_value`` is V of the true successor, so that a truncated episode is bootstrapped; pass ``end`` as
     ``terminated`` for the convention of MAML and ProMP, in which the horizon ends the return and the value function
     knows the time. λ = 1 gives Monte-Carlo advantages, λ = 0 one-step TD errors. Not standardised: see
-    :func:`standardize`.
+    :func:`normalize`.
 
     Raises:
         ValueError: ``gamma`` or ``lam`` is outside [0, 1], or the shapes differ.

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from metarl.nn import parameters
 from metarl.nn.distributions import Distribution
-from metarl.nn.memories.memory import Memory, State, affine
+from metarl.nn.memories.memory import Memory, State
 from metarl.nn.mlp import MLP, Layer
 from metarl.nn.policies import DistributionPolicy, normalized
+from metarl.nn.products import affine
 from metarl.spaces import Space
 from metarl.types import PolicyInput
 
@@ -22,7 +23,7 @@ TIMES = 6  # what the critic is told of the time: :func:`metarl.learning.trials.
 FLAGS = 4  # inputs beside observation and action: previous reward, terminated and truncated; first
 
 
-class Unpacked(NamedTuple):
+class MemoryParameters(NamedTuple):
     """A flat parameter vector in the form that a :class:`MemoryPolicy` acts with."""
 
     encoder: list[Layer]
@@ -80,7 +81,7 @@ class MemoryPolicy(DistributionPolicy):
             **({"reward_unit": (1,)} if self.normalize_reward else {}),
         }
 
-    def unpack(self, params: Tensor) -> Unpacked:
+    def unpack(self, params: Tensor) -> MemoryParameters:
         """Parameters [1, P], as views through which gradients flow."""
         flat = params[0]
         named = self.named(flat)
@@ -88,7 +89,7 @@ class MemoryPolicy(DistributionPolicy):
         start = self.encoder.num_parameters if self.encoder else 0
         stop = start + self.memory.num_parameters
         extra = named["log_std"][None] if "log_std" in named else flat.new_zeros(1, 0)
-        return Unpacked(
+        return MemoryParameters(
             encoder,
             self.memory.unpack(flat[start:stop]),
             named["head.weight"],
@@ -109,7 +110,7 @@ class MemoryPolicy(DistributionPolicy):
     def initial_state(self, rows: int) -> State:
         return self.memory.initial_state(rows, torch.zeros(()))
 
-    def inputs(self, params: Unpacked, step: PolicyInput) -> Tensor:
+    def inputs(self, params: MemoryParameters, step: PolicyInput) -> Tensor:
         """What the encoder sees, [..., inputs], of steps with any leading axes."""
         obs = step.obs if params.moments is None else normalized(step.obs, *params.moments)
         action = step.prev_action
@@ -122,7 +123,7 @@ class MemoryPolicy(DistributionPolicy):
         return torch.cat([obs, action, flags], dim=-1)
 
     def act(
-        self, params: Unpacked, step: PolicyInput, state: State, noise: Tensor | None
+        self, params: MemoryParameters, step: PolicyInput, state: State, noise: Tensor | None
     ) -> tuple[Tensor, Tensor, State]:
         encoded = self._encode(params, self.inputs(params, step), twice=False)
         features, state = self.memory.step(params.memory, encoded, state)
@@ -130,12 +131,12 @@ class MemoryPolicy(DistributionPolicy):
         action = self.distribution.sample(outputs[None], params.spread, None if noise is None else noise[None])
         return action[0], outputs, state
 
-    def log_prob(self, params: Unpacked, outputs: Tensor, action: Tensor) -> Tensor:
+    def log_prob(self, params: MemoryParameters, outputs: Tensor, action: Tensor) -> Tensor:
         extra = params.extra.expand(len(outputs), -1)
         return self.distribution.log_prob(outputs.mT, extra, action if action.ndim == 2 else action.mT)
 
     def scan(
-        self, params: Unpacked, inputs: Tensor, state: State, *, time: Tensor | None = None, twice: bool = False
+        self, params: MemoryParameters, inputs: Tensor, state: State, *, time: Tensor | None = None, twice: bool = False
     ) -> tuple[Tensor, Tensor, State]:
         """Outputs [R, T, O], values [R, T] and the state behind T steps of R trials with inputs [R, T, inputs].
 
@@ -148,7 +149,7 @@ class MemoryPolicy(DistributionPolicy):
         values = affine(features, params.value, params.value_bias, twice=twice).squeeze(-1)
         return outputs, values if time is None else values + time @ params.value_time, state
 
-    def _encode(self, params: Unpacked, inputs: Tensor, *, twice: bool) -> Tensor:
+    def _encode(self, params: MemoryParameters, inputs: Tensor, *, twice: bool) -> Tensor:
         """The encoder's last layer, [..., width], for [..., inputs]."""
         if self.encoder is None:
             return inputs

@@ -73,7 +73,7 @@ class DistributionPolicy(Policy):
         return self.distribution.noise_kind
 
 
-class Unpacked(NamedTuple):
+class MLPParameters(NamedTuple):
     """Parameters of N tasks in the form that an :class:`MLPPolicy` acts with."""
 
     layers: list[Layer]
@@ -121,19 +121,19 @@ class MLPPolicy(DistributionPolicy):
         """(outputs [N, O, M], extra [N, S]) for observations [N, obs, M], features first as learning has them."""
         return self.mlp.outputs(self.mlp.layers(params), obs), self.extra(params)
 
-    def unpack(self, params: Tensor) -> Unpacked:
+    def unpack(self, params: Tensor) -> MLPParameters:
         extra = self.extra(params)
         moments = None
         if self.normalize_obs:
             mean, std = self.moments(params)
             moments = mean.unsqueeze(1), std.unsqueeze(1)
-        return Unpacked(self.mlp.layers(params), extra, self.distribution.spread(extra), moments)
+        return MLPParameters(self.mlp.layers(params), extra, self.distribution.spread(extra), moments)
 
     def initial_state(self, rows: int) -> None:
         return None
 
     def act(
-        self, params: Unpacked, step: PolicyInput, state: None, noise: Tensor | None
+        self, params: MLPParameters, step: PolicyInput, state: None, noise: Tensor | None
     ) -> tuple[Tensor, Tensor, None]:
         num_tasks, rows = len(params.extra), len(step.obs)
         obs = step.obs.view(num_tasks, -1, self.mlp.sizes[0])
@@ -142,7 +142,7 @@ class MLPPolicy(DistributionPolicy):
         action = self.distribution.sample(outputs, params.spread, noise)
         return action.view(rows, *action.shape[2:]), outputs.view(rows, -1), None
 
-    def log_prob(self, params: Unpacked, outputs: Tensor, action: Tensor) -> Tensor:
+    def log_prob(self, params: MLPParameters, outputs: Tensor, action: Tensor) -> Tensor:
         return self.distribution.log_prob(outputs.mT, params.extra, action if action.ndim == 2 else action.mT)
 
 

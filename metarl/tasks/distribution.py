@@ -19,8 +19,8 @@ Split = Literal["train", "test"]
 class TaskDistribution(ABC):
     """A set of MDPs that share spaces and horizon, with a training and a held-out split.
 
-    Built from its validated config alone, so that any process can build the same one. Subclasses set ``config_class``,
-    ``spaces`` (as the policy sees them: with the task appended where ``config.reveal``) and ``horizon``.
+    Built from its validated config alone, so that any process can build the same one. Subclasses set ``config_class``
+    and ``spaces`` (as the policy sees them: with the task appended where ``config.reveal``).
     """
 
     config_class: ClassVar[type[TaskConfig]]

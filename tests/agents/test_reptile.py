@@ -18,7 +18,7 @@ from metarl.errors import CheckpointError, NumericError
 from metarl.learning.adaptation.analytic import InnerLoop, policy_gradient_step
 from metarl.learning.inner_losses import Samples
 from metarl.learning.meta_objective import TaskObjective
-from metarl.nn.mlp import Scratch
+from metarl.nn.derivatives import Scratch
 from metarl.types import Trajectory
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")

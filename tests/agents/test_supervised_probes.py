@@ -20,8 +20,8 @@ from torch import Tensor
 
 from metarl.learning.adaptation.analytic import Adaptation, InnerLoop
 from metarl.learning.inner_losses import Samples
+from metarl.nn.derivatives import Scratch
 from metarl.nn.distributions import DiagonalGaussian
-from metarl.nn.mlp import Scratch
 from metarl.nn.policies import MLPPolicy
 
 ROOT = Path(__file__).resolve().parents[2]

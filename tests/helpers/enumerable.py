@@ -29,8 +29,9 @@ from metarl.learning.adaptation.analytic import InnerLoop
 from metarl.learning.inner_losses import Samples
 from metarl.learning.meta_objective import TaskObjective
 from metarl.learning.samples import Estimates, policy_gradient_samples
+from metarl.nn.derivatives import Scratch
 from metarl.nn.distributions import Categorical
-from metarl.nn.mlp import MLP, Scratch
+from metarl.nn.mlp import MLP
 from metarl.nn.policies import MLPPolicy
 from metarl.types import Trajectory
 

@@ -9,8 +9,9 @@ from synthetic import POLICIES, naive_kl, naive_trail, random_params, random_sam
 
 from metarl.learning.adaptation.analytic import Adaptation, InnerLoop, Phase, policy_gradient_step
 from metarl.learning.inner_losses import INNER_LOSSES, Samples
+from metarl.nn.derivatives import Scratch
 from metarl.nn.distributions import Categorical
-from metarl.nn.mlp import MLP, Scratch
+from metarl.nn.mlp import MLP
 from metarl.nn.policies import MLPPolicy
 
 TASKS, LR = 3, 0.3

@@ -8,8 +8,9 @@ from synthetic import cast, naive_inner_loss, naive_log_prob, random_params, ran
 
 from metarl.learning.adaptation.analytic import Phase
 from metarl.learning.inner_losses import INNER_LOSSES, Samples
+from metarl.nn.derivatives import Scratch
 from metarl.nn.distributions import Categorical
-from metarl.nn.mlp import MLP, Scratch
+from metarl.nn.mlp import MLP
 from metarl.nn.policies import MLPPolicy
 
 TASKS, STEPS, PADDED = 3, 11, 4

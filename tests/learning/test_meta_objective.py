@@ -23,7 +23,7 @@ from synthetic import (
 from metarl.learning.adaptation.analytic import InnerLoop, Phase
 from metarl.learning.inner_losses import INNER_LOSSES, Samples
 from metarl.learning.meta_objective import MetaObjective, TaskObjective, mean_cosine
-from metarl.nn.mlp import Scratch
+from metarl.nn.derivatives import Scratch
 from metarl.nn.policies import init_parameters
 from metarl.parallel import TaskMap
 

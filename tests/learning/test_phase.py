@@ -16,7 +16,7 @@ from synthetic import (
 
 from metarl.learning.adaptation.analytic import Phase
 from metarl.learning.inner_losses import INNER_LOSSES, Samples
-from metarl.nn.mlp import Scratch
+from metarl.nn.derivatives import Scratch
 
 TASKS = 3
 LOSSES = pytest.mark.parametrize("loss", INNER_LOSSES)

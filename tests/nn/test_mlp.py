@@ -4,7 +4,9 @@ import pytest
 import torch
 from synthetic import naive_outputs
 
-from metarl.nn.mlp import MLP, Curvature, Linearization, Scratch
+from metarl.nn import elementwise
+from metarl.nn.derivatives import Curvature, Linearization, Scratch
+from metarl.nn.mlp import MLP
 
 SHAPES = [(3, 2), (3, 4, 2), (2, 5, 4, 3), (1, 3, 3, 3, 1)]
 NETWORKS = pytest.mark.parametrize(
@@ -159,3 +161,18 @@ def test_tanh_can_be_differentiated_by_autograd():
     z = draw(5).requires_grad_()
     MLP((1, 1), "tanh").activate(z * 1.0).sum().backward()
     close(z.grad, 1 - torch.tanh(z.detach()).square())
+
+
+def test_slopes_in_several_passes_are_those_in_one() -> None:
+    """What stands in where a torch has no fused operator: the same numbers, in place."""
+    grad, y = torch.randn(2, 50, generator=torch.Generator().manual_seed(0)), torch.linspace(-0.9, 0.9, 50)
+    for name, plain, further in (
+        ("tanh_backward", lambda g, y: g * (1 - y * y), ()),
+        ("sigmoid_backward", lambda g, y: g * y * (1 - y), ()),
+        ("threshold_backward", lambda g, y, threshold: g * (y > threshold), (0.0,)),
+    ):
+        fused, several = grad[0].clone(), grad[0].clone()
+        getattr(elementwise, name)(fused, y, *further, grad_input=fused)
+        elementwise._operator(f"no_{name}", plain)(several, y, *further, grad_input=several)
+        torch.testing.assert_close(several, fused)
+        assert not torch.equal(several, grad[0])

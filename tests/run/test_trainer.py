@@ -148,7 +148,7 @@ def test_a_run_directory_has_the_documented_contents_and_no_others(reference: Pa
         (["checkpoint.every=2", "checkpoint.keep=1"], {"5"}),
         (["checkpoint.every=100"], {"0", "5"}),  # the start and the end are always saved
     ],
-    ids=str,
+    ids=["two", "one", "first and last"],
 )
 def test_the_newest_checkpoints_are_kept(changes: list[str], kept: set[str], tmp_path: Path) -> None:
     run = train(tmp_path, *changes)

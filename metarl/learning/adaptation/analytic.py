@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from metarl.learning.inner_losses import InnerLoss, LossTerms, Samples, log_prob
+from metarl.nn.derivatives import Curvature, Linearization, Scratch
 from metarl.nn.distributions import OutputMap
-from metarl.nn.mlp import Curvature, Linearization, Scratch
 from metarl.nn.policies import MLPPolicy
 
 LearnedRates = Literal["none", "per_tensor", "per_parameter"]

@@ -18,16 +18,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metarl.nn import parameters
-from metarl.nn.memories.memory import Memory, State, product
-from metarl.nn.mlp import tanh_
+from metarl.nn.elementwise import sigmoid_backward, tanh_, tanh_backward
+from metarl.nn.memories.memory import Memory, State
+from metarl.nn.products import product
 
 BLOCK = 2**17  # numbers in the [time, rows, size] of a block of time
 
-sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input  # (gradient by s, s = σ(a)) → gradient by a
-tanh_backward = torch.ops.aten.tanh_backward.grad_input
 
-
-class Layer(NamedTuple):
+class RecurrentLayer(NamedTuple):
     """Parameters of one layer with G gates of width H."""
 
     weight_ih: Tensor  # [in, G·H]
@@ -77,11 +75,11 @@ class Recurrent(Memory):
 
         return parameters.initial(self.shapes(), draw)
 
-    def unpack(self, flat: Tensor) -> list[Layer]:
+    def unpack(self, flat: Tensor) -> list[RecurrentLayer]:
         views = self.views(flat)
-        return [Layer(*views[start : start + 4]) for start in range(0, len(views), 4)]
+        return [RecurrentLayer(*views[start : start + 4]) for start in range(0, len(views), 4)]
 
-    def step(self, params: Sequence[Layer], x: Tensor, state: State) -> tuple[Tensor, State]:
+    def step(self, params: Sequence[RecurrentLayer], x: Tensor, state: State) -> tuple[Tensor, State]:
         parts = len(state) // self.layers
         after: list[Tensor] = []
         for index, layer in enumerate(params):
@@ -90,7 +88,9 @@ class Recurrent(Memory):
             x = after[index * parts]
         return x, tuple(after)
 
-    def scan(self, params: Sequence[Layer], x: Tensor, state: State, *, twice: bool = False) -> tuple[Tensor, State]:
+    def scan(
+        self, params: Sequence[RecurrentLayer], x: Tensor, state: State, *, twice: bool = False
+    ) -> tuple[Tensor, State]:
         parts = len(state) // self.layers
         after: list[Tensor] = []
         y = x.transpose(0, 1)
@@ -100,7 +100,7 @@ class Recurrent(Memory):
             after += last
         return y.transpose(0, 1), tuple(after)
 
-    def loop(self, layer: Layer, x: Tensor, state: State) -> tuple[Tensor, State]:
+    def loop(self, layer: RecurrentLayer, x: Tensor, state: State) -> tuple[Tensor, State]:
         """Like :meth:`fused`, of elementary operations: whatever order of derivatives autograd is asked for."""
         hidden = []
         for pre in product(x.flatten(0, 1), layer.weight_ih, layer.bias_ih).unflatten(0, x.shape[:2]).unbind():
@@ -109,11 +109,11 @@ class Recurrent(Memory):
         return torch.stack(hidden), state
 
     @abstractmethod
-    def cell(self, layer: Layer, pre: Tensor, state: State) -> State:
+    def cell(self, layer: RecurrentLayer, pre: Tensor, state: State) -> State:
         """One layer's next state, hidden state [rows, H] first, given its input products ``pre`` [rows, G·H]."""
 
     @abstractmethod
-    def fused(self, layer: Layer, x: Tensor, state: State) -> tuple[Tensor, State]:
+    def fused(self, layer: RecurrentLayer, x: Tensor, state: State) -> tuple[Tensor, State]:
         """One layer's hidden states [T, rows, H] and last state for inputs [T, rows, in]; for autograd, once."""
 
 
@@ -131,14 +131,14 @@ class GRU(Recurrent):
     def initial_state(self, rows: int, like: Tensor) -> State:
         return tuple(like.new_zeros(rows, self.size) for _ in range(self.layers))
 
-    def cell(self, layer: Layer, pre: Tensor, state: State) -> State:
+    def cell(self, layer: RecurrentLayer, pre: Tensor, state: State) -> State:
         (h,), size = state, self.size
         recurrent = product(h, layer.weight_hh, layer.bias_hh)
         r, z = torch.sigmoid(pre[:, : 2 * size] + recurrent[:, : 2 * size]).chunk(2, dim=1)
         n = tanh(torch.addcmul(pre[:, 2 * size :], r, recurrent[:, 2 * size :]))
         return (torch.lerp(n, h, z),)
 
-    def fused(self, layer: Layer, x: Tensor, state: State) -> tuple[Tensor, State]:
+    def fused(self, layer: RecurrentLayer, x: Tensor, state: State) -> tuple[Tensor, State]:
         if x.is_cpu:
             hidden = _GRUScan.apply(x, state[0], *layer)
             return hidden, (hidden[-1].clone(),)
@@ -160,7 +160,7 @@ class LSTM(Recurrent):
     def initial_state(self, rows: int, like: Tensor) -> State:
         return tuple(like.new_zeros(rows, self.size) for _ in range(2 * self.layers))
 
-    def cell(self, layer: Layer, pre: Tensor, state: State) -> State:
+    def cell(self, layer: RecurrentLayer, pre: Tensor, state: State) -> State:
         h, c = state
         a = product(h, layer.weight_hh, pre + layer.bias_hh)
         i, f = torch.sigmoid(a[:, : 2 * self.size]).chunk(2, dim=1)
@@ -168,7 +168,7 @@ class LSTM(Recurrent):
         c = torch.addcmul(f * c, i, g)
         return o * tanh(c), c
 
-    def fused(self, layer: Layer, x: Tensor, state: State) -> tuple[Tensor, State]:
+    def fused(self, layer: RecurrentLayer, x: Tensor, state: State) -> tuple[Tensor, State]:
         train = torch.is_grad_enabled()
         hidden, h, c = torch.lstm(
             x, [part[None] for part in state], _as_torch_has_them(layer), True, 1, 0.0, train, False, False
@@ -265,7 +265,7 @@ def _split(pre: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
     return list(zip(pre[..., : 2 * size].unbind(), pre[..., 2 * size :].unbind(), strict=True))
 
 
-def _as_torch_has_them(layer: Layer) -> list[Tensor]:
+def _as_torch_has_them(layer: RecurrentLayer) -> list[Tensor]:
     return [layer.weight_ih.mT.contiguous(), layer.weight_hh.mT.contiguous(), layer.bias_ih, layer.bias_hh]
 
 

@@ -25,9 +25,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metarl.nn import parameters
-from metarl.nn.memories.memory import Memory, State, affine
-from metarl.nn.memories.recurrent import GRU, Layer
+from metarl.nn.memories.memory import Memory, State
+from metarl.nn.memories.recurrent import GRU, RecurrentLayer
 from metarl.nn.memories.transformer import attend_scan, attend_step
+from metarl.nn.products import affine
 
 SHARPNESS = 8.0  # initial β: an entry of the same situation outweighs e⁸ ≈ 3000 unrelated ones
 
@@ -35,7 +36,7 @@ SHARPNESS = 8.0  # initial β: an entry of the same situation outweighs e⁸ ≈
 class Parameters(NamedTuple):
     """Parameters of a :class:`Retrieval`."""
 
-    controller: list[Layer]
+    controller: list[RecurrentLayer]
     key: Tensor  # [in + size, size]
     value: tuple[Tensor, Tensor]  # weight [in + size, size] and bias
     read: tuple[Tensor, Tensor]  # weight [size, size] and bias

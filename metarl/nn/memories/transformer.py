@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from metarl.nn import parameters
-from metarl.nn.memories.memory import Memory, State, affine
+from metarl.nn.memories.memory import Memory, State
+from metarl.nn.products import affine
 
 ROTARY_BASE = 10_000.0
 

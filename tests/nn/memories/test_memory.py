@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from metarl.nn.memories import memory as memory_module
-from metarl.nn.memories.memory import ONEDNN_FROM, affine, make_memory, product
+from metarl.nn import products
+from metarl.nn.memories.make import make_memory
+from metarl.nn.products import ONEDNN_FROM, affine, product
 
 KINDS = ("gru", "lstm", "transformer", "retrieval")
 EVERY_KIND = pytest.mark.parametrize("kind", KINDS)
@@ -287,7 +288,7 @@ def test_associative_recall_is_learned(kind, pause, updates, lr):
 @pytest.fixture
 def onednn_calls(monkeypatch):
     """What is handed to oneDNN's operator, by the shapes of x and of the transposed weight."""
-    calls, found = [], memory_module._onednn()
+    calls, found = [], products._onednn()
     if found is None:
         pytest.skip("this torch has no such operator")
 
@@ -298,7 +299,7 @@ def onednn_calls(monkeypatch):
     operator.binary = lambda x, other, weight, *rest: (
         calls.append((tuple(x.shape), tuple(weight.shape))) or found.binary(x, other, weight, *rest)
     )
-    monkeypatch.setattr(memory_module, "_onednn", lambda: operator)
+    monkeypatch.setattr(products, "_onednn", lambda: operator)
     return calls
 
 
@@ -339,7 +340,7 @@ def test_only_large_products_without_gradients_in_float32_go_to_onednn(onednn_ca
 
 
 def test_without_onednn_products_are_torchs(monkeypatch):
-    monkeypatch.setattr(memory_module, "_onednn", lambda: None)
+    monkeypatch.setattr(products, "_onednn", lambda: None)
     x, weight, bias = draw(128, 128).float(), draw(128, 64).float(), draw(64).float()
     with torch.no_grad():
         assert torch.equal(product(x, weight, bias), torch.addmm(bias, x, weight))
