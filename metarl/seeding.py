@@ -26,6 +26,8 @@ class Domain(IntEnum):
     EVAL_NOISE = 8
     EVAL_LEARNER = 9
     BOOTSTRAP = 10
+    CHOICE_TASKS = 11  # on which the settings of reference strategies are chosen
+    STRATEGIES = 12  # what reference strategies draw while they play
 
 
 def generator(

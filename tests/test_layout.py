@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import os
 import re
 import subprocess
 import sys
@@ -38,7 +39,9 @@ CONFIGS = sorted(Path(metarl.configs.__file__).parent.glob("*.yaml"))
 LONG_FILE, LONG_FUNCTION = 400, 60  # lines at which a reader would be glad of a split
 
 # The order of the layers: what each folder of the core may import beside itself. See docs/architecture.md.
-VOCABULARY = {"errors", "parallel", "seeding", "spaces", "statistics", "storage", "types"}
+VOCABULARY = {
+    *("errors", "parallel", "run_files", "seeding", "spaces", "statistics", "storage", "types", "version"),
+}
 BASE = {"vocabulary", "config"}
 LAYERS = {
     "vocabulary": set(),
@@ -142,6 +145,18 @@ def test_the_sources_are_found() -> None:
     assert {layer_of(name) for name in SOURCES.keys() - DOORS - FORMER} == LAYERS.keys()
 
 
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_layer_sees_only_what_lies_below_it(layer: str) -> None:
+    allowed = LAYERS[layer] | {layer}
+    wrong = [
+        f"{SOURCES[importer]}:{line} imports {imported}"
+        for importer, imported, line in arrows()
+        if importer not in DOORS | FORMER and layer_of(importer) == layer
+        if imported in DOORS | FORMER or layer_of(imported) not in allowed
+    ]
+    assert wrong == []
+
+
 def test_layers_have_an_order() -> None:
     """What a layer may see, and what that may see, never leads back to it."""
     seen: dict[str, set[str]] = {}
@@ -157,6 +172,64 @@ def test_agents_and_families_take_nothing_of_the_configuration_but_its_schema(la
     assert taken == {"metarl.config.schema"}
 
 
+def test_no_import_goes_in_a_circle() -> None:
+    """Modules are taken away whose imports are all taken away; what is left in the end is in a circle, or above one."""
+    left = {name: set() for name in SOURCES.keys() - {"metarl"}}
+    for importer, imported, _ in arrows():
+        if "metarl" not in (importer, imported):
+            left[importer].add(imported)
+    while free := [name for name, needs in left.items() if not needs & left.keys()]:
+        for name in free:
+            del left[name]
+    assert {name: sorted(needs & left.keys()) for name, needs in left.items()} == {}
+
+
+NOTICE_HALF_MADE = """
+import importlib._bootstrap
+import sys
+
+def noted(name, real=importlib._bootstrap._lock_unlock_module):  # called for a module that is found half-made
+    asking = sys._getframe(1).f_globals.get("__name__", "")
+    own = f"{asking}.".startswith(f"{name}.")  # a package gathers its own modules
+    if name.startswith(("metarl.", "half_made")) and not own:
+        print(asking, "meets", name)
+    return real(name)
+
+importlib._bootstrap._lock_unlock_module = noted
+"""
+
+
+def test_no_module_is_met_half_made() -> None:
+    """The same as it happens, imports by name in functions included: none reaches a module that is still being made."""
+    code = """
+import metarl.envs
+from metarl.config import lookup
+for package, find in (("envs", lookup.task_distribution), ("agents", lookup.agent)):
+    for name in lookup.available(package):
+        find(name)
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+"""
+    modules = sorted(SOURCES.keys() - DOORS - FORMER)
+    assert run_python(f"import importlib{NOTICE_HALF_MADE}{code}", *modules) == ""
+
+
+def test_a_module_that_is_met_half_made_would_be_noticed(tmp_path: Path) -> None:
+    (tmp_path / "half_made_a.py").write_text("import half_made_b")
+    (tmp_path / "half_made_b.py").write_text("import half_made_a")
+    code = f"sys.path.append({str(tmp_path)!r}); import half_made_a"
+    assert run_python(f"{NOTICE_HALF_MADE}{code}") == "half_made_b meets half_made_a\n"
+
+
+def run_python(code: str, *arguments: str) -> str:
+    """Standard output of a fresh interpreter that finds metarl."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOTS["metarl"].parent)}
+    command = [sys.executable, "-c", code, *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
 @pytest.mark.parametrize("layer", LIBRARIES)
 def test_a_layer_stays_away_from_libraries_that_are_not_its_business(layer: str) -> None:
     wrong = [
@@ -167,6 +240,37 @@ def test_a_layer_stays_away_from_libraries_that_are_not_its_business(layer: str)
         if imported.partition(".")[0] in LIBRARIES[layer]
     ]
     assert wrong == []
+
+
+def test_the_door_has_lazy_names_only() -> None:
+    """Whoever imports metarl gets none of its modules, until one is asked for."""
+    code = """
+import sys, metarl
+print(*sorted(name for name in sys.modules if name.startswith("metarl")))
+print(*dir(metarl))
+print(metarl.tasks.TaskDistribution.__name__, metarl.errors.ConfigError.exit_code)
+"""
+    loaded, offered, used = run_python(code).splitlines()
+    assert loaded == "metarl metarl.version"
+    assert offered == "__version__ agent agents envs errors tasks types"
+    assert used == "TaskDistribution 2"
+    with pytest.raises(AttributeError, match="module 'metarl' has no attribute 'task'; it has agent, agents"):
+        _ = metarl.task
+
+
+def test_the_version_is_told_at_once() -> None:
+    """Within a tenth of a second on an idle machine: nothing heavy is imported."""
+    code = """
+import sys
+from metarl.cli import main
+try:
+    main(["--version"])
+finally:
+    print(*sys.modules)
+"""
+    version, loaded = run_python(code + "\n").splitlines()[:2]
+    assert version.startswith("metarl 0.") and "metarl.cli" in loaded.split()
+    assert set(loaded.split()) & {"torch", "numpy", "gymnasium", "pydantic", "omegaconf", "rich"} == set()
 
 
 def test_the_core_names_neither_a_family_nor_an_agent() -> None:

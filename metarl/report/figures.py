@@ -15,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from metarl import run_files
 from metarl.errors import ConfigError, StorageError
 from metarl.monitor.metrics_file import MetricsFile
 from metarl.storage import replace_file
@@ -52,7 +53,7 @@ def read_curves(run: Path) -> Curves:
         ConfigError: there are none.
         StorageError: they cannot be read.
     """
-    curves = Curves(MetricsFile.read(run / "metrics.jsonl"), MetricsFile.read(run / "evaluations.jsonl"))
+    curves = Curves(MetricsFile.read(run / run_files.METRICS), MetricsFile.read(run / run_files.EVALUATIONS))
     if not curves.training and not curves.evaluations:
         raise ConfigError(
             f"expected metrics.jsonl or evaluations.jsonl with at least one iteration in {run}, found none"
@@ -203,7 +204,7 @@ def _millions(values: Sequence[float]) -> list[float]:
 
 
 def _write(run: Path, name: str, data: bytes) -> Path:
-    path = run / "report" / name
+    path = run / run_files.REPORT / name
     try:
         path.parent.mkdir(exist_ok=True)
         replace_file(path, data)

@@ -17,7 +17,7 @@ from metarl.errors import StorageError
 from metarl.report.figures import MILLION
 from metarl.storage import replace_file
 
-SMALL = "**Made with `--small`: sizes for a test of the command. The numbers mean nothing.**\n"
+WITHOUT_MEANING = "**Made with `--small`: sizes for a test of the command. The numbers mean nothing.**\n"
 NOT_SETTINGS = ("seed", "run_dir", "device", "time_limit_s", "init_from", "iterations", "env_steps")
 TASK = "task."
 NOT_SECTIONS = ("task", "sampler", "learner", "eval", "checkpoint", "wandb")

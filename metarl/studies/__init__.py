@@ -1,1 +1,19 @@
-"""Studies that `metarl reproduce` can run: their runs, what the records come to, pages, strategies to compare with."""
+"""Studies that `metarl reproduce` can run, a folder each: plan (which runs), summary (their numbers), page (words).
+
+A study's plan module has ``add_arguments(parser)``, which adds the options that choose a part of the study and sets
+``make_study(options)``, a :class:`~metarl.studies.study.Study`.
+"""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+
+def available() -> list[str]:
+    """The names of all studies; none is imported."""
+    return sorted(path.parent.name for path in Path(__file__).parent.glob("*/plan.py"))
+
+
+def plan_of(name: str) -> Any:
+    """A study's plan module."""
+    return importlib.import_module(f"metarl.studies.{name}.plan")

@@ -121,7 +121,7 @@ def _newest_run(folder: Path) -> Path | None:
 
 def _check_settings(run: Path, planned: RunConfig) -> None:
     """Raises ConfigError if a run was made with settings that the study does not have (any more)."""
-    was, expected = _settings(loading.load(str(run / "config.yaml")).config), _settings(planned)
+    was, expected = _settings(run_dir.read_config(run)), _settings(planned)
     different = [f"{key} = {was.get(key)!r}, not {value!r}" for key, value in expected.items() if was.get(key) != value]
     if different:
         raise ConfigError(
@@ -140,7 +140,7 @@ def _settings(config: RunConfig) -> dict[str, Any]:
 
 def _is_finished(run: Path, config: RunConfig) -> bool:
     """Whether the evaluation after the last iteration is on record; it comes after the last checkpoint."""
-    records = MetricsFile.read(run / "evaluations.jsonl")
+    records = MetricsFile.read(run / run_files.EVALUATIONS)
     if not records:
         return False
     iteration, env_steps = records[-1]["iteration"], records[-1]["env_steps"]
@@ -212,7 +212,7 @@ def _results(jobs: Sequence[Job]) -> list[Result]:
     finished = [(job.cell, job.run) for job in jobs if job.run is not None and job.state == "finished"]
     results = []
     for cell, run in finished:
-        settings = loading.load(str(run / "config.yaml")).config.model_dump(mode="json", serialize_as_any=True)
+        settings = run_dir.read_config(run).model_dump(mode="json", serialize_as_any=True)
         results.append(read_result(cell, run, {k: v for k, v in settings.items() if k != "run_dir"}))
     return results
 

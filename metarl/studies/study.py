@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from metarl import run_files
 from metarl.config import lookup
 from metarl.errors import ConfigError, nearest
 from metarl.monitor.metrics_file import MetricsFile
@@ -63,15 +64,15 @@ class Result:
 
 def read_result(cell: Cell, run: Path, config: dict[str, Any]) -> Result:
     """The records of a finished run. Raises StorageError."""
-    training = MetricsFile.read(run / "metrics.jsonl")
+    training = MetricsFile.read(run / run_files.METRICS)
     seconds = sum(line["perf/sample_s"] + line["perf/learn_s"] for line in training)
     accepted = [line["linesearch/accepted"] for line in training if "linesearch/accepted" in line]
     rejected = 1 - sum(accepted) / len(accepted) if accepted else None
     try:
-        versions = json.loads((run / "versions.json").read_text(encoding="utf-8"))
+        versions = json.loads((run / run_files.VERSIONS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         versions = {}  # it only documents
-    return Result(cell, MetricsFile.read(run / "evaluations.jsonl"), seconds, config, versions, rejected)
+    return Result(cell, MetricsFile.read(run / run_files.EVALUATIONS), seconds, config, versions, rejected)
 
 
 class Study(Protocol):
@@ -88,7 +89,7 @@ class Study(Protocol):
         """All numbers as plain JSON data, of the runs there are; it says which ones are missing."""
 
     def write_page(self, summary: Mapping[str, Any], page: Path) -> None:
-        """Write the page and what belongs to it. Raises StorageError."""
+        """Write the page and what belongs to it, from these numbers alone. Raises StorageError."""
 
 
 def finished(cells: Iterable[Cell], results: Iterable[Result]) -> tuple[list[Result], list[int]]:

@@ -163,9 +163,7 @@ def test_below_the_floor_the_deviation_is_the_floor_and_learns_nothing():
     floored = DiagonalGaussian(2, min_log_std=math.log(0.5))
     outputs, extra = torch.zeros(1, 2, 1), torch.tensor([[math.log(0.1), math.log(2.0)]])
     action, coef = torch.ones(1, 2, 1), torch.ones(1, 1)
-    assert floored.parameters(outputs.mT, extra)["log_std"].flatten().tolist() == pytest.approx(
-        [-math.log(2), math.log(2)]
-    )
+    assert floored.spread(extra).flatten().tolist() == pytest.approx([0.5, 2.0])
     expected = Independent(Normal(outputs.mT, torch.tensor([0.5, 2.0])), 1)
     torch.testing.assert_close(floored.log_prob(outputs, extra, action), expected.log_prob(action.mT))
     torch.testing.assert_close(floored.entropy(outputs, extra), expected.entropy())
@@ -227,13 +225,6 @@ def test_frequencies_are_the_probabilities():
     torch.testing.assert_close(counts.double(), torch.tensor([1e3, 2e3, 3e3, 4e3]).double(), atol=1, rtol=0)
 
 
-def test_recorded_parameters_rebuild_the_distribution():
-    outputs, extra = some(GAUSSIAN)
-    recorded = GAUSSIAN.parameters(outputs.mT, extra)
-    assert {name: tuple(value.shape) for name, value in recorded.items()} == {"mean": (C, M, 3), "log_std": (C, M, 3)}
-    rebuilt = Independent(Normal(recorded["mean"], recorded["log_std"].exp()), 1)
-    action = actions(GAUSSIAN)
-    torch.testing.assert_close(rebuilt.log_prob(action.mT), GAUSSIAN.log_prob(outputs, extra, action))
-    assert list(CATEGORICAL.parameters(*some(CATEGORICAL))) == ["logits"]
+def test_distributions_say_what_noise_an_action_takes():
     assert (GAUSSIAN.noise_size, GAUSSIAN.noise_kind) == (3, "normal")
     assert (CATEGORICAL.noise_size, CATEGORICAL.noise_kind, CATEGORICAL.num_extra) == (1, "uniform", 0)

@@ -20,7 +20,8 @@ from metarl.run.evaluation import Evaluator
 from metarl.run.experiment import build
 from metarl.studies import reproduce
 from metarl.studies.comparison import page as comparison_page
-from metarl.studies.comparison.plan import METHODS, TASKS, Plan, make_plan, task_names
+from metarl.studies.comparison.plan import METHODS, TASKS, Plan, make_plan
+from metarl.studies.comparison.summary import task_names
 from metarl.studies.study import Result, distribution_of, read_result
 from metarl.tasks import TaskDistribution, held_out_tasks
 
@@ -467,7 +468,7 @@ def test_what_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     better = [[value + 1 for value in task] for task in returns]
     results = [result(plan, "random_init", 0, [[-9.0]] * 4)]
     results += [result(plan, "maml_trpo", seed, r, [1_000_000, 3_000_000]) for seed, r in enumerate((returns, better))]
-    comparison_page.picture("point", plan.summarise(results)["tasks"]["point"])
+    comparison_page.picture(plan.summarise(results), "point")
     left, right = figures[0].axes
     random, mean = left.lines
     assert set(random.get_ydata()) == {-9.0}

@@ -26,8 +26,9 @@ from metarl.studies import reproduce
 from metarl.studies.rl2 import page as memory_study_page
 from metarl.studies.rl2 import references
 from metarl.studies.rl2.bandits import UCB1, bayes_optimum
-from metarl.studies.rl2.plan import SETTINGS, MemoryStudy, estimate, make_study
+from metarl.studies.rl2.plan import SETTINGS, MemoryStudy, make_study
 from metarl.studies.rl2.references import Bandits, MDPs
+from metarl.studies.rl2.summary import estimate
 from metarl.studies.study import Result
 
 pytestmark = pytest.mark.usefixtures("children_find_metarl")
@@ -406,12 +407,13 @@ def test_a_stopped_study_goes_on_to_the_same_bits_and_finished_runs_are_left_alo
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["rl2", "--methods", "maml_trpo"], "rl2 has no --methods: a part of it is chosen with --settings"),
-        (["rl2", "--tasks", "point", "--methods", "x"], "rl2 has no --tasks, --methods: a part of it is chosen with"),
         (
-            ["comparison", "--settings", "mdp_10"],
-            "comparison has no --settings: a part of it is chosen with --tasks, --methods",
+            ["rl2", "--methods", "maml_trpo"],
+            "unrecognized arguments: --methods maml_trpo\nerror: usage: metarl reproduce rl2",
         ),
+        (["rl2", "--tasks", "point", "--seeds", "1"], "unrecognized arguments: --tasks point\n"),
+        (["comparison", "--settings", "mdp_10"], "unrecognized arguments: --settings mdp_10\n"),
+        (["mdps"], "argument STUDY: invalid choice: 'mdps' (choose from"),
         (["rl2", "--settings", "mdp10"], "no setting 'mdp10' in rl2: did you mean mdp_10"),
         (["rl2", "--seeds", "0"], "--seeds 0: expected at least 1"),
         (["rl2", "--page", "page.html", "--small"], "--page page.html: expected a file whose name ends with .md"),

@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from metarl.report.figures import BLUE, GRADIENT, GREY, MILLION, ORANGE
+from metarl.report.figures import GRADIENT, GREY, MILLION
 from metarl.report.markdown import (
-    SMALL,
+    WITHOUT_MEANING,
     Summary,
     count,
     duration,
@@ -29,20 +29,7 @@ from metarl.report.markdown import (
     tidy,
     write_files,
 )
-from metarl.studies.comparison.plan import BASELINE, METHODS, STEPS_MAX
 
-# Okabe & Ito's palette, with markers for those who see no colours
-LOOKS = {
-    "random_init": (GREY, "x"),
-    "pretraining": ("#56B4E9", "v"),
-    "reptile": ("#009E73", "D"),
-    "fomaml": ("#E69F00", "^"),
-    "maml_trpo": (ORANGE, "o"),
-    "promp": (BLUE, "s"),
-    "rl2": ("#000000", "*"),
-    "maml_lvc": ("#CC79A7", "P"),
-    "maml_subsampled": ("#882255", "."),
-}
 GRID_POINTS = 60
 
 INTRODUCTION = """\
@@ -104,7 +91,7 @@ def write_page(summary: Summary, page: Path) -> None:
     files = {page: markdown(summary, folder.name).encode()}
     for task, content in summary["tasks"].items():
         if any(method["runs"] for method in content["methods"].values()):
-            files[folder / f"{task}.png"] = picture(task, content)
+            files[folder / f"{task}.png"] = picture(summary, task)
         for name, method in content["methods"].items():
             for run in method["runs"]:
                 file = folder / f"{task}_{name}_s{run['seed']}.csv"
@@ -127,17 +114,17 @@ def markdown(summary: Summary, folder: str) -> str:
     """The page's text; ``folder`` is where its pictures are."""
     parts = [INTRODUCTION]
     if summary["small"]:
-        parts.append(SMALL)
+        parts.append(WITHOUT_MEANING)
     parts += [_methods(summary), READING.format(resamples=summary["resamples"])]
     inside = {name for content in summary["tasks"].values() for name in _in_episodes(content["methods"])}
     if inside:
         names = ", ".join(f"`{name}`" for name in sorted(inside))
-        parts.append(IN_EPISODES.format(names=names, columns=STEPS_MAX + 1, last=STEPS_MAX))
+        parts.append(IN_EPISODES.format(names=names, columns=summary["steps"] + 1, last=summary["steps"]))
     if any(content["differences"] for content in summary["tasks"].values()):
-        parts.append(PAIRED.format(baseline=BASELINE))
+        parts.append(PAIRED.format(baseline=summary["baseline"]))
     for task, content in summary["tasks"].items():
         methods = content["methods"]
-        parts += [f"## {task}\n", _budget(summary, content), _table(content), _differences(content)]
+        parts += [f"## {task}\n", _budget(summary, content), _table(summary, content), _differences(summary, content)]
         parts += [_rejected(methods), missing(methods)]
         if any(method["runs"] for method in methods.values()):
             parts += [f"![{task}: learning and adaptation]({folder}/{task}.png)\n", settings(methods)]
@@ -148,7 +135,8 @@ def markdown(summary: Summary, folder: str) -> str:
 
 def _methods(summary: Summary) -> str:
     compared = set(chain.from_iterable(content["methods"] for content in summary["tasks"].values()))
-    rows = [f"| `{name}` | {METHODS[name].about} |" for name in METHODS if name in compared]
+    methods = summary["methods"].items()
+    rows = [f"| `{name}` | {method['about']} |" for name, method in methods if name in compared]
     return "\n".join(["| method | |", "|---|---|", *rows, ""])
 
 
@@ -168,13 +156,14 @@ def _budget(summary: Summary, content: Summary) -> str:
     return f"{', '.join(parts)}.\n"
 
 
-def _table(content: Summary) -> str:
-    heads = ["method", *(f"after {k}" for k in range(STEPS_MAX + 1)), "seeds", "env steps", "time per run", "runs"]
+def _table(summary: Summary, content: Summary) -> str:
+    points = range(summary["steps"] + 1)
+    heads = ["method", *(f"after {k}" for k in points), "seeds", "env steps", "time per run", "runs"]
     rows = []
     for name, method in content["methods"].items():
         cells = ["missing"] * (len(heads) - 2)
         if method["runs"]:
-            cells = [_interval(method, "iqm", point) for point in range(STEPS_MAX + 1)]
+            cells = [_interval(method, "iqm", point) for point in points]
             steps = np.mean([run["env_steps"] for run in method["runs"]])
             seconds = float(np.mean([run["train_seconds"] for run in method["runs"]]))
             cells += [_range(method["iqm_by_seed"][-1]), count(float(steps)), duration(seconds)]
@@ -186,19 +175,20 @@ def _row(name: str, content: Summary) -> str:
     return f"`{name}`, episodes" if name in _in_episodes(content["methods"]) else f"`{name}`"
 
 
-def _differences(content: Summary) -> str:
+def _differences(summary: Summary, content: Summary) -> str:
     """Empty without the method that the others are held against."""
     if not content["differences"]:
         return ""
-    minus = f"minus `{BASELINE}`"
-    heads = ["plain means", "after 1", minus, f"after {STEPS_MAX}", minus, "seeds", "runs"]
+    baseline, last = summary["baseline"], summary["steps"]
+    minus = f"minus `{baseline}`"
+    heads = ["plain means", "after 1", minus, f"after {last}", minus, "seeds", "runs"]
     rows = []
     for name, method in content["methods"].items():
-        means = [number(method["mean"][point]) if method["runs"] else "missing" for point in (1, STEPS_MAX)]
-        none, runs = ("–", method["runs"]) if name == BASELINE else ("missing", [])
+        means = [number(method["mean"][point]) if method["runs"] else "missing" for point in (1, last)]
+        none, runs = ("–", method["runs"]) if name == baseline else ("missing", [])
         minuses, spread = [none, none], none
         if difference := content["differences"].get(name):
-            minuses = [_interval(difference, "mean", point) for point in (1, STEPS_MAX)]
+            minuses = [_interval(difference, "mean", point) for point in (1, last)]
             spread, runs = _range(difference["mean_by_seed"][-1]), difference["seeds"]
         beside = chain.from_iterable(zip(means, minuses, strict=True))
         rows.append([_row(name, content), *beside, spread, f"{len(runs)} of {content['seeds']}"])
@@ -220,17 +210,21 @@ def _rejected(methods: Summary) -> str:
     return f"Updates that the line search rejected: {', '.join(words)}.\n" if words else ""
 
 
-def picture(task: str, content: Summary) -> bytes:
+def picture(summary: Summary, task: str) -> bytes:
     """A PNG: return after the last adaptation step by environment steps, and final return by adaptation steps."""
+    content = summary["tasks"][task]
     figure = Figure(figsize=(12, 4.4), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)  # without pyplot: no global figures, no display
     left, right = figure.subplots(1, 2)
     figure.suptitle(f"{task}   ·   held-out tasks", fontsize=10, color=GREY)
     methods = {name: method for name, method in content["methods"].items() if method["runs"]}
     for index, (name, method) in enumerate(methods.items()):
-        _draw_learning(left, name, method)
-        _draw_adaptation(right, name, method, offset=0.05 * (index - (len(methods) - 1) / 2))
-    left.set(title=f"Mean return after {STEPS_MAX} steps, and range over seeds", xlabel="environment steps (millions)")
+        how = summary["methods"][name]
+        _draw_learning(left, how, method)
+        _draw_adaptation(right, name, how, method, offset=0.05 * (index - (len(methods) - 1) / 2))
+    left.set(
+        title=f"Mean return after {summary['steps']} steps, and range over seeds", xlabel="environment steps (millions)"
+    )
     left.set_xlim(left=0)
     memory = ", ".join(_in_episodes(methods))
     by = f"{GRADIENT} ({memory}: episodes)" if memory else GRADIENT
@@ -245,20 +239,20 @@ def picture(task: str, content: Summary) -> bytes:
     return png.getvalue()
 
 
-def _draw_learning(axes: Axes, name: str, method: Summary) -> None:
-    color, marker = LOOKS[name]
+def _draw_learning(axes: Axes, how: Summary, method: Summary) -> None:
+    color, marker = how["look"]
     steps, curves = learning_curves(method["runs"])
     mean = curves.mean(0)
-    if name == "random_init":
-        axes.axhline(float(mean[-1]), color=color, linestyle="--", linewidth=1.4)  # it does not learn
+    if not how["learns"]:
+        axes.axhline(float(mean[-1]), color=color, linestyle="--", linewidth=1.4)
         return
     axes.fill_between(steps / MILLION, curves.min(0), curves.max(0), color=color, alpha=0.2, linewidth=0)
     axes.plot(steps / MILLION, mean, color=color, linewidth=1.6, marker=marker if len(steps) == 1 else "")
 
 
-def _draw_adaptation(axes: Axes, name: str, method: Summary, offset: float) -> None:
+def _draw_adaptation(axes: Axes, name: str, how: Summary, method: Summary, offset: float) -> None:
     """Points side by side, so that their intervals can be told apart."""
-    color, marker = LOOKS[name]
+    color, marker = how["look"]
     iqm, low, high = (np.array(method[key]) for key in ("iqm", "low", "high"))
     x = np.array(method["steps"]) + offset
     bars = np.maximum([iqm - low, high - iqm], 0)  # the interval of a few values may lie beside their mean

@@ -1,4 +1,4 @@
-"""The controlled comparison: which runs it consists of, and what their records come to.
+"""The controlled comparison: which runs it consists of.
 
 Every method meets the same tasks, the same held-out tasks per seed, the same evaluation and the same number of
 environment steps; what else differs is in its configuration.
@@ -6,23 +6,17 @@ environment steps; what else differs is in its configuration.
 
 from __future__ import annotations
 
-import json
+from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from metarl.errors import ConfigError
-from metarl.seeding import Domain, generator
-from metarl.statistics import Center, Floats, iqms, means, stratified, stratified_ci
-from metarl.studies.study import Cell, Result, command_line, distribution_of, finished, require_part
-from metarl.tasks import held_out_tasks
+from metarl.studies.comparison import summary
+from metarl.studies.study import Cell, Result, command_line, finished, require_part
 
-LEVEL, RESAMPLES = 0.95, 2000
 STEPS_MAX = 3  # adaptation steps in evaluation
 BASELINE = "maml_trpo"  # the method that the others are held against
 
@@ -45,7 +39,10 @@ class MethodPlan:
     about: str
     overrides: Mapping[str, Any] = field(default_factory=dict)
     tasks: tuple[str, ...] = ()  # where it is compared; empty: everywhere
-    small: Mapping[str, Any] = field(default_factory=lambda: {"agent.hidden_sizes": [8]})
+    look: tuple[str, str] = ("#666666", "x")  # colour and marker in pictures
+    learns: bool = True  # otherwise its learning curve is one level
+    schedule: str | None = None  # the key of the iterations after which its step size has come to its end
+    test_size: Mapping[str, Any] = field(default_factory=lambda: {"agent.hidden_sizes": [8]})
 
     def is_compared_on(self, task: str) -> bool:
         """Whether runs on this task belong to the comparison."""
@@ -60,42 +57,55 @@ TASKS: Mapping[str, TaskPlan] = {
     "half_cheetah_dir": TaskPlan(3, 16_000_000, 100, HALF_CHEETAH),
     "half_cheetah_vel": TaskPlan(3, 16_000_000, 100, HALF_CHEETAH),
 }
+# Looks: Okabe & Ito's palette, with markers for those who see no colours.
 METHODS: Mapping[str, MethodPlan] = {
     "random_init": MethodPlan(
         "random_init",
         "parameters as they are drawn; the steps of its one iteration teach it nothing",
         {"iterations": 1, "env_steps": None},
+        look=("#666666", "x"),
+        learns=False,
     ),
     "pretraining": MethodPlan(
         "pretraining",
         "one policy for all tasks, by TRPO; adaptation only in evaluation",
         {"eval.every": 40},  # its iterations have one phase
+        look=("#56B4E9", "v"),
     ),
-    "reptile": MethodPlan("reptile", "moves towards where adaptation ends (Nichol et al. 2018, arXiv:1803.02999)"),
+    "reptile": MethodPlan(
+        "reptile",
+        "moves towards where adaptation ends (Nichol et al. 2018, arXiv:1803.02999)",
+        look=("#009E73", "D"),
+        schedule="agent.meta_lr_iterations",
+    ),
     "fomaml": MethodPlan(
         "maml_trpo",
         "MAML-TRPO without second derivatives (Finn et al. 2017, arXiv:1703.03400)",
         {"agent.first_order": True},
+        look=("#E69F00", "^"),
     ),
-    "maml_trpo": MethodPlan("maml_trpo", "Finn et al. 2017, arXiv:1703.03400"),
-    "promp": MethodPlan("promp", "Rothfuss et al. 2019, arXiv:1810.06784"),
+    "maml_trpo": MethodPlan("maml_trpo", "Finn et al. 2017, arXiv:1703.03400", look=("#D55E00", "o")),
+    "promp": MethodPlan("promp", "Rothfuss et al. 2019, arXiv:1810.06784", look=("#0072B2", "s")),
     "rl2": MethodPlan(
         "rl2_ppo",
         "RL², a GRU that adapts inside its trial of two episodes (Duan et al. 2016, arXiv:1611.02779)",
         tasks=("half_cheetah_dir", "half_cheetah_vel"),
-        small={"agent.memory_size": 8, "agent.minibatches": 1},
+        look=("#000000", "*"),
+        test_size={"agent.memory_size": 8, "agent.minibatches": 1},
     ),
     "maml_lvc": MethodPlan(
         "maml_trpo",
         "MAML-TRPO with ProMP's estimator of the meta-gradient, the low-variance curvature",
         {"agent.inner_loss": "ratio"},
         tasks=("half_cheetah_dir",),
+        look=("#CC79A7", "P"),
     ),
     "maml_subsampled": MethodPlan(
         "maml_trpo",
         "MAML-TRPO whose Fisher products take a tenth of the steps",
         {"agent.fisher_fraction": 0.1},
         tasks=("half_cheetah_dir",),
+        look=("#882255", "."),
     ),
 }
 SHARED = {
@@ -105,7 +115,7 @@ SHARED = {
     "eval.deterministic": False,
     "wandb.mode": "disabled",
 }
-SMALL = {  # for tests: seconds, and numbers without meaning
+TEST_SIZE = {  # with --small: seconds, and numbers without meaning
     "iterations": 2,
     "env_steps": None,
     "meta_batch_size": 2,
@@ -119,7 +129,7 @@ SMALL = {  # for tests: seconds, and numbers without meaning
     "sampler.executor": "in_process",
     "sampler.workers": 0,
 }
-SMALL_SEEDS = 2
+TEST_SEEDS = 2
 
 
 @dataclass(frozen=True)
@@ -166,9 +176,10 @@ class Plan:
     def _cell(self, task: str, method: str, seed: int) -> ComparisonCell:
         common = {f"eval.{key}": value for key, value in TASKS[task].eval.items()}
         planned = {**SHARED, "env_steps": TASKS[task].env_steps, **common}
-        schedule = {"agent.meta_lr_iterations": TASKS[task].iterations} if METHODS[method].agent == "reptile" else {}
-        size = {**SMALL, **METHODS[method].small} if self.small else {}
-        overrides = {**planned, **size, **schedule, **METHODS[method].overrides}
+        plan = METHODS[method]
+        schedule = {plan.schedule: TASKS[task].iterations} if plan.schedule else {}
+        size = {**TEST_SIZE, **plan.test_size} if self.small else {}
+        overrides = {**planned, **size, **schedule, **plan.overrides}
         return ComparisonCell(seed, overrides, task, method)
 
     def summarise(self, results: Sequence[Result]) -> dict[str, Any]:
@@ -179,20 +190,39 @@ class Plan:
             for method in self._methods(task):
                 cells = [self._cell(task, method, seed) for seed in range(self.seeds[task])]
                 found_of[method], missing = finished(cells, results)
-                methods[method] = _summarise_method(found_of[method]) | {"missing_seeds": missing}
+                methods[method] = summary.summarise_method(found_of[method]) | {"missing_seeds": missing}
             tasks[task] = {
                 "env_steps": TASKS[task].env_steps,
                 "seeds": self.seeds[task],
                 "methods": methods,
-                "differences": _differences(found_of),
+                "differences": summary.differences(found_of, BASELINE),
             }
-        return {"command": self.command, "small": self.small, "level": LEVEL, "resamples": RESAMPLES, "tasks": tasks}
+        return {
+            "command": self.command,
+            "small": self.small,
+            "level": summary.LEVEL,
+            "resamples": summary.RESAMPLES,
+            "baseline": BASELINE,
+            "steps": STEPS_MAX,
+            "methods": {
+                name: {"about": method.about, "look": method.look, "learns": method.learns}
+                for name, method in METHODS.items()
+            },
+            "tasks": tasks,
+        }
 
-    def write_page(self, summary: Mapping[str, Any], page: Path) -> None:
+    def write_page(self, numbers: Mapping[str, Any], page: Path) -> None:
         """Write the page with its pictures and curves. Raises StorageError."""
         from metarl.studies.comparison.page import write_page  # matplotlib takes a while
 
-        write_page(summary, page)
+        write_page(numbers, page)
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """The options that choose a part of the comparison."""
+    parser.add_argument("--tasks", nargs="+", metavar="TASK", help=f"of {', '.join(TASKS)}; default: all")
+    parser.add_argument("--methods", nargs="+", metavar="METHOD", help=f"of {', '.join(METHODS)}; default: all")
+    parser.set_defaults(make_study=lambda o: make_plan(o.tasks, o.methods, o.seeds, small=o.small))
 
 
 def make_plan(
@@ -215,91 +245,4 @@ def make_plan(
 
 
 def _default_seeds(task: str, small: bool) -> int:
-    return SMALL_SEEDS if small else TASKS[task].seeds
-
-
-def task_names(config: Mapping[str, Any]) -> list[str]:
-    """Which task each of a run's held-out returns is of, [tasks], from its resolved configuration.
-
-    Where the family has fewer held-out tasks than there are trials, these are the tasks of its evaluation. Otherwise
-    tasks are a sample of the family, and all have the same name.
-    """
-    distribution = distribution_of(config)
-    number, size = config["eval"]["num_tasks"], distribution.size("test")
-    if size is None or size >= number:
-        return ["any"] * number
-    return [json.dumps(task, sort_keys=True) for task in held_out_tasks(distribution, number, config["seed"])]
-
-
-def _summarise_method(results: Sequence[Result]) -> dict[str, Any]:
-    """One method on one task: the adaptation curve over all its runs, and the runs themselves."""
-    if not results:
-        return {"runs": []}
-    returns = np.stack([_returns(result) for result in results], axis=1)  # [points, seeds, tasks]
-    strata = _strata(results)
-    rejected = [result.rejected for result in results if result.rejected is not None]
-    return {
-        "config": results[0].cell.config,
-        "overrides": dict(results[0].cell.overrides),
-        "settings": results[0].config,
-        "steps": results[0].final["steps"],
-        "unit": results[0].final["unit"],
-        **_estimates("iqm", returns, strata, iqms),
-        "mean": [stratified(point, strata, center=means) for point in returns],
-        "rejected": float(np.mean(rejected)) if rejected else None,
-        "runs": [_summarise_run(result, names.tolist()) for result, names in zip(results, strata, strict=True)],
-    }
-
-
-def _differences(found: Mapping[str, Sequence[Result]]) -> dict[str, Any]:
-    """By method its difference from the baseline; empty if that is not among the methods."""
-    if BASELINE not in found:
-        return {}
-    return {name: _difference(results, found[BASELINE]) for name, results in found.items() if name != BASELINE}
-
-
-def _difference(results: Sequence[Result], others: Sequence[Result]) -> dict[str, Any] | None:
-    """The mean of results minus those of the same seed, held-out task by held-out task; None if no seed has both."""
-    by_seed = {other.cell.seed: other for other in others}
-    both = [result for result in results if result.cell.seed in by_seed]
-    if not both:
-        return None
-    values = np.stack([_returns(result) - _returns(by_seed[result.cell.seed]) for result in both], axis=1)
-    return {"seeds": [result.cell.seed for result in both], **_estimates("mean", values, _strata(both), means)}
-
-
-def _estimates(name: str, values: Floats, strata: NDArray[np.str_], center: Center) -> dict[str, Any]:
-    """A curve with its intervals from values [points, seeds, tasks], and the curve of every seed."""
-    rng = generator(0, Domain.BOOTSTRAP)  # anew for each method: no interval depends on what else there is
-    settings: dict[str, Any] = {"center": center, "rng": rng, "level": LEVEL, "resamples": RESAMPLES}
-    intervals = [stratified_ci(point, strata, **settings) for point in values]
-    by_seed = [[stratified(*seed, center=center) for seed in zip(point, strata, strict=True)] for point in values]
-    return {
-        name: [stratified(point, strata, center=center) for point in values],
-        "low": [low for low, _ in intervals],
-        "high": [high for _, high in intervals],
-        f"{name}_by_seed": by_seed,
-    }
-
-
-def _returns(result: Result) -> Floats:
-    """[points, tasks]"""
-    return np.array(result.final["returns"], dtype=np.float64)
-
-
-def _strata(results: Sequence[Result]) -> NDArray[np.str_]:
-    """[seeds, tasks]"""
-    return np.array([task_names(result.config) for result in results])
-
-
-def _summarise_run(result: Result, tasks: list[str]) -> dict[str, Any]:
-    return {
-        "seed": result.cell.seed,
-        "iterations": result.final["iteration"],
-        "env_steps": result.final["env_steps"],
-        "train_seconds": result.train_seconds,
-        "returns": result.final["returns"],  # [points, tasks]
-        "tasks": tasks,  # [tasks]
-        "learning": [{key: line[key] for key in ("iteration", "env_steps", "mean")} for line in result.evaluations],
-        "versions": result.made_with,
-    }
+    return TEST_SEEDS if small else TASKS[task].seeds

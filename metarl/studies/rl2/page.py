@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from metarl.report.figures import BLUE, GREY, ORANGE
 from metarl.report.markdown import (
-    SMALL,
+    WITHOUT_MEANING,
     Summary,
     count,
     duration,
@@ -26,7 +26,6 @@ from metarl.report.markdown import (
     tidy,
     write_files,
 )
-from metarl.studies.rl2.plan import BANDIT, MDP, MEMORY, SETTINGS
 
 GREEN = "#009E73"  # of the same palette as the others
 NAMES = {
@@ -40,6 +39,7 @@ NAMES = {
     "opsrl": "OPSRL",
     "oracle": "oracle",
 }
+BANDIT, MDP = "bernoulli_bandit", "tabular_mdp"  # the task families of settings
 LINES = {BANDIT: ("random", "epsilon_greedy", "ucb1", "thompson", "gittins"), MDP: ("random", "psrl", "opsrl")}
 DRAWN = {BANDIT: ("gittins", ORANGE), MDP: ("opsrl", GREEN)}  # the line in the pictures
 HEADINGS = {BANDIT: "Bernoulli bandits", MDP: "Tabular MDPs"}
@@ -115,12 +115,12 @@ def markdown(summary: Summary, folder: str) -> str:
     """The page's text; ``folder`` is where its picture is."""
     entries: Entries = summary["settings"]
     finished = _finished(entries)
-    parts = [INTRODUCTION, SMALL if summary["small"] else "", READING]
+    parts = [INTRODUCTION, WITHOUT_MEANING if summary["small"] else "", READING]
     for task, heading in HEADINGS.items():
-        group = {n: e for n, e in entries.items() if e["task"] == task and SETTINGS[n].beside is None}
+        group = {n: e for n, e in entries.items() if e["task"] == task and e["base"] is None}
         if group:
             parts += [f"## {heading}\n", _values(task, group), _differences(group)]
-    memories = {name: entry for name, entry in entries.items() if SETTINGS[name].beside is not None}
+    memories = {name: entry for name, entry in entries.items() if entry["base"] is not None}
     if memories:
         parts += ["## Memories\n", _memories(entries, memories)]
     parts += ["## Inside the trial\n", INSIDE, _inside(entries), missing(entries)]
@@ -198,15 +198,14 @@ def _differences(entries: Entries) -> str:
 
 def _memories(entries: Entries, memories: Entries) -> str:
     """Settings with other memories, behind the ones with a GRU that they are held against."""
-    bases = dict.fromkeys(SETTINGS[name].beside for name in memories)
+    bases = dict.fromkeys(entry["base"] for entry in memories.values())
     rows = []
     for name, entry in entries.items():
         if name not in bases and name not in memories:
             continue
         beside = entry["beside"]
         cells = ["–", "–"] if beside is None else [_percent(beside["share"]), _interval(beside["difference"], 2)]
-        memory = SETTINGS[name].overrides.get(MEMORY, "gru")
-        rows.append([f"`{name}`", memory, _result(entry), _by_seed(entry), *cells, _share(entry)])
+        rows.append([f"`{name}`", entry["memory"], _result(entry), _by_seed(entry), *cells, _share(entry)])
     heads = ["setting", "memory", "RL²", "RL² by seed", "share of the GRU's", "minus the GRU's", "share of the optimum"]
     return table(heads, rows)
 

@@ -5,24 +5,20 @@ Every run is evaluated at its end, on tasks that training does not see, and refe
 
 from __future__ import annotations
 
+from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-
-from metarl.studies.rl2 import references
-from metarl.studies.rl2.references import Floats, Line
+from metarl.studies.rl2 import summary
 from metarl.studies.study import Cell, Result, command_line, finished, require_part
-
-LEVEL, QUANTILE = 0.95, 1.959964  # of the standard normal distribution
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One problem and one memory: the configuration ``<agent>_<task>`` of its agent in AGENTS under a few overrides."""
+    """One problem and one memory: the configuration ``<agent>_<task>`` of its family's agent under a few overrides."""
 
     task: str
     episodes: int  # of a trial
@@ -42,8 +38,17 @@ def _published_mdp(*figures: float) -> dict[str, float]:
     return dict(zip(("random", "psrl", "opsrl", "rl2"), figures, strict=True))
 
 
+@dataclass(frozen=True)
+class Family:
+    """How the settings of one task family are learned and evaluated."""
+
+    agent: str
+    eval_tasks: int
+    schedule: str | None = None  # the key of the iterations after which the step size has come to its end
+
+
 BANDIT, MDP = "bernoulli_bandit", "tabular_mdp"
-AGENTS = {BANDIT: "rl2_ppo", MDP: "rl2_trpo"}
+FAMILIES = {BANDIT: Family("rl2_ppo", 10_000, schedule="agent.lr_iterations"), MDP: Family("rl2_trpo", 1000)}
 ARMS, MEMORY = "task.num_arms", "agent.memory"
 FIVE = {ARMS: 5}
 LOOK_BACK = {"agent.memory_context": 20}  # all of a trial that goes on for twice ten pulls, and no empty place
@@ -73,8 +78,7 @@ SHARED = {
     "eval.deterministic": False,  # the policy as it was trained
     "wandb.mode": "disabled",
 }
-EVAL_TASKS = {BANDIT: 10_000, MDP: 1000}
-SMALL = {  # for tests: seconds, and numbers without meaning
+TEST_SIZE = {  # with --small: seconds, and numbers without meaning
     "iterations": 2,
     "meta_batch_size": 4,
     "agent.episodes_per_trial": 3,
@@ -83,7 +87,7 @@ SMALL = {  # for tests: seconds, and numbers without meaning
     "sampler.executor": "in_process",
     "sampler.workers": 0,
 }
-SMALL_SEEDS = 1
+TEST_SEEDS = 1
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ class MemoryCell(Cell):
     @property
     def config(self) -> str:
         task = SETTINGS[self.setting].task
-        return f"{AGENTS[task]}_{task}"
+        return f"{FAMILIES[task].agent}_{task}"
 
     def __str__(self) -> str:
         return f"{self.setting}/s{self.seed}"
@@ -122,16 +126,16 @@ class MemoryStudy:
         return [self._cell(name, seed) for seed, name in wanted if seed < self.seeds[name]]
 
     def _cell(self, name: str, seed: int) -> MemoryCell:
-        setting = SETTINGS[name]
-        iterations = SMALL["iterations"] if self.small else setting.iterations
+        setting, family = SETTINGS[name], FAMILIES[SETTINGS[name].task]
+        iterations = TEST_SIZE["iterations"] if self.small else setting.iterations
         planned = {
             "iterations": iterations,
-            **({"agent.lr_iterations": iterations} if AGENTS[setting.task] == "rl2_ppo" else {}),
+            **({family.schedule: iterations} if family.schedule else {}),
             "meta_batch_size": setting.tasks,
             "agent.episodes_per_trial": setting.episodes,
-            "eval.num_tasks": EVAL_TASKS[setting.task],
+            "eval.num_tasks": family.eval_tasks,
         }
-        return MemoryCell(seed, {**planned, **SHARED, **setting.overrides, **(SMALL if self.small else {})}, name)
+        return MemoryCell(seed, {**planned, **SHARED, **setting.overrides, **(TEST_SIZE if self.small else {})}, name)
 
     def summarise(self, results: Sequence[Result]) -> dict[str, Any]:
         """All numbers as plain JSON data; what has not been run is listed as ``missing_seeds``."""
@@ -147,16 +151,24 @@ class MemoryStudy:
                 "published": dict(SETTINGS[name].published),
                 "seeds": self.seeds[name],
                 "missing_seeds": missing,
-                "beside": _beside(SETTINGS[name].beside, found, found[name]),
-                **_summarise_setting(found[name], self.small),
+                "memory": SETTINGS[name].overrides.get(MEMORY, "gru"),
+                "base": SETTINGS[name].beside,
+                "beside": summary.beside(SETTINGS[name].beside, found, found[name]),
+                **summary.summarise_setting(found[name], self.small),
             }
-        return {"command": self.command, "small": self.small, "level": LEVEL, "settings": settings}
+        return {"command": self.command, "small": self.small, "level": summary.LEVEL, "settings": settings}
 
-    def write_page(self, summary: Mapping[str, Any], page: Path) -> None:
-        """Write the page with its picture and curves. Raises StorageError."""
+    def write_page(self, numbers: Mapping[str, Any], page: Path) -> None:
+        """Write the page with its pictures and curves. Raises StorageError."""
         from metarl.studies.rl2.page import write_page  # matplotlib takes a while
 
-        write_page(summary, page)
+        write_page(numbers, page)
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """The options that choose a part of the study."""
+    parser.add_argument("--settings", nargs="+", metavar="NAME", help=f"of {', '.join(SETTINGS)}; default: all")
+    parser.set_defaults(make_study=lambda o: make_study(o.settings, o.seeds, small=o.small))
 
 
 def make_study(settings: Sequence[str] | None, seeds: int | None, *, small: bool = False) -> MemoryStudy:
@@ -171,95 +183,4 @@ def make_study(settings: Sequence[str] | None, seeds: int | None, *, small: bool
 
 
 def _default_seeds(name: str, small: bool) -> int:
-    return SMALL_SEEDS if small else SETTINGS[name].seeds
-
-
-def estimate(by_seed: Sequence[Floats]) -> dict[str, float]:
-    """Mean of one value per held-out task [tasks] for each seed, with standard error and normal 95 % interval.
-
-    The mean is that of the seeds' means. Tasks are taken as drawn anew, seeds as they are: the interval does not
-    contain how much further seeds would differ.
-    """
-    mean = float(np.mean([values.mean() for values in by_seed]))
-    error = float(np.sqrt(sum(values.var(ddof=1) / len(values) for values in by_seed)) / len(by_seed))
-    return {"mean": mean, "standard_error": error, "low": mean - QUANTILE * error, "high": mean + QUANTILE * error}
-
-
-def trial_returns(result: Result) -> Floats:
-    """Return of a trial of the training length on every held-out task, [tasks]."""
-    trained: Floats = _returns(result)[: result.config["agent"]["episodes_per_trial"]].sum(axis=0)
-    return trained
-
-
-def _returns(result: Result) -> Floats:
-    """[episodes, tasks], of twice the episodes of training."""
-    return np.array(result.final["returns"], dtype=np.float64)
-
-
-def _beside(
-    base: str | None, found: Mapping[str, Sequence[Result]], results: Sequence[Result]
-) -> dict[str, Any] | None:
-    """How runs do beside those of the same seeds, and so on the same tasks, with the memory of another setting."""
-    others = {result.cell.seed: trial_returns(result) for result in found.get(base or "", ())}
-    pairs = [(trial_returns(r), others[r.cell.seed]) for r in results if r.cell.seed in others]
-    if not pairs:
-        return None
-    ours, theirs = (float(np.mean([pair[side].mean() for pair in pairs])) for side in (0, 1))
-    return {
-        "setting": base,
-        "share": ours / theirs,
-        "difference": estimate([ours - theirs for ours, theirs in pairs]),
-    }
-
-
-def _summarise_setting(results: Sequence[Result], small: bool) -> dict[str, Any]:
-    """One setting over all its runs, and the runs themselves."""
-    if not results:
-        return {"runs": []}
-    config = results[0].config
-    chosen = references.choose(config, small)
-    lines = [references.play(result.config, chosen, small) for result in results]
-    trials = [trial_returns(result) for result in results]
-    optimum = references.bayes_optimum(config)
-    trial = estimate(trials)
-    return {
-        "config": results[0].cell.config,
-        "overrides": dict(results[0].cell.overrides),
-        "settings": config,
-        "optimum": optimum,
-        "trial": trial,
-        "share": None if optimum is None else trial["mean"] / optimum,
-        "references": {name: _reference([line[name] for line in lines], trials) for name in chosen},
-        "runs": [_summarise_run(result, line, optimum) for result, line in zip(results, lines, strict=True)],
-    }
-
-
-def _reference(lines: Sequence[Line], trials: Sequence[Floats]) -> dict[str, Any]:
-    """A strategy on every seed's tasks, and RL² minus it, task by task."""
-    totals = [line.returns.sum(axis=1) for line in lines]
-    return {
-        "setting": lines[0].setting,
-        "trial": estimate(totals),
-        "difference": estimate([ours - theirs for ours, theirs in zip(trials, totals, strict=True)]),
-        "by_episode": np.mean([line.returns.mean(axis=0) for line in lines], axis=0).tolist(),
-    }
-
-
-def _summarise_run(result: Result, lines: Mapping[str, Line], optimum: float | None) -> dict[str, Any]:
-    trial = trial_returns(result)
-    by_episode = _returns(result).mean(axis=1)
-    trained = result.config["agent"]["episodes_per_trial"]
-    return {
-        "seed": result.cell.seed,
-        "iterations": result.final["iteration"],
-        "env_steps": result.final["env_steps"],
-        "train_seconds": result.train_seconds,
-        "trial": estimate([trial]),
-        "share": None if optimum is None else float(trial.mean()) / optimum,
-        "first_episode": float(by_episode[0]),
-        "last_episode": float(by_episode[trained - 1]),
-        "by_episode": by_episode.tolist(),  # [2n]
-        "restored": result.final["restored"],
-        "references": {name: _reference([line], [trial]) for name, line in lines.items()},
-        "versions": result.made_with,
-    }
+    return TEST_SEEDS if small else SETTINGS[name].seeds

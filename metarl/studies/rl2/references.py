@@ -9,7 +9,7 @@ they earn the same whatever agent they are held against.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from metarl.seeding import Domain, generator
 from metarl.studies.rl2 import bandits, mdps
 from metarl.studies.study import distribution_of
+from metarl.tasks import Task
 
 EXACT = 10  # pulls for which the Bayes optimum of a bandit is worked out
 LONGEST = 100  # pulls that one table of Gittins indices is made for; those of shorter trials are in it
 GAMMAS = (0.9, 0.99, 0.999, 0.9999)  # of the Gittins index
 OPTIMISM = range(1, 21)  # samples of OPSRL
-CHOOSING = 1  # in place of an iteration, in the key of the tasks that settings are chosen on
 
 Floats = NDArray[np.float64]
 Grid = Mapping[str, Any]  # a strategy's setting in words → the strategy
@@ -44,6 +44,15 @@ class Problem(ABC):
 
     episodes: int
 
+    @staticmethod
+    @abstractmethod
+    def of(episodes: int, horizon: int, tasks: Sequence[Task]) -> Problem:
+        """The problem that tasks of its family are."""
+
+    def bayes_optimum(self) -> float | None:
+        """The largest expected return of a trial that any policy can have, where it is worked out."""
+        return None
+
     @abstractmethod
     def strategies(self, small: bool) -> dict[str, Grid]:
         """All of them by name. ``small``: grids of one, where they would take seconds."""
@@ -58,6 +67,13 @@ class Bandits(Problem):
     """Bernoulli bandits with success probabilities p [N, k]; an episode is one pull."""
 
     p: Floats
+
+    @staticmethod
+    def of(episodes: int, horizon: int, tasks: Sequence[Task]) -> Bandits:
+        return Bandits(episodes, np.array([task["p"] for task in tasks]))
+
+    def bayes_optimum(self) -> float | None:
+        return bandits.bayes_optimum(self.p.shape[1], self.episodes) if self.episodes <= EXACT else None
 
     def strategies(self, small: bool) -> dict[str, Grid]:
         tenths = [tenth / 10 for tenth in range(11)]
@@ -85,6 +101,11 @@ class MDPs(Problem):
     transition: Floats
     reward_mean: Floats
 
+    @staticmethod
+    def of(episodes: int, horizon: int, tasks: Sequence[Task]) -> MDPs:
+        transition, reward_mean = (np.array([task[key] for task in tasks]) for key in ("transition", "reward_mean"))
+        return MDPs(episodes, horizon, transition, reward_mean)
+
     def strategies(self, small: bool) -> dict[str, Grid]:
         return {
             "random": {"": mdps.Random()},
@@ -98,15 +119,15 @@ class MDPs(Problem):
         return mdps.play(strategy, *tasks, episodes=self.episodes, horizon=self.horizon, rng=rng)
 
 
+PROBLEMS: Mapping[str, type[Problem]] = {"bernoulli_bandit": Bandits, "tabular_mdp": MDPs}  # of the study's families
+
+
 def make_problem(config: Mapping[str, Any], rng: np.random.Generator) -> Problem:
     """As many tasks as a resolved configuration evaluates on, drawn from the same split, with trials as in training."""
     distribution = distribution_of(config)
     tasks = distribution.sample(config["eval"]["num_tasks"], split="test", rng=rng)
     episodes = config["agent"]["episodes_per_trial"]
-    if config["task"]["name"] == "bernoulli_bandit":
-        return Bandits(episodes, np.array([task["p"] for task in tasks]))
-    arrays = (np.array([task[key] for task in tasks]) for key in ("transition", "reward_mean"))
-    return MDPs(episodes, distribution.horizon, *arrays)
+    return PROBLEMS[config["task"]["name"]].of(episodes, distribution.horizon, tasks)
 
 
 def held_out(config: Mapping[str, Any]) -> Problem:
@@ -116,10 +137,10 @@ def held_out(config: Mapping[str, Any]) -> Problem:
 
 def choose(config: Mapping[str, Any], small: bool) -> dict[str, str]:
     """The best setting of every strategy, the same for all seeds of a configuration."""
-    problem = make_problem(config, generator(0, Domain.EVAL_TASKS, iteration=CHOOSING))
+    problem = make_problem(config, generator(0, Domain.CHOICE_TASKS))
 
     def earned(strategy: Any) -> float:
-        return float(problem.play(strategy, generator(0, Domain.EVAL_LEARNER, iteration=CHOOSING)).mean())
+        return float(problem.play(strategy, generator(0, Domain.STRATEGIES)).mean())
 
     return {
         name: max(grid, key=lambda setting: earned(grid[setting])) if len(grid) > 1 else next(iter(grid))
@@ -131,14 +152,6 @@ def play(config: Mapping[str, Any], chosen: Mapping[str, str], small: bool) -> d
     """What the strategies earn, in their chosen settings, on the tasks that a run was evaluated on."""
     problem = held_out(config)
     return {
-        name: Line(chosen[name], problem.play(grid[chosen[name]], generator(config["seed"], Domain.EVAL_LEARNER)))
+        name: Line(chosen[name], problem.play(grid[chosen[name]], generator(config["seed"], Domain.STRATEGIES)))
         for name, grid in problem.strategies(small).items()
     }
-
-
-def bayes_optimum(config: Mapping[str, Any]) -> float | None:
-    """The largest expected return of a trial that any policy can have, where it is worked out."""
-    episodes = config["agent"]["episodes_per_trial"]
-    if config["task"]["name"] != "bernoulli_bandit" or episodes > EXACT:
-        return None
-    return bandits.bayes_optimum(config["task"]["num_arms"], episodes)

@@ -1,0 +1,68 @@
+"""Text on standard output: tables, and results as tables."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+
+def curve_table(result: dict[str, Any]) -> str:
+    """The adaptation curve as a table, 95 % intervals with it."""
+    from rich.console import Console
+    from rich.table import Table
+
+    columns = [result["unit"], "mean return", "95 % low", "95 % high"]
+    success = result.get("success")
+    table = Table(*columns, *(["success", "95 % low", "95 % high"] if success else []), title="held-out tasks")
+    for step in result["steps"]:
+        cells = [f"{result[name][step]:.1f}" for name in ("mean", "low", "high")]
+        cells += [f"{success[name][step]:.2f}" for name in ("mean", "low", "high")] if success else []
+        table.add_row(str(step), *cells)
+    for name, what in (("trial", "whole trial"), ("restored", "memory restored")):
+        if name in result:
+            table.add_row(what, *(f"{result[name][bound]:.1f}" for bound in ("mean", "low", "high")))
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get().rstrip()
+
+
+def task_cells(row: dict[str, Any]) -> list[str]:
+    """A task family's row of the list."""
+    if "problem" in row:
+        return [row["name"], *[""] * 6, row["problem"]]
+    horizon = "" if row["horizon"] is None else str(row["horizon"])
+    values = [row.get(column, "") for column in ("observation", "action", "train", "test")]
+    known = ["∞" if value is None else str(value) for value in values]
+    return [row["name"], horizon, *known, ", ".join(row["lineages"]), ", ".join(row["needs"])]
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Rows of text under headings: drawn to the width of a terminal, in plain aligned columns elsewhere."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    if not sys.stdout.isatty():
+        widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+        lines = [
+            "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)) for row in (columns, *rows)
+        ]
+        return "\n".join(line.rstrip() for line in lines)
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console = Console()
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get().rstrip()
+
+
+def write(text: str) -> None:
+    """Print to standard output; a reader that has gone away (``| head``) is no error."""
+    try:
+        print(text.rstrip("\n"), flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit fails again
