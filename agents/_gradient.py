@@ -15,7 +15,8 @@ from torch import Tensor
 from metarl.agent import Agent, load_named_parameters, named_parameters, require_tensors
 from metarl.config.schema import AgentConfig, LearnerConfig, RunConfig
 from metarl.errors import NumericError
-from metarl.learning.adaptation.analytic import InnerLoop, policy_gradient_step
+from metarl.learning.adaptation.analytic import policy_gradient_step
+from metarl.learning.adaptation.inner_loop import InnerLoop
 from metarl.learning.inner_losses import Samples
 from metarl.learning.meta_objective import mean_cosine
 from metarl.learning.samples import AdvantageNorm, Baseline, Estimates, policy_gradient_samples

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -13,7 +14,9 @@ from torch import Tensor
 
 from metarl.config.schema import Lineage
 from metarl.errors import NumericError
-from metarl.learning.adaptation.analytic import InnerLoop, LearnedRates
+from metarl.learning.adaptation import analytic
+from metarl.learning.adaptation.inner_loop import InnerLoop, LearnedRates
+from metarl.learning.adaptation.interface import Adapt
 from metarl.learning.inner_losses import INNER_LOSSES, InnerLossName, Samples
 from metarl.learning.meta_objective import MetaObjective, TaskObjective
 from metarl.learning.samples import Estimates, thinning_keys
@@ -86,12 +89,28 @@ class MAMLConfig(GradientAgentConfig):
         return self
 
 
+@dataclass(frozen=True)
+class _Phases:
+    """The K+1 phases of some tasks as samples, and what went into their advantages."""
+
+    samples: tuple[Samples, ...]
+    estimates: tuple[Estimates, ...]
+
+    def thinned(self, fraction: float, keys: Sequence[Tensor]) -> list[Samples]:
+        """A sub-sample of every phase; see :meth:`metarl.learning.inner_losses.Samples.thinned`."""
+        return [samples.thinned(fraction, key) for samples, key in zip(self.samples, keys, strict=True)]
+
+
 class MAMLAgent(GradientAgent):
     """θ is improved for what it becomes: the outer loss is that of policies after adaptation, and its gradient by ψ
-    goes through the inner steps. How ψ then moves is for the agents to say.
+    goes through the inner steps. The agents differ in how ψ then moves.
+
+    ``adapt_by`` is how adaptation is computed: with derivatives written out, or, several times as slow and the same up
+    to rounding, :func:`metarl.learning.adaptation.autograd.adapt`.
     """
 
     config: MAMLConfig
+    adapt_by: ClassVar[Adapt] = staticmethod(analytic.adapt)
 
     @property
     def num_adapt_steps(self) -> int:  # type: ignore[override]
@@ -126,35 +145,44 @@ class MAMLAgent(GradientAgent):
         if len(batches) != self.num_adapt_steps + 1:
             raise ValueError(f"expected {self.num_adapt_steps + 1} phases, got {len(batches)}")
         batches = [batch.to(self.psi.device) for batch in batches]
-        keys: list[Tensor] = []
+        chunks = list(task_chunks(len(batches[0].obs), self._map.chunk))
+        # phases as samples with advantages, chunk by chunk
+        prepared = self._map.over(lambda chunk: self._phases(batches, chunk), chunks)
+        estimates = [Estimates.cat([part.estimates[k] for part in prepared]) for k in range(len(batches))]
+        # which steps the outer loss is about, and what each counts; E-MAML's credit takes all tasks to work out
+        credits = self._credits(estimates)
+        pairs = list(zip(prepared, chunks, strict=True))
+        parts = self._map.over(lambda pair: self._part(*pair, credits), pairs)
+        # Fisher products from all steps, or from a part of them
+        products = None
         if fisher_fraction < 1:
             assert rng is not None
             keys = [thinning_keys(batch, rng) for batch in batches]
-
-        def prepare(part: slice) -> tuple[list[Samples], list[Samples] | None, list[Estimates]]:
-            samples, estimates = zip(*(self._samples(batch.tasks(part)) for batch in batches), strict=True)
-            if fisher_fraction == 1.0:
-                return list(samples), None, list(estimates)
-            thinned = [s.thinned(fisher_fraction, key[part]) for s, key in zip(samples, keys, strict=True)]
-            return list(samples), thinned, list(estimates)
-
-        num_tasks = len(batches[0].obs)
-        prepared = self._map(prepare, num_tasks)
-        estimates = [Estimates.cat([part[2][k] for part in prepared]) for k in range(len(batches))]
-        credits = self._credits(estimates)
-
-        def build(index: int) -> TaskObjective:
-            (phases, thinned, _), part = prepared[index], parts[index]
-            coefs = self._coefs(phases, [credit[part] for credit in credits])
-            return TaskObjective(
-                self._loop, self.psi, phases, coefs, self._scratch, constrained=self._improved, thinned=thinned
-            )
-
-        parts = list(task_chunks(num_tasks, self._map.chunk))  # those of ``prepared``
-        objective = MetaObjective(self._map.over(build, range(len(parts))), self._map)
+            thinned = [part.thinned(fisher_fraction, [key[chunk] for key in keys]) for part, chunk in pairs]
+            given = list(zip(parts, thinned, strict=True))
+            products = self._map.over(lambda pair: pair[0].fisher_product(pair[1]), given)
+        objective = MetaObjective(parts, self._map, products)
         gradients = objective.gradients()
         metrics = self._learning_metrics(gradients, objective.diagnostics(), batches, estimates)
         return objective, gradients, metrics | {"loss/before": objective.old_loss}
+
+    def _phases(self, batches: Sequence[Trajectory], chunk: slice) -> _Phases:
+        """All phases of a chunk of tasks."""
+        samples, estimates = zip(*(self._samples(batch.tasks(chunk)) for batch in batches), strict=True)
+        return _Phases(samples, estimates)
+
+    def _part(self, phases: _Phases, chunk: slice, credits: Sequence[Tensor]) -> TaskObjective:
+        """The objective of a chunk of tasks."""
+        coefs = self._coefs(phases.samples, [credit[chunk] for credit in credits])
+        return TaskObjective(
+            self._loop,
+            self.psi,
+            phases.samples,
+            coefs,
+            self._scratch,
+            constrained=self._improved,
+            adapt=self.adapt_by,
+        )
 
     @property
     def _improved(self) -> list[int]:

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
-from metarl.learning.meta_objective import MetaObjective, TaskObjective
+from metarl.learning.meta_objective import FisherProduct, MetaObjective, TaskObjective
 from metarl.learning.samples import Estimates, thinning_keys
 from metarl.learning.trust_region import TrustRegionConfig, trust_region_step
 from metarl.types import Metrics, Trajectory
@@ -57,21 +57,16 @@ class Pretraining(GradientAgent):
         batch, fraction = batches[0].to(self.psi.device), self.config.fisher_fraction
         keys = thinning_keys(batch, rng) if fraction < 1 else None
 
-        def build(part: slice) -> tuple[TaskObjective, Estimates]:
-            samples, estimates = self._samples(batch.tasks(part))
-            objective = TaskObjective(
-                self._loop,
-                self.psi,
-                [samples],
-                {0: samples.loss_coef},
-                self._scratch,
-                constrained=[0],
-                thinned=None if keys is None else [samples.thinned(fraction, keys[part])],
+        def build(chunk: slice) -> tuple[TaskObjective, FisherProduct, Estimates]:
+            samples, estimates = self._samples(batch.tasks(chunk))
+            part = TaskObjective(
+                self._loop, self.psi, [samples], {0: samples.loss_coef}, self._scratch, constrained=[0]
             )
-            return objective, estimates
+            thinned = None if keys is None else [samples.thinned(fraction, keys[chunk])]
+            return part, part.fisher_product(thinned), estimates
 
-        parts, estimates = zip(*self._map(build, len(batch.obs)), strict=True)
-        objective = MetaObjective(parts, self._map)
+        parts, products, estimates = zip(*self._map(build, len(batch.obs)), strict=True)
+        objective = MetaObjective(parts, self._map, products)
         gradients = objective.gradients()
         metrics = self._learning_metrics(gradients, objective.diagnostics(), [batch], [Estimates.cat(estimates)])
         return objective, gradients, metrics | {"loss/before": objective.old_loss}

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from metarl.config.schema import RunConfig
 from metarl.errors import NumericError
-from metarl.learning.adaptation.analytic import InnerLoop, Phase
+from metarl.learning.adaptation.analytic import LinearizedPhase
+from metarl.learning.adaptation.inner_loop import InnerLoop
 from metarl.learning.inner_losses import Samples, clipped
 from metarl.learning.meta_objective import step_diagnostics
 from metarl.learning.samples import Estimates
@@ -100,10 +101,10 @@ class Reptile(GradientAgent):
 
         def displace(part: slice) -> tuple[Tensor, dict[str, Tensor], list[Estimates]]:
             phases, estimates = zip(*(self._samples(batch.tasks(part)) for batch in batches), strict=True)
-            trail = [self.init_adapted(len(phases[0].obs))]
+            path = [self.init_adapted(len(phases[0].obs))]
             for k, samples in enumerate(phases):
-                trail.append(self._step(trail[k], samples, k))
-            return trail[0] - trail[-1], path_diagnostics(self._policy, trail, phases), list(estimates)
+                path.append(self._step(path[k], samples, k))
+            return path[0] - path[-1], path_diagnostics(self._policy, path, phases), list(estimates)
 
         parts = self._map(displace, len(batches[0].obs))
         displacements = torch.cat([part[0] for part in parts])
@@ -169,21 +170,21 @@ def clipped_steps(
     """
     size, old = loop.scale(step) * loop.split(psi)[1], None
     for _ in range(epochs):
-        phase = Phase(loop.policy, params, samples, scratch)
+        phase = LinearizedPhase(loop.policy, params, samples, scratch)
         old = phase.log_prob if old is None else old
         _, coef = clipped(samples.loss_coef, samples.log_ratio(phase.log_prob, old).exp(), clip)
         params = params - size * phase.gradient(coef)
     return params
 
 
-def path_diagnostics(policy: MLPPolicy, trail: Sequence[Tensor], phases: Sequence[Samples]) -> dict[str, Tensor]:
-    """Numbers about inner steps θ₀ … θ_K ``trail``, each [C, P], on K ``phases``; one per task [C].
+def path_diagnostics(policy: MLPPolicy, path: Sequence[Tensor], phases: Sequence[Samples]) -> dict[str, Tensor]:
+    """Numbers about inner steps θ₀ … θ_K ``path``, each [C, P], on K ``phases``; one per task [C].
 
     ``entropy`` of the policies that gathered the last phase, in nats, and :func:`step_diagnostics` of every step.
     """
     found: dict[str, Tensor] = {}
     for k, samples in enumerate(phases, start=1):
-        before = policy.outputs(trail[k - 1], samples.obs)
-        found |= step_diagnostics(policy, trail, k, before, samples)
+        before = policy.outputs(path[k - 1], samples.obs)
+        found |= step_diagnostics(policy, path, k, before, samples)
     found["entropy"] = (policy.distribution.entropy(*before) * samples.weight).sum(1)
     return found

@@ -42,7 +42,8 @@ from enumerable import (  # noqa: E402
     values,
 )
 
-from metarl.learning.adaptation.analytic import InnerLoop, LearnedRates, Phase  # noqa: E402
+from metarl.learning.adaptation.analytic import LinearizedPhase  # noqa: E402
+from metarl.learning.adaptation.inner_loop import InnerLoop, LearnedRates  # noqa: E402
 from metarl.learning.inner_losses import INNER_LOSSES, InnerLossName  # noqa: E402
 
 WORLD = World()
@@ -140,9 +141,9 @@ def curvature_table() -> str:
     for name, expectation in CURVATURES.items():
         cells = []
         for advantage in (samples.advantage, samples.advantage - baseline):
-            phase = Phase(POLICY, THETA.repeat(len(ALL), 1), replace(samples, advantage=advantage), SCRATCH)
-            phase.curve(INNER_LOSSES[name](phase.samples, None))
-            products = matrix(lambda v, p=phase: p.hessian_product(v.repeat(len(ALL), 1)), len(THETA))
+            phase = LinearizedPhase(POLICY, THETA.repeat(len(ALL), 1), replace(samples, advantage=advantage), SCRATCH)
+            loss = phase.loss(INNER_LOSSES[name](phase.samples, None))
+            products = matrix(lambda v, p=loss: p.hessian_product(v.repeat(len(ALL), 1)), len(THETA))
             found = Outcomes(products.flatten(1), probability(THETA))
             cells.append(f"{distance(found.mean, true)} | {found.deviation / float(true.norm()):.2f}")
         lines.append(f"| `{name}` | {expectation} | {' | '.join(cells)} |")

@@ -19,7 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 from torch import Tensor
 
-from metarl.learning.adaptation.analytic import InnerLoop, policy_gradient_step
+from metarl.learning.adaptation.analytic import policy_gradient_step
+from metarl.learning.adaptation.inner_loop import InnerLoop
 from metarl.learning.inner_losses import Samples
 from metarl.learning.meta_objective import TaskObjective
 from metarl.nn.derivatives import Scratch

@@ -111,12 +111,12 @@ def dice(samples: Samples, log_ratio: Tensor | None) -> LossTerms:
     """
     weighted = samples.loss_coef.double()
     log_ratio = torch.zeros_like(weighted) if log_ratio is None else log_ratio.double()
-    until = _episode_sum(log_ratio, samples.first)
+    until = episode_sum(log_ratio, samples.first)
     now, before = weighted * until.exp(), weighted * (until - log_ratio).exp()
     dtype = samples.weight.dtype
 
     def curvature(e: Tensor) -> Tensor:
-        change = _episode_sum(e.double(), samples.first)
+        change = episode_sum(e.double(), samples.first)
         past = before * (change - e)
         return (_rest_of_episode_sum(now * change - past, samples.first) + past).to(dtype)
 
@@ -126,7 +126,7 @@ def dice(samples: Samples, log_ratio: Tensor | None) -> LossTerms:
 INNER_LOSSES: dict[str, InnerLoss] = {"log_prob": log_prob, "ratio": ratio, "dice": dice}
 
 
-def _episode_sum(values: Tensor, first: Tensor) -> Tensor:
+def episode_sum(values: Tensor, first: Tensor) -> Tensor:
     """Σ over the episode's steps up to and including each: [C, M]."""
     total = values.cumsum(1)
     steps = torch.arange(values.shape[1], device=values.device).expand_as(first)
@@ -137,4 +137,4 @@ def _episode_sum(values: Tensor, first: Tensor) -> Tensor:
 def _rest_of_episode_sum(values: Tensor, first: Tensor) -> Tensor:
     """Σ over the episode's steps from each one on: [C, M]."""
     last = torch.cat([first[:, 1:], torch.ones_like(first[:, :1])], dim=1)
-    return _episode_sum(values.flip(1), last.flip(1)).flip(1)
+    return episode_sum(values.flip(1), last.flip(1)).flip(1)

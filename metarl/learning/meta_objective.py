@@ -8,14 +8,17 @@ same code: the ratio is exactly 1 there, the KL exactly 0.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from metarl.errors import NumericError
-from metarl.learning.adaptation.analytic import Adaptation, InnerLoop, Phase
+from metarl.learning.adaptation import analytic
+from metarl.learning.adaptation.analytic import LinearizedPhase
+from metarl.learning.adaptation.inner_loop import InnerLoop
+from metarl.learning.adaptation.interface import Adapt, Adaptation
 from metarl.learning.inner_losses import Samples, clipped
 from metarl.nn.derivatives import Scratch
 from metarl.nn.policies import MLPPolicy
@@ -23,8 +26,8 @@ from metarl.parallel import TaskMap
 
 
 @dataclass(frozen=True)
-class _Anchor:
-    """A phase's distributions and log-probabilities at ψ_old, and its coefficients in the outer loss, if any."""
+class _Record:
+    """A phase's samples, what the policies at ψ_old made of them, and coefficients in the outer loss, if any."""
 
     samples: Samples
     outputs: tuple[Tensor, Tensor]
@@ -41,6 +44,17 @@ class _Anchor:
         return float((self.coef * ratio).sum(dtype=torch.float64)), float(kl)
 
 
+@dataclass(frozen=True)
+class FisherProduct:
+    """Σᵢ (∂θ'ᵢ/∂ψ)ᵀ Fᵢ (∂θ'ᵢ/∂ψ)·v [Q] over C tasks, a mean over the constrained phases, from one set of samples."""
+
+    adaptation: Adaptation
+    constrained: dict[int, LinearizedPhase]
+
+    def __call__(self, v: Tensor) -> Tensor:
+        return self.adaptation.fisher_product(v, self.constrained).sum(0) / len(self.constrained)
+
+
 class TaskObjective:
     """Outer loss and KL of C tasks, summed over tasks.
 
@@ -49,7 +63,7 @@ class TaskObjective:
         phases: the K+1 phases.
         coefs: coefficients [C, M] of the outer loss by phase.
         constrained: the phases whose mean KL is bounded.
-        thinned: a sub-sample of every phase for :meth:`fisher_product`; None = all samples.
+        adapt: how adaptation is computed.
 
     What depends only on ψ_old and the data is kept for the products of the conjugate gradient; memory is linear in K.
     """
@@ -63,40 +77,40 @@ class TaskObjective:
         scratch: Scratch,
         *,
         constrained: Sequence[int] = (),
-        thinned: Sequence[Samples] | None = None,
+        adapt: Adapt = analytic.adapt,
     ) -> None:
-        self._loop, self._scratch = loop, scratch
+        self._loop, self._scratch, self._adapt = loop, scratch, adapt
         self._inner, self.num_tasks = phases[:-1], len(phases[-1].obs)
-        self._adaptation = self._adapt(psi)
-        self._phases = [*self._adaptation.phases, Phase(loop.policy, self._adaptation.adapted, phases[-1], scratch)]
-        self._anchors = [_Anchor(p.samples, p.outputs, p.log_prob, coefs.get(k)) for k, p in enumerate(self._phases)]
-        self._constrained = {k: self._phases[k] for k in constrained}
-        self._products = self._adaptation
-        if thinned is not None:
-            self._products = self._adaptation.along(thinned[:-1], scratch)
-            every = [*self._products.phases, Phase(loop.policy, self._adaptation.adapted, thinned[-1], scratch)]
-            self._constrained = {k: every[k] for k in constrained}
+        # adaptation from ψ_old, and the policies that gathered each phase
+        self._adaptation = self._adapted(psi)
+        self._phases = self._linearized(self._adaptation, phases[-1])
+        self._records = [_Record(p.samples, p.outputs, p.log_prob, coefs.get(k)) for k, p in enumerate(self._phases)]
+        self._constrained = tuple(constrained)
         self.old_loss = sum(float(coef.sum(dtype=torch.float64)) for coef in coefs.values())
 
     def gradient(self) -> Tensor:
         """∇ of the outer loss of every task at ψ_old [C, Q]."""
         return self._pull_back(self._adaptation, {k: self._phases[k].gradient(coef) for k, _, coef in self._scored()})
 
-    def fisher_product(self, v: Tensor) -> Tensor:
-        """Σᵢ (∂θ'ᵢ/∂ψ)ᵀ Fᵢ (∂θ'ᵢ/∂ψ) v [Q], a mean over the constrained phases."""
-        return self._products.fisher_product(v, self._constrained).sum(0) / len(self._constrained)
+    def fisher_product(self, samples: Sequence[Samples] | None = None) -> FisherProduct:
+        """The product with the Fisher matrix, from the objective's phases or other samples of the same policies."""
+        adaptation, phases = self._adaptation, self._phases
+        if samples is not None:
+            adaptation = adaptation.with_samples(samples[:-1], self._scratch)
+            phases = self._linearized(adaptation, samples[-1])
+        return FisherProduct(adaptation, {k: phases[k] for k in self._constrained})
 
     def evaluate(self, psi: Tensor) -> tuple[float, float]:
         """(Σᵢ loss, Σᵢ mean KL(old ‖ new)) at ψ, adapted anew; for first order displaced by what ψ has changed by, so
         that the gradient, the Fisher product and this are of one function."""
         if self._loop.first_order:
-            trail = self._adaptation.displaced(psi)
+            parameters = self._adaptation.displaced(psi)
         else:
-            trail = self._adapt(psi, curved=False, anchored=True).trail
+            parameters = self._adapted(psi, curved=False, on_old_data=True).parameters
         needed = {k for k, _, _ in self._scored()} | set(self._constrained)
         loss, kl = 0.0, 0.0
         for k in sorted(needed):
-            by_phase = self._anchors[k].evaluate(self._loop.policy, trail[k])
+            by_phase = self._records[k].evaluate(self._loop.policy, parameters[k].detach())
             loss += by_phase[0]
             kl += by_phase[1] / len(self._constrained) if k in self._constrained else 0.0
         return loss, kl
@@ -109,23 +123,25 @@ class TaskObjective:
 
         Source: Schulman et al. 2017, arXiv:1707.06347, eq. 7; Rothfuss et al. 2019, arXiv:1810.06784, eq. 10–12.
         """
-        adaptation = self._adapt(psi, anchored=True)
-        last = Phase(self._loop.policy, adaptation.adapted, self._anchors[-1].samples, self._scratch)
-        phases, cotangents, loss = [*adaptation.phases, last], {}, 0.0
-        for k, anchor, all_coef in self._scored():
-            ratio = anchor.samples.log_ratio(phases[k].log_prob, anchor.log_prob).exp()
+        adaptation = self._adapted(psi, on_old_data=True)
+        phases = self._linearized(adaptation, self._records[-1].samples)
+        cotangents, loss = {}, 0.0
+        # the clipped outer loss of every phase that has one
+        for k, record, all_coef in self._scored():
+            ratio = record.samples.log_ratio(phases[k].log_prob, record.log_prob).exp()
             value = coef = all_coef * ratio
             if clip is not None:
                 value, coef = clipped(all_coef, ratio, clip)
             cotangents[k] = phases[k].gradient(coef)
             loss += float(value.sum(dtype=torch.float64))
+        # the penalty on how far the inner steps' policies are from those that gathered their data
         if inner_kl_penalty > 0:
             for k, phase in enumerate(adaptation.phases):
-                anchor, factor = self._anchors[k], inner_kl_penalty / len(adaptation.phases)
-                gradient = factor * phase.kl_gradient(anchor.outputs)
+                record, factor = self._records[k], inner_kl_penalty / len(adaptation.phases)
+                gradient = factor * phase.kl_gradient(record.outputs)
                 cotangents[k] = cotangents[k] + gradient if k in cotangents else gradient
-                kl = self._loop.policy.distribution.kl(anchor.outputs, phase.outputs)
-                loss += factor * float((kl * anchor.samples.weight).sum(dtype=torch.float64))
+                kl = self._loop.policy.distribution.kl(record.outputs, phase.outputs)
+                loss += factor * float((kl * record.samples.weight).sum(dtype=torch.float64))
         return self._pull_back(adaptation, cotangents).sum(0), loss
 
     def diagnostics(self) -> dict[str, Tensor]:
@@ -133,31 +149,43 @@ class TaskObjective:
 
         ``entropy`` of the last phase's policies in nats, and :func:`step_diagnostics` of every inner step.
         """
-        distribution, trail = self._loop.policy.distribution, self._adaptation.trail
-        last = self._anchors[-1]
+        distribution, last = self._loop.policy.distribution, self._records[-1]
+        parameters = [params.detach() for params in self._adaptation.parameters]
         found = {"entropy": (distribution.entropy(*last.outputs) * last.samples.weight).sum(1)}
-        for k, before in enumerate(self._anchors[:-1], start=1):
-            found |= step_diagnostics(self._loop.policy, trail, k, before.outputs, before.samples)
+        for k, before in enumerate(self._records[:-1], start=1):
+            found |= step_diagnostics(self._loop.policy, parameters, k, before.outputs, before.samples)
         return found
 
-    def _scored(self) -> list[tuple[int, _Anchor, Tensor]]:
-        return [(k, anchor, anchor.coef) for k, anchor in enumerate(self._anchors) if anchor.coef is not None]
+    def _scored(self) -> list[tuple[int, _Record, Tensor]]:
+        """The phases that the outer loss is about: number, record and coefficients."""
+        return [(k, record, record.coef) for k, record in enumerate(self._records) if record.coef is not None]
 
     def _pull_back(self, adaptation: Adaptation, cotangents: Mapping[int, Tensor]) -> Tensor:
-        return adaptation.pull_back([cotangents.get(k) for k in range(len(self._anchors))])
+        return adaptation.pull_back([cotangents.get(k) for k in range(len(self._records))])
 
-    def _adapt(self, psi: Tensor, *, curved: bool = True, anchored: bool = False) -> Adaptation:
-        old = [anchor.log_prob for anchor in self._anchors[:-1]] if anchored else None
-        return Adaptation(
+    def _adapted(self, psi: Tensor, *, curved: bool = True, on_old_data: bool = False) -> Adaptation:
+        old = [record.log_prob for record in self._records[:-1]] if on_old_data else None
+        return self._adapt(
             self._loop, psi, self._inner, self._scratch, curved=curved, old_log_probs=old, num_tasks=self.num_tasks
         )
 
+    def _linearized(self, adaptation: Adaptation, last: Samples) -> list[LinearizedPhase]:
+        """The policies of all phases on their samples; ``last`` are those behind the last step."""
+        adapted = adaptation.parameters[-1].detach()
+        return [*adaptation.phases, LinearizedPhase(self._loop.policy, adapted, last, self._scratch)]
+
 
 class MetaObjective:
-    """The objective of a whole meta-batch: means over its tasks, computed chunk by chunk and summed in task order."""
+    """The objective of a whole meta-batch: means over its tasks, computed chunk by chunk and summed in task order.
 
-    def __init__(self, parts: Sequence[TaskObjective], task_map: TaskMap) -> None:
+    ``fisher_products`` are those of the parts, by default from the samples that the parts have.
+    """
+
+    def __init__(
+        self, parts: Sequence[TaskObjective], task_map: TaskMap, fisher_products: Sequence[FisherProduct] | None = None
+    ) -> None:
         self._parts, self._map = parts, task_map
+        self._fisher_products = fisher_products or [part.fisher_product() for part in parts]
         self.num_tasks = sum(part.num_tasks for part in parts)
         self.old_loss = sum(part.old_loss for part in parts) / self.num_tasks
 
@@ -179,7 +207,7 @@ class MetaObjective:
 
         Exact: there the KL's gradient by θₖ is zero, so no second derivative of the adaptation enters.
         """
-        return self._mean(lambda part: part.fisher_product(v))
+        return torch.stack(self._map.over(lambda product: product(v), self._fisher_products)).sum(0) / self.num_tasks
 
     def evaluate(self, psi: Tensor) -> tuple[float, float]:
         """(L(ψ), mean KL(old ‖ ψ))."""
@@ -200,22 +228,19 @@ class MetaObjective:
         found = self._map.over(TaskObjective.diagnostics, self._parts)
         return {name: float(torch.cat([part[name] for part in found]).mean()) for name in found[0]}
 
-    def _mean(self, function: Callable[[TaskObjective], Tensor]) -> Tensor:
-        return torch.stack(self._map.over(function, self._parts)).sum(0) / self.num_tasks
-
 
 def step_diagnostics(
-    policy: MLPPolicy, trail: Sequence[Tensor], k: int, before: tuple[Tensor, Tensor], samples: Samples
+    policy: MLPPolicy, parameters: Sequence[Tensor], k: int, before: tuple[Tensor, Tensor], samples: Samples
 ) -> dict[str, Tensor]:
-    """Numbers about inner step k from θₖ₋₁ to θₖ of ``trail``, each [C, P]; one per task [C].
+    """Numbers about inner step k from θₖ₋₁ to θₖ of ``parameters``, each [C, P]; one per task [C].
 
     ``kl/k``, the KL from the policy before, whose distributions are ``before``, to the policy after it, on the samples
     it was taken on, and ``relative_step/k``, ‖θₖ − θₖ₋₁‖/‖θₖ₋₁‖.
     """
-    kl = policy.distribution.kl(before, policy.outputs(trail[k], samples.obs))
+    kl = policy.distribution.kl(before, policy.outputs(parameters[k], samples.obs))
     return {
         f"kl/{k}": (kl * samples.weight).sum(1),
-        f"relative_step/{k}": (trail[k] - trail[k - 1]).norm(dim=1) / trail[k - 1].norm(dim=1),
+        f"relative_step/{k}": (parameters[k] - parameters[k - 1]).norm(dim=1) / parameters[k - 1].norm(dim=1),
     }
 
 

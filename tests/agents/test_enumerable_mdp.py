@@ -52,7 +52,8 @@ from torch.func import grad, hessian, jacrev
 from metarl.agents._maml import exploration_credit
 from metarl.agents.maml_vpg import MAMLVPG, MAMLVPGConfig
 from metarl.config.schema import LearnerConfig
-from metarl.learning.adaptation.analytic import InnerLoop, Phase
+from metarl.learning.adaptation.analytic import LinearizedPhase
+from metarl.learning.adaptation.inner_loop import InnerLoop
 from metarl.learning.inner_losses import INNER_LOSSES
 from metarl.learning.meta_objective import TaskObjective
 from metarl.learning.samples import Estimates, policy_gradient_samples
@@ -116,9 +117,9 @@ def true(**trial: Any) -> Tensor:
 TRUE_LIMIT = -grad(lambda theta: limit_objective(theta, ALPHA, WORLD))(THETA) / T
 
 
-def phase(world: World, sets: Tensor) -> Phase:
+def phase(world: World, sets: Tensor) -> LinearizedPhase:
     """One task per set of trajectories, at θ."""
-    return Phase(POLICY, THETA.repeat(len(sets), 1), make_samples(sets, world)[0], SCRATCH)
+    return LinearizedPhase(POLICY, THETA.repeat(len(sets), 1), make_samples(sets, world)[0], SCRATCH)
 
 
 def curvature(loss: str, world: World, episodes: int = 1, baseline: Tensor | None = None) -> Tensor:
@@ -128,8 +129,8 @@ def curvature(loss: str, world: World, episodes: int = 1, baseline: Tensor | Non
     if baseline is not None:
         known = baseline[torch.arange(T), STATE[sets]].flatten(1)
         on_each.samples = replace(on_each.samples, advantage=on_each.samples.advantage - known)
-    on_each.curve(INNER_LOSSES[loss](on_each.samples, None))
-    values = matrix(lambda v: on_each.hessian_product(v.repeat(len(sets), 1)), P)
+    loss_there = on_each.loss(INNER_LOSSES[loss](on_each.samples, None))
+    values = matrix(lambda v: loss_there.hessian_product(v.repeat(len(sets), 1)), P)
     return torch.einsum("n,nij->ij", orders * probability(THETA)[sets].prod(1), values)
 
 
@@ -424,7 +425,7 @@ def fisher_matrix(theta: Tensor) -> Tensor:
 def test_fisher_products_are_those_of_the_distribution_of_trajectories() -> None:
     """Per step: it is also the Hessian of KL(p(τ|θ) ‖ p(τ|θ'))/T, the chances of the world cancelling."""
     samples = everything(WORLD, THETA)
-    endless = Phase(POLICY, THETA.unsqueeze(0), samples, SCRATCH)
+    endless = LinearizedPhase(POLICY, THETA.unsqueeze(0), samples, SCRATCH)
     found = matrix(lambda v: endless.fisher_product(v.unsqueeze(0)), P)[0]
     close(found, fisher_matrix(THETA))
 
@@ -450,13 +451,13 @@ def test_fisher_products_through_adaptation_are_jacobians_around_the_adapted_fis
         last.append(everything(WORLD, step(THETA)))
     outer = type(first)(*(torch.cat([getattr(s, name) for s in last]) for name in vars(first)))
     ours = TaskObjective(loop_of("log_prob"), THETA, [first, outer], {1: outer.loss_coef}, SCRATCH, constrained=[1])
-    close(matrix(lambda v: ours.fisher_product(v), P), total)
+    close(matrix(ours.fisher_product(), P), total)
 
 
 @pytest.mark.parametrize("damping", [0.0, 1e-3, 0.1])
 def test_conjugate_gradient_is_the_direct_solution(damping: float) -> None:
     """Of (F + λI)x = ∇V; without λ the matrix of rank 2 is singular, and x the shortest solution."""
-    endless = Phase(POLICY, THETA.unsqueeze(0), everything(WORLD, THETA), SCRATCH)
+    endless = LinearizedPhase(POLICY, THETA.unsqueeze(0), everything(WORLD, THETA), SCRATCH)
     F, b = fisher_matrix(THETA), grad(value)(THETA, WORLD)
     assert int(torch.linalg.matrix_rank(F)) == S
 

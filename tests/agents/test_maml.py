@@ -279,7 +279,7 @@ def test_every_new_setting_is_off_by_default():
 
 def test_a_head_that_adapts_is_the_last_layer_and_the_deviations_not_the_moments_of_observations():
     agent = make_agent(adapt_layers="head", normalize_obs=True, hidden_sizes=[4])
-    rates = named_parameters(agent.policy().shapes(), agent._loop.split(agent.psi)[1][0])
+    rates = named_parameters(agent.policy().shapes(), agent._loop.split(agent.psi)[1])
     adapting = {name for name, rate in rates.items() if bool((rate > 0).all())}
     assert adapting == {"policy.layer1.weight", "policy.layer1.bias", "policy.log_std"}
     assert all(bool((rate == 0).all()) for name, rate in rates.items() if name not in adapting)

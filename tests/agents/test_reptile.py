@@ -15,7 +15,8 @@ from metarl.agents.pretraining import Pretraining, PretrainingConfig
 from metarl.agents.reptile import Reptile, ReptileConfig, clipped_steps, path_diagnostics
 from metarl.config.schema import LearnerConfig
 from metarl.errors import CheckpointError, NumericError
-from metarl.learning.adaptation.analytic import InnerLoop, policy_gradient_step
+from metarl.learning.adaptation.analytic import policy_gradient_step
+from metarl.learning.adaptation.inner_loop import InnerLoop
 from metarl.learning.inner_losses import Samples
 from metarl.learning.meta_objective import TaskObjective
 from metarl.nn.derivatives import Scratch

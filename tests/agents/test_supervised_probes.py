@@ -18,7 +18,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from metarl.learning.adaptation.analytic import Adaptation, InnerLoop
+from metarl.learning.adaptation.analytic import adapt
+from metarl.learning.adaptation.inner_loop import InnerLoop
 from metarl.learning.inner_losses import Samples
 from metarl.nn.derivatives import Scratch
 from metarl.nn.distributions import DiagonalGaussian
@@ -165,9 +166,9 @@ class Lines:
 def test_adaptation_to_lines_is_the_product_of_what_each_step_leaves():
     lines = Lines()
     psi = line_psi(0.5, -0.3)
-    adaptation = Adaptation(line_model(Lines.rate), psi, lines.phases[:2], Scratch(), num_tasks=4)
+    adaptation = adapt(line_model(Lines.rate), psi, lines.phases[:2], Scratch(), num_tasks=4)
     error = lines.jacobian @ (psi[:2] - lines.lines).unsqueeze(2)
-    torch.testing.assert_close(adaptation.adapted[:, :2], lines.lines + error.squeeze(2), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(adaptation.parameters[-1][:, :2], lines.lines + error.squeeze(2), rtol=1e-12, atol=1e-12)
 
 
 def test_every_outer_gradient_vanishes_at_its_own_optimum_only():

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.func import grad, vmap
 
 from metarl.agents._maml import exploration_credit
-from metarl.learning.adaptation.analytic import InnerLoop
+from metarl.learning.adaptation.inner_loop import InnerLoop
 from metarl.learning.inner_losses import Samples
 from metarl.learning.meta_objective import TaskObjective
 from metarl.learning.samples import Estimates, policy_gradient_samples

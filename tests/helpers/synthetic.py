@@ -17,7 +17,7 @@ from torch.distributions import Categorical, Distribution, Independent, Normal, 
 from metarl.agent import Agent
 from metarl.agents._gradient import GradientAgent
 from metarl.config.schema import LearnerConfig
-from metarl.learning.adaptation.analytic import InnerLoop
+from metarl.learning.adaptation.inner_loop import InnerLoop
 from metarl.learning.inner_losses import Samples
 from metarl.learning.samples import policy_gradient_samples
 from metarl.nn.distributions import DiagonalGaussian

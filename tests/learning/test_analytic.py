@@ -7,7 +7,9 @@ import pytest
 import torch
 from synthetic import POLICIES, naive_kl, naive_trail, random_params, random_samples, small_policy
 
-from metarl.learning.adaptation.analytic import Adaptation, InnerLoop, Phase, policy_gradient_step
+from metarl.learning.adaptation import analytic
+from metarl.learning.adaptation.analytic import LinearizedPhase, adapt, policy_gradient_step
+from metarl.learning.adaptation.inner_loop import InnerLoop
 from metarl.learning.inner_losses import INNER_LOSSES, Samples
 from metarl.nn.derivatives import Scratch
 from metarl.nn.distributions import Categorical
@@ -52,8 +54,8 @@ def at_the_end(cotangent: torch.Tensor, steps: int) -> list[torch.Tensor | None]
     return [*[None] * steps, cotangent]
 
 
-def adaptation(loop: InnerLoop, psi: torch.Tensor, phases: list[Samples], **options) -> Adaptation:
-    return Adaptation(loop, psi, phases, Scratch(), num_tasks=TASKS, **options)
+def adaptation(loop: InnerLoop, psi: torch.Tensor, phases: list[Samples], **options) -> analytic.Adaptation:
+    return adapt(loop, psi, phases, Scratch(), num_tasks=TASKS, **options)
 
 
 def phases_of(policy: MLPPolicy, steps: int) -> list[Samples]:
@@ -73,7 +75,7 @@ def check_against_autograd(loop: InnerLoop, phases: list[Samples]) -> None:
             return torch.stack(naive_trail(loop, psi, phases, task))
 
         trail, changes = torch.autograd.functional.jvp(chain, psi, v)
-        close(torch.stack([step[task] for step in ours.trail]), trail)
+        close(torch.stack([step[task] for step in ours.parameters]), trail)
         close(torch.stack([step[task] for step in pushed]), changes)
         everything = torch.stack([g[task] for g in cotangents])
         last_alone = everything * torch.eye(steps + 1, dtype=torch.float64)[-1].unsqueeze(1)
@@ -87,13 +89,13 @@ def test_one_inner_step_by_hand():
     one = torch.ones(1, 1)
     samples = Samples(one.unsqueeze(2), torch.tensor([[0]]), 2 * one, one, one > 0)
     theta = torch.zeros(4)  # weights, then biases, both see the input 1
-    phase = Phase(policy, theta.unsqueeze(0), samples, Scratch())
+    phase = LinearizedPhase(policy, theta.unsqueeze(0), samples, Scratch())
     assert phase.gradient(samples.loss_coef).tolist() == [[-1, 1, -1, 1]]
-    ours = Adaptation(loop_of(policy), theta, [samples], Scratch(), num_tasks=1)
+    ours = adapt(loop_of(policy), theta, [samples], Scratch(), num_tasks=1)
     assert ours.gradients[0].tolist() == [[-1, 1, -1, 1]]
-    torch.testing.assert_close(ours.adapted, torch.tensor([[0.3, -0.3, 0.3, -0.3]]))
+    torch.testing.assert_close(ours.parameters[-1], torch.tensor([[0.3, -0.3, 0.3, -0.3]]))
     # the logits are now ±0.6: the rewarded arm has probability 1/(1 + e⁻¹·²)
-    outputs = policy.outputs(ours.adapted, samples.obs)[0]
+    outputs = policy.outputs(ours.parameters[-1], samples.obs)[0]
     assert float(outputs.softmax(1)[0, 0, 0]) == pytest.approx(0.768525, abs=1e-6)
 
 
@@ -109,7 +111,7 @@ def test_every_loss_adapts_alike_and_each_has_its_own_jacobian(loss):
     policy, phases = small_policy(), phases_of(small_policy(), 2)
     psi = psi_of(loop_of(policy))
     usual, ours = (adaptation(loop_of(policy, name), psi, phases) for name in ("log_prob", loss))
-    assert torch.equal(ours.adapted, usual.adapted)
+    assert torch.equal(ours.parameters[-1], usual.parameters[-1])
     v = random_direction(loop_of(policy), 1)
     changes = ours.push_forward(v)[-1].clone(), usual.push_forward(v)[-1]
     assert torch.allclose(*changes, rtol=0.01) == (loss == "log_prob")
@@ -133,12 +135,14 @@ def test_away_from_the_old_policy_the_loss_is_taken_relative_to_it(policy, loss)
             return naive_trail(loop, psi, phases, task, old=then)[-1]
 
         adapted, pulled_back = torch.autograd.functional.vjp(chain, near, g[task])
-        close(ours.adapted[task], adapted)
+        close(ours.parameters[-1][task], adapted)
         close(pulled[task], pulled_back)
     again = adaptation(loop, old, phases, old_log_probs=log_probs, curved=False)
-    assert all(torch.equal(a, b) for a, b in zip(again.trail, gathered.trail, strict=True))  # ρ is exactly 1 there
+    assert all(
+        torch.equal(a, b) for a, b in zip(again.parameters, gathered.parameters, strict=True)
+    )  # ρ is exactly 1 there
     if loss != "log_prob":
-        assert not torch.allclose(ours.adapted, adaptation(loop, near, phases).adapted, rtol=1e-3)
+        assert not torch.allclose(ours.parameters[-1], adaptation(loop, near, phases).parameters[-1], rtol=1e-3)
 
 
 @POLICIES
@@ -159,7 +163,7 @@ def test_first_order_adapts_alike_and_has_the_identity_as_jacobian(policy):
     loop, phases = loop_of(policy), phases_of(policy, 2)
     psi, v, g = psi_of(loop), random_direction(loop, 1), random_params(policy, TASKS, seed=1)
     full, first = adaptation(loop, psi, phases), adaptation(replace(loop, first_order=True), psi, phases)
-    assert torch.equal(first.adapted, full.adapted)
+    assert torch.equal(first.parameters[-1], full.parameters[-1])
     assert all(torch.equal(pushed, v.expand(TASKS, -1)) for pushed in first.push_forward(v))
     assert len(first.push_forward(v)) == 3
     assert torch.equal(first.pull_back(at_the_end(g, 2)), g)
@@ -170,10 +174,10 @@ def test_no_inner_step_is_the_identity():
     loop = loop_of(small_policy())
     psi, v, g = psi_of(loop), random_direction(loop, 1), random_params(loop.policy, TASKS, seed=1)
     ours = adaptation(loop, psi, [])
-    assert torch.equal(ours.adapted, psi.expand(TASKS, -1)) and len(ours.trail) == 1
+    assert torch.equal(ours.parameters[-1], psi.expand(TASKS, -1)) and len(ours.parameters) == 1
     assert torch.equal(ours.push_forward(v)[0], v.expand(TASKS, -1))
     assert torch.equal(ours.pull_back([g]), g)
-    phase = Phase(loop.policy, ours.adapted, random_samples(loop.policy, TASKS), Scratch())
+    phase = LinearizedPhase(loop.policy, ours.parameters[-1], random_samples(loop.policy, TASKS), Scratch())
     assert torch.equal(ours.fisher_product(v, {0: phase}), phase.fisher_product(v.expand(TASKS, -1)))
 
 
@@ -185,7 +189,7 @@ def test_a_deviation_at_its_floor_is_not_adapted():
     mean = policy.outputs(psi.expand(TASKS, -1), samples.obs)[0]
     samples.action[:, -1] = mean[:, -1]  # no enormous z there
     ours = adaptation(loop, psi, [samples])
-    assert (ours.adapted[:, -1] == -20.0).all() and (ours.adapted[:, -2] != psi[-2]).all()
+    assert (ours.parameters[-1][:, -1] == -20.0).all() and (ours.parameters[-1][:, -2] != psi[-2]).all()
     v = random_direction(loop, 1)
     close(ours.push_forward(v)[-1][:, -1], v[-1].expand(TASKS))
 
@@ -198,10 +202,10 @@ def test_steps_after_the_first_are_scaled():
     assert [loop.scale(k) for k in range(4)] == [1, 1 / 3, 1 / 3, 1 / 3]
     params, by_hand = psi_of(loop).repeat(TASKS, 1), []
     for samples, rate in zip(phases, (0.3, 0.1, 0.1), strict=True):
-        params = params - rate * Phase(policy, params, samples, Scratch()).gradient(samples.loss_coef)
+        params = params - rate * LinearizedPhase(policy, params, samples, Scratch()).gradient(samples.loss_coef)
         by_hand.append(params)
     ours = adaptation(loop, psi_of(loop), phases)
-    for found, expected in zip(ours.trail[1:], by_hand, strict=True):
+    for found, expected in zip(ours.parameters[1:], by_hand, strict=True):
         close(found, expected)
     check_against_autograd(loop, phases)
     check_against_autograd(replace(loop, learned="per_tensor"), phases)
@@ -216,8 +220,8 @@ def test_a_step_alone_has_the_bits_it_has_in_the_chain(learned, masked):
     for curved in (True, False):
         ours = adaptation(loop, psi, phases, curved=curved)
         for k, samples in enumerate(phases):
-            alone = policy_gradient_step(loop, psi, ours.trail[k], samples, k, Scratch())
-            assert torch.equal(alone, ours.trail[k + 1])
+            alone = policy_gradient_step(loop, psi, ours.parameters[k], samples, k, Scratch())
+            assert torch.equal(alone, ours.parameters[k + 1])
 
 
 def test_learned_step_sizes_lie_behind_the_parameters_and_start_from_the_rate():
@@ -232,7 +236,7 @@ def test_learned_step_sizes_lie_behind_the_parameters_and_start_from_the_rate():
     psi[28:33] = torch.arange(1.0, 6.0)  # of layer0.weight, layer0.bias, layer1.weight, layer1.bias, log_std
     found, alpha = loop.split(psi[:33])
     assert torch.equal(found, theta)
-    assert alpha.tolist() == [[1] * 12 + [2] * 4 + [3] * 8 + [4] * 2 + [5] * 2]
+    assert alpha.tolist() == [1] * 12 + [2] * 4 + [3] * 8 + [4] * 2 + [5] * 2
     joined = loop.join(torch.zeros(2, 28), torch.ones(2, 28))
     assert joined[:, 28:].tolist() == [[12, 4, 8, 2, 2]] * 2
 
@@ -254,9 +258,9 @@ def test_what_the_mask_leaves_out_never_moves_and_still_gets_its_gradient(policy
     psi = psi_of(loop)
     frozen = head == 0
     ours = adaptation(loop, psi, phases)
-    for params in ours.trail[1:]:
-        assert torch.equal(params[:, frozen], ours.trail[0][:, frozen])
-        assert (params[:, ~frozen] != ours.trail[0][:, ~frozen]).any()
+    for params in ours.parameters[1:]:
+        assert torch.equal(params[:, frozen], ours.parameters[0][:, frozen])
+        assert (params[:, ~frozen] != ours.parameters[0][:, ~frozen]).any()
     pulled = ours.pull_back(at_the_end(head.expand(TASKS, -1), 3))  # of what only the head decides
     assert pulled[:, : policy.num_parameters][:, frozen].any()
     assert learned == "none" or not pulled[:, policy.num_parameters :][:, frozen].any()
@@ -272,7 +276,7 @@ def test_fisher_products_are_the_pushed_forward_metric_pulled_back(learned, firs
     loop = loop_of(policy, "ratio", learned=learned, first_order=first_order)
     phases, psi = phases_of(policy, 3), psi_of(loop)
     ours = adaptation(loop, psi, phases[:2])
-    last = Phase(policy, ours.adapted, phases[2], Scratch())
+    last = LinearizedPhase(policy, ours.parameters[-1], phases[2], Scratch())
     available = dict(enumerate([*ours.phases, last]))
     unit = torch.eye(len(psi), dtype=torch.float64)
     found = torch.stack([ours.fisher_product(v, {k: available[k] for k in scored}).clone() for v in unit], dim=1)
@@ -298,8 +302,8 @@ def test_jacobians_along_the_same_samples_are_the_adaptations_own_to_the_bit(pol
     loop, phases = loop_of(policy, loss, learned="per_tensor"), phases_of(policy, 2)
     v, g = random_direction(loop, 1), random_params(policy, TASKS, seed=2)
     ours = adaptation(loop, psi_of(loop), phases)
-    again = ours.along(phases, Scratch())
-    assert torch.equal(again.adapted, ours.adapted)
+    again = ours.with_samples(phases, Scratch())
+    assert torch.equal(again.parameters[-1], ours.parameters[-1])
     for a, b in zip(again.push_forward(v), ours.push_forward(v), strict=True):
         assert torch.equal(a, b)
     assert torch.equal(again.pull_back([g, g, g]), ours.pull_back([g, g, g]))
@@ -312,13 +316,13 @@ def test_jacobians_along_other_samples_have_their_hessians_at_the_same_parameter
     psi, v = psi_of(loop), random_direction(loop, 1)
     ours = adaptation(loop, psi, phases)
     other = [random_samples(policy, TASKS, seed=10 + k, size=4) for k in range(2)]
-    found = ours.along(other, Scratch()).push_forward(v)
+    found = ours.with_samples(other, Scratch()).push_forward(v)
     change, d_alpha = v[: policy.num_parameters].expand(TASKS, -1), loop.split(v)[1] if learned != "none" else 0.0
     for k, samples in enumerate(other):
         close(found[k], change)
-        phase = Phase(policy, ours.trail[k], samples, Scratch())
-        phase.curve(INNER_LOSSES["ratio"](samples, None))
-        change = change - loop.split(psi)[1] * phase.hessian_product(change) - d_alpha * ours.gradients[k]
+        phase = LinearizedPhase(policy, ours.parameters[k], samples, Scratch())
+        loss_there = phase.loss(INNER_LOSSES["ratio"](samples, None))
+        change = change - loop.split(psi)[1] * loss_there.hessian_product(change) - d_alpha * ours.gradients[k]
     close(found[2], change)
     assert not torch.allclose(found[2], ours.push_forward(v)[2], rtol=0.01)
 
@@ -328,5 +332,5 @@ def test_first_order_jacobians_along_other_samples_are_the_identity():
     loop, phases = loop_of(policy, first_order=True), phases_of(policy, 1)
     v = random_direction(loop, 1)
     ours = adaptation(loop, psi_of(loop), phases)
-    other = ours.along([random_samples(policy, TASKS, seed=10, size=4)], Scratch())
+    other = ours.with_samples([random_samples(policy, TASKS, seed=10, size=4)], Scratch())
     assert torch.equal(other.push_forward(v)[1], v.expand(TASKS, -1))

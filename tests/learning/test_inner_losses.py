@@ -6,7 +6,7 @@ import pytest
 import torch
 from synthetic import cast, naive_inner_loss, naive_log_prob, random_params, random_samples, small_policy, take
 
-from metarl.learning.adaptation.analytic import Phase
+from metarl.learning.adaptation.analytic import LinearizedPhase
 from metarl.learning.inner_losses import INNER_LOSSES, Samples
 from metarl.nn.derivatives import Scratch
 from metarl.nn.distributions import Categorical
@@ -145,11 +145,12 @@ def test_the_expected_hessian_of_dice_is_that_of_the_return_and_the_others_are_n
 
     expected = torch.autograd.functional.hessian(minus_expected_return, theta[0])
     for name, loss in INNER_LOSSES.items():
-        phase = Phase(policy, theta, samples, Scratch())
-        gradient = phase.curve(loss(samples, None))
+        phase = LinearizedPhase(policy, theta, samples, Scratch())
+        loss_there = phase.loss(loss(samples, None))
+        gradient = loss_there.gradient
         close(gradient[0], torch.func.grad(minus_expected_return)(theta[0]))
         unit = torch.eye(policy.num_parameters, dtype=torch.float64)
-        hessian = torch.cat([phase.hessian_product(unit[i : i + 1]) for i in range(len(unit))])
+        hessian = torch.cat([loss_there.hessian_product(unit[i : i + 1]) for i in range(len(unit))])
         if name == "dice":
             close(hessian, expected)
         else:

@@ -14,7 +14,7 @@ from synthetic import (
     take,
 )
 
-from metarl.learning.adaptation.analytic import Phase
+from metarl.learning.adaptation.analytic import LinearizedPhase
 from metarl.learning.inner_losses import INNER_LOSSES, Samples
 from metarl.nn.derivatives import Scratch
 
@@ -34,11 +34,11 @@ def test_loss_gradient_and_hessian_are_autograds(policy, loss, moved):
     old = params + 0.1 * random_params(policy, TASKS, seed=5) if moved else params
     directions = [random_params(policy, TASKS, seed=seed) for seed in (1, 2)]
     then = torch.stack([naive_log_prob(policy, old[task], samples, task) for task in range(TASKS)])
-    phase = Phase(policy, params, samples, Scratch())
+    phase = LinearizedPhase(policy, params, samples, Scratch())
     terms = INNER_LOSSES[loss](samples, phase.log_prob - then if moved else None)
     first_order = phase.gradient(terms.coef)
-    gradient = phase.curve(terms)
-    products = [phase.hessian_product(v).clone() for v in directions]
+    loss_there = phase.loss(terms)
+    gradient, products = loss_there.gradient, [loss_there.hessian_product(v).clone() for v in directions]
     assert torch.equal(first_order, gradient)  # bit for bit: line searches recompute what gradients were taken at
     for task in range(TASKS):
 
@@ -54,8 +54,8 @@ def test_loss_gradient_and_hessian_are_autograds(policy, loss, moved):
 def test_fisher_is_the_hessian_of_the_weighted_kl(policy):
     params, samples = random_params(policy, TASKS), random_samples(policy, TASKS)
     v = random_params(policy, TASKS, seed=1)
-    product = Phase(policy, params, samples, Scratch()).fisher_product(v).clone()
-    padded = Phase(policy, params, pad(samples, 4), Scratch()).fisher_product(v)
+    product = LinearizedPhase(policy, params, samples, Scratch()).fisher_product(v).clone()
+    padded = LinearizedPhase(policy, params, pad(samples, 4), Scratch()).fisher_product(v)
     for task in range(TASKS):
 
         def kl(p, task=task):
@@ -69,7 +69,7 @@ def test_fisher_is_the_hessian_of_the_weighted_kl(policy):
 def test_the_kl_gradient_is_autograds(policy):
     old, new = random_params(policy, TASKS), random_params(policy, TASKS, seed=1)
     samples = random_samples(policy, TASKS, padded=2)
-    gradient = Phase(policy, new, samples, Scratch()).kl_gradient(policy.outputs(old, samples.obs))
+    gradient = LinearizedPhase(policy, new, samples, Scratch()).kl_gradient(policy.outputs(old, samples.obs))
     for task in range(TASKS):
 
         def kl(p, task=task):
@@ -82,11 +82,11 @@ def test_the_kl_gradient_is_autograds(policy):
 @LOSSES
 def test_both_products_at_once_are_those_one_by_one(policy, loss):
     params, samples, v = random_params(policy, TASKS), random_samples(policy, TASKS), random_params(policy, TASKS, 1)
-    phase = Phase(policy, params, samples, Scratch())
-    phase.curve(INNER_LOSSES[loss](samples, None))
-    alone = phase.hessian_product(v).clone(), phase.fisher_product(v).clone()
+    phase = LinearizedPhase(policy, params, samples, Scratch())
+    loss_there = phase.loss(INNER_LOSSES[loss](samples, None))
+    alone = loss_there.hessian_product(v).clone(), phase.fisher_product(v).clone()
     for _ in range(2):
-        assert all(torch.equal(a, b) for a, b in zip(phase.both_products(v), alone, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(loss_there.hessian_and_fisher_products(v), alone, strict=True))
 
 
 @POLICIES
@@ -95,7 +95,7 @@ def test_neither_other_tasks_nor_padding_change_an_inner_step(policy):
     before = params.clone()
 
     def gradient(params: torch.Tensor, samples: Samples) -> torch.Tensor:
-        return Phase(policy, params, samples, Scratch()).gradient(samples.loss_coef)
+        return LinearizedPhase(policy, params, samples, Scratch()).gradient(samples.loss_coef)
 
     together = gradient(params, samples)
     close(gradient(params, pad(samples, 3)), together)
@@ -108,13 +108,12 @@ def test_phases_that_share_scratch_do_not_disturb_each_other():
     policy, scratch = small_policy(), Scratch()
     params, v = random_params(policy, TASKS), random_params(policy, TASKS, seed=1)
     phases = [random_samples(policy, TASKS, seed=k, size=5 + 2 * k) for k in range(3)]
-    shared = [Phase(policy, params, samples, scratch) for samples in phases]
-    for phase in shared:
-        phase.curve(INNER_LOSSES["dice"](phase.samples, None))
+    shared = [LinearizedPhase(policy, params, samples, scratch) for samples in phases]
+    losses = [phase.loss(INNER_LOSSES["dice"](phase.samples, None)) for phase in shared]
     for _ in range(2):
-        for phase in shared:
-            alone = Phase(policy, params, phase.samples, Scratch())
-            alone.curve(INNER_LOSSES["dice"](phase.samples, None))
-            assert all(torch.equal(a, b) for a, b in zip(phase.both_products(v), alone.both_products(v), strict=True))
+        for phase, loss in zip(shared, losses, strict=True):
+            alone = LinearizedPhase(policy, params, phase.samples, Scratch())
+            expected = alone.loss(INNER_LOSSES["dice"](phase.samples, None)).hessian_and_fisher_products(v)
+            assert all(torch.equal(a, b) for a, b in zip(loss.hessian_and_fisher_products(v), expected, strict=True))
             coef = phase.samples.weight
             assert torch.equal(phase.gradient(coef), alone.gradient(coef))

@@ -1,0 +1,74 @@
+"""The settings of adaptation by gradient steps, shared by all ways of computing it.
+
+Source: Finn et al. 2017, arXiv:1703.03400, eq. 1 and algorithm 3; learned step sizes: Li et al. 2017,
+arXiv:1707.09835, eq. 3 (Meta-SGD).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from metarl.learning.inner_losses import InnerLoss, log_prob
+from metarl.nn.policies import MLPPolicy
+
+LearnedRates = Literal["none", "per_tensor", "per_parameter"]
+
+
+@dataclass(frozen=True)
+class InnerLoop:
+    """The settings of adaptation, and the layout of what is learned.
+
+    A meta-update learns one flat vector ψ [Q]: θ [P], and behind it the step sizes α, where they are learned. Step k
+    moves by −sₖ·α·∇L, s₀ = 1 and later ones ``later_scale``, on the parameters of ``mask`` only.
+    """
+
+    policy: MLPPolicy
+    rate: float  # α, or what it starts from
+    later_scale: float = 1.0
+    loss: InnerLoss = log_prob
+    first_order: bool = False  # take every Jacobian ∂θₖ/∂θ for the identity
+    learned: LearnedRates = "none"
+    mask: Tensor | None = None  # [P] of 0 and 1; None = all parameters adapt
+
+    def scale(self, step: int) -> float:
+        """sₖ of step k = 0, 1, …, in training as in evaluation."""
+        return 1.0 if step == 0 else self.later_scale
+
+    def initial(self, theta: Tensor) -> Tensor:
+        """ψ [Q] for initial parameters θ [P]."""
+        sizes = {"none": 0, "per_tensor": len(self.policy.shapes()), "per_parameter": len(theta)}
+        return torch.cat([theta, theta.new_full((sizes[self.learned],), self.rate)])
+
+    def split(self, psi: Tensor) -> tuple[Tensor, Tensor]:
+        """(θ [P], α [P]) of ψ [Q], or both [C, P] of rows [C, Q]; α is 0 where nothing adapts."""
+        theta, learned = psi[..., : self.policy.num_parameters], psi[..., self.policy.num_parameters :]
+        if self.learned == "none":
+            alpha = torch.full_like(theta, self.rate)
+        else:
+            alpha = learned if self.learned == "per_parameter" else learned[..., self._tensor_of(psi)]
+        return theta, alpha if self.mask is None else alpha * self.mask
+
+    def join(self, by_theta: Tensor, by_alpha: Tensor) -> Tensor:
+        """Gradients by ψ [C, Q] of those by θ and by α, both [C, P]."""
+        if self.learned == "none":
+            return by_theta
+        by_alpha = by_alpha if self.mask is None else by_alpha * self.mask
+        if self.learned == "per_tensor":
+            by_tensor = by_alpha.new_zeros(len(by_alpha), len(self.policy.shapes()))
+            by_alpha = by_tensor.index_add_(1, self._tensor_of(by_alpha), by_alpha)
+        return torch.cat([by_theta, by_alpha], dim=1)
+
+    def change(self, direction: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(changes of θ [P], of α [P]) along a direction [Q] of ψ; None where α is fixed."""
+        if self.learned == "none":
+            return direction, None
+        return self.split(direction)
+
+    def _tensor_of(self, like: Tensor) -> Tensor:
+        """Which of the policy's tensors each parameter belongs to, [P]."""
+        sizes = torch.tensor([torch.Size(shape).numel() for shape in self.policy.shapes().values()])
+        return torch.repeat_interleave(torch.arange(len(sizes)), sizes).to(like.device)
