@@ -377,6 +377,7 @@ def run_process(argv: list[str]) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(("argv", "parts"), PROCESSES, ids=[" ".join(argv)[:50] for argv, _ in PROCESSES])
 def test_a_bad_command_line_ends_a_process_within_three_seconds(argv, parts):
     """Three seconds of processor time, best of three, and no waiting: a busy machine takes longer by the clock."""

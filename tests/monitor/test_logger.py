@@ -155,6 +155,7 @@ class TestWandb:
         wandb.finish()
         assert wandb.run_id == "chosen12"
 
+    @pytest.mark.alone
     def test_an_unreachable_server_costs_one_warning_and_no_time(self, tmp_path, monkeypatch):
         for name, value in UNREACHABLE.items():
             monkeypatch.setenv(name, value)
@@ -206,6 +207,7 @@ class TestWandb:
         wandb.log(metrics(1))
         assert len(warnings) == 1 and "wandb cannot run" in warnings[0]
 
+    @pytest.mark.alone
     def test_a_queue_that_is_full_drops_instead_of_waiting(self, tmp_path, monkeypatch):
         monkeypatch.setattr(wandb_sink, "QUEUE_SIZE", 5)
         monkeypatch.setattr(WandbSink, "_feed", lambda self: time.sleep(3.0))

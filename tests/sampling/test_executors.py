@@ -179,6 +179,7 @@ def test_no_units_no_results(either: Executor) -> None:
     assert either.map(square, []) == []
 
 
+@pytest.mark.alone
 def test_all_workers_take_part(shared: Processes) -> None:
     start = time.monotonic()
     shared.map(square_after, [(0, 1.0)] * 4)
