@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -160,9 +159,6 @@ class GradientAgent(Agent):
         """Names and shapes of what ψ holds, in its order."""
         learned = len(self.psi) - self._policy.num_parameters
         return self._policy.shapes() | ({"inner_lr": (learned,)} if learned else {})
-
-    def describe(self) -> dict[str, Any]:
-        return {"parameters": self._policy.num_parameters}
 
     def meta_update(self, batches: Sequence[Trajectory], adapted: Tensor, *, rng: np.random.Generator) -> Metrics:
         metrics = self._improve(batches, rng)

@@ -233,7 +233,7 @@ class DescentConfig(MAMLConfig):
 
 
 class DescentMAMLAgent(MAMLAgent):
-    """How many epochs, and with which clipping and penalty, is for the agents to say."""
+    """Agents differ in the number of epochs, in clipping and in the penalty."""
 
     config: DescentConfig
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, TypeVar
+from dataclasses import replace
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -15,8 +15,9 @@ from torch import Tensor
 from metarl.agent import Agent, load_named_parameters, named_parameters, require_tensors
 from metarl.config.schema import AgentConfig, LearnerConfig, RunConfig, TaskConfig
 from metarl.errors import NumericError
+from metarl.learning.critics import Critic, LinearCritic, TrialSteps, ValueHead
 from metarl.learning.returns import discounted_returns, explained_variance, finite_horizon_gae, normalize
-from metarl.learning.trials import Credit, critic_times, ends, linear_values, seen, time_features
+from metarl.learning.trials import Credit, Trials, ends, seen, time_features
 from metarl.nn.memories.make import Kind, make_memory
 from metarl.nn.memories.memory import State
 from metarl.nn.memory_policy import FLAGS, MemoryParameters, MemoryPolicy, init_memory_parameters
@@ -101,27 +102,6 @@ class MemoryAgentConfig(AgentConfig):
         return [f"agent.memory_context = {self.memory_context}: expected at least {steps}, because {reason}"]
 
 
-@dataclass(frozen=True)
-class Trials:
-    """R trials of T steps, as samples."""
-
-    inputs: Tensor  # [R, T, inputs]
-    action: Tensor  # [R, T, act], choices [R, T]
-    log_prob: Tensor  # [R, T] of the action under the policy that took it
-    advantage: Tensor  # [R, T]
-    target: Tensor  # [R, T] returns for the value head, in its units once it learns
-    time: Tensor  # [R, T, TIMES] for the value head
-    valid: Tensor  # [R, T] bool
-
-    def rows(self, index: Tensor | slice) -> Trials:
-        """Some of the trials."""
-        return Trials(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
-
-    def steps(self, part: slice) -> Trials:
-        """Some of the steps of all trials."""
-        return Trials(**{f.name: getattr(self, f.name)[:, part] for f in fields(self)})
-
-
 class MemoryAgent(Agent):
     """A policy that adapts by what it remembers of its trial; θ changes in training only."""
 
@@ -146,7 +126,7 @@ class MemoryAgent(Agent):
         self._policy = make_memory_policy(spaces, config)
         self._moments = RunningMoments(spaces.observation.size) if config.normalize_obs else None
         self._rewards = RunningMoments(1, name="rewards") if config.normalize_reward else None
-        self._targets = RunningMoments(1, name="targets") if config.critic == "value_head" else None
+        self._critic = make_critic(config)
         self.theta = init_memory_parameters(self._policy, config.init_std, rng).to(device)
         self._start_afresh()
 
@@ -165,15 +145,18 @@ class MemoryAgent(Agent):
         if len(batches) != 1:
             raise ValueError(f"expected 1 phase, got {len(batches)}")
         batch = batches[0].to(self.theta.device)
+        before = self.theta, [moments.state() for moments in self._critic.moments]
+        # the batch as trials with values and advantages
         trials, metrics = self._trials(batch)
-        theta, targets = self.theta, self._targets.state() if self._targets else {}
+        # the critic's units, and the update itself; all or nothing
         try:
-            metrics |= self._improve(self._in_units(trials), rng)
+            metrics |= self._improve(self._in_critics_units(trials), rng)
         except NumericError:
-            self.theta = theta
-            if self._targets:
-                self._targets.load_state(targets)
+            self.theta = before[0]
+            for moments, state in zip(self._critic.moments, before[1], strict=True):
+                moments.load_state(state)
             raise
+        # what the next batch is normalised by
         self._update_normalisers(batch)
         return metrics | _first_and_last_episode(batch)
 
@@ -204,10 +187,7 @@ class MemoryAgent(Agent):
         self._start_afresh()
 
     def _normalisers(self) -> list[RunningMoments]:
-        return [moments for moments in (self._moments, self._rewards, self._targets) if moments]
-
-    def describe(self) -> dict[str, Any]:
-        return {"parameters": self._policy.num_parameters}
+        return [moments for moments in (self._moments, self._rewards, *self._critic.moments) if moments]
 
     def _load_policy(self, state: dict[str, Tensor]) -> None:
         self.theta = load_named_parameters(self._policy.shapes(), state).to(self.theta.device)
@@ -220,21 +200,17 @@ class MemoryAgent(Agent):
         """
         config, policy = self.config, self._policy
         with torch.no_grad():
+            # what the policy saw, and where its credit ends
             params = policy.unpack(self.theta[None])
             inputs = policy.inputs(params, seen(batch))
             valid, end = batch.valid.flatten(0, 1), ends(batch, config.credit)
             reward, first = batch.reward.flatten(0, 1), batch.first.flatten(0, 1)
+            action, log_prob = batch.action.flatten(0, 1), batch.log_prob.flatten(0, 1)
             time = time_features(first, valid).to(inputs.dtype)
-            metrics: Metrics = {}
-            if config.critic == "value_head":
-                value, log_prob = self._values(params, inputs, time, batch.action.flatten(0, 1))
-                value = torch.where(valid, self._in_returns(value), 0.0)
-                difference = torch.where(valid, log_prob - batch.log_prob.flatten(0, 1), 0.0).abs().max()
-                metrics["memory/log_prob_difference"] = float(difference)  # of worker and learner
-            else:
-                per_task = config.critic == "linear_per_task"
-                times, fits = critic_times(first, config.credit, per_task=per_task), len(batch.obs) if per_task else 1
-                value = linear_values(inputs, times, reward, end, valid, gamma=config.gamma, fits=fits)
+            # values
+            steps = TrialSteps(inputs, first, reward, end, valid, len(batch.obs))
+            value, metrics = self._critic.values(steps, log_prob, lambda: self._head(params, inputs, time, action))
+            # advantages
             advantage = finite_horizon_gae(reward, value, end, gamma=config.gamma, lam=config.gae_lambda)
             target = advantage + value
             if not all(bool(tensor.isfinite().all()) for tensor in (target, inputs, batch.obs)):  # inputs are clipped
@@ -244,38 +220,15 @@ class MemoryAgent(Agent):
             explained = explained_variance(value.reshape(1, -1), returns.reshape(1, -1), weight)
             metrics["baseline/explained_variance/0"] = float(explained)
             advantage = normalize(advantage.reshape(1, -1), weight, config.advantage_norm)[0].view_as(reward)
-        action, log_prob = batch.action.flatten(0, 1), batch.log_prob.flatten(0, 1)
         return Trials(inputs, action, log_prob, advantage, target, time, valid), metrics
 
-    def _in_returns(self, value: Tensor) -> Tensor:
-        """What the value head says, [R, T], as returns."""
-        mean, std = self._target_moments()
-        return mean + std * value
+    def _in_critics_units(self, trials: Trials) -> Trials:
+        """The trials with targets in the critic's units, which they change; its head goes along."""
+        target, changed = self._critic.targets(trials.target, trials.valid, self._policy.named(self.theta))
+        self._write(changed)
+        return replace(trials, target=target)
 
-    def _in_units(self, trials: Trials) -> Trials:
-        """The trials with targets as the value head is to say them, so that its loss is of one size on every task.
-
-        Its units are the moments of all targets so far, these among them; as they change, the head is rescaled to say
-        the same as before.
-        Source: van Hasselt et al. 2016, "Learning values across many orders of magnitude", arXiv:1602.07714, section 2.
-        """
-        if self._targets is None:
-            return trials
-        mean, std = self._target_moments()
-        self._targets.update(trials.target[trials.valid].unsqueeze(1))
-        new_mean, new_std = self._target_moments()
-        named = self._policy.named(self.theta)
-        changed = {name: named[name] * (std / new_std) for name in ("value.weight", "value.time")}
-        self._write(changed | {"value.bias": (mean + std * named["value.bias"] - new_mean) / new_std})
-        return replace(trials, target=(trials.target - new_mean) / new_std)
-
-    def _target_moments(self) -> tuple[float, float]:
-        if self._targets is None:
-            return 0.0, 1.0
-        mean, std = self._targets.mean_and_std()
-        return float(mean), max(float(std), 1e-3)
-
-    def _values(self, params: MemoryParameters, inputs: Tensor, time: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+    def _head(self, params: MemoryParameters, inputs: Tensor, time: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """The value head [R, T], and log π of the actions [R, T], at the present θ."""
 
         def evaluate(part: slice) -> tuple[Tensor, Tensor]:
@@ -296,6 +249,10 @@ class MemoryAgent(Agent):
         """One share of the rows per thread."""
         return list(task_chunks(rows, -(-rows // self._threads)))
 
+    def in_shares(self, trials: Trials) -> list[Trials]:
+        """The trials, a share of them for each thread."""
+        return [trials.rows(part) for part in self.shares(len(trials.inputs))]
+
     def _update_normalisers(self, batch: Trajectory) -> None:
         """The moments of what this batch has shown go into θ, for the next one."""
         changed: dict[str, Tensor] = {}
@@ -314,6 +271,13 @@ class MemoryAgent(Agent):
             named = self._policy.named(self.theta)
             for name, value in changed.items():
                 named[name].copy_(value)
+
+
+def make_critic(config: MemoryAgentConfig) -> Critic:
+    """The critic that a configuration asks for."""
+    if config.critic == "value_head":
+        return ValueHead()
+    return LinearCritic(gamma=config.gamma, credit=config.credit, per_task=config.critic == "linear_per_task")
 
 
 def make_memory_policy(spaces: SpaceSpec, config: MemoryAgentConfig) -> MemoryPolicy:

@@ -17,13 +17,13 @@ from torch import Tensor
 
 from metarl.config.schema import Lineage, RunConfig
 from metarl.errors import NumericError
-from metarl.learning.trials import longest
+from metarl.learning.trials import Trials, longest
 from metarl.nn.memories.memory import State
 from metarl.nn.optimizers import FlatOptimizer, require_whole_schedule, schedule_conflicts, scheduled
 from metarl.parallel import task_chunks
 from metarl.types import Metrics
 
-from ._memory import MemoryAgent, MemoryAgentConfig, Trials, initial_state, log_probs
+from ._memory import MemoryAgent, MemoryAgentConfig, initial_state, log_probs
 
 MAX_LOG_RATIO = 20.0  # beyond, exp overflows into gradients of 0·∞; far beyond any clip
 SUMS = ("loss/policy", "loss/value", "policy/entropy", "loss/kl", "loss/clipped")
@@ -180,12 +180,14 @@ class RL2PPO(MemoryAgent):
     def _descend(self, trials: Trials, lr: float, *, measure: bool) -> tuple[Tensor, float, float]:
         """One pass over a minibatch: weighted means of SUMS, the mean gradient norm, and the state's mismatch, which
         costs another forward pass, where it is to be measured."""
-        rows = [trials.rows(part) for part in self.shares(len(trials.inputs))]
+        # one share of the trials per thread, each from the start of its trials
+        rows = self.in_shares(trials)
         states = [initial_state(self._policy, share.inputs) for share in rows]
         steps = longest(trials.valid)
         chunks = list(task_chunks(steps, self.config.bptt_steps or steps))
         scale = len(chunks) / float(trials.valid.sum())
         sums, norms, mismatch = torch.zeros(len(SUMS)), [], 0.0
+        # an optimiser step behind each chunk of steps; the next one starts from the state that it has left
         for chunk in chunks:
             if measure and len(chunks) > 1 and chunk is chunks[-1]:
                 mismatch = self._mismatch(rows, states, chunk.start)

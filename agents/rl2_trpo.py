@@ -7,8 +7,10 @@ Learning", arXiv:1611.02779, section 2.3; Schulman et al. 2015, arXiv:1502.05477
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import ClassVar, Literal, TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -17,13 +19,13 @@ from torch import Tensor
 
 from metarl.config.schema import Lineage
 from metarl.errors import NumericError
+from metarl.learning.trials import Trials
 from metarl.learning.trust_region import TrustRegionConfig, trust_region_step
-from metarl.nn.memory_policy import MemoryParameters
+from metarl.nn.memory_policy import MemoryParameters, MemoryPolicy
+from metarl.parallel import TaskMap
 from metarl.types import Metrics
 
-from ._memory import MemoryAgent, MemoryAgentConfig, Trials, initial_state, log_probs
-
-R = TypeVar("R")
+from ._memory import MemoryAgent, MemoryAgentConfig, initial_state, log_probs
 
 
 class RL2TRPOConfig(MemoryAgentConfig, TrustRegionConfig):
@@ -58,10 +60,14 @@ class RL2TRPO(MemoryAgent):
     config: RL2TRPOConfig
 
     def _improve(self, trials: Trials, rng: np.random.Generator) -> Metrics:
+        # all trials for the loss and the line search, some of them for Fisher products, one share per thread
         count = math.ceil(self.config.fisher_fraction * len(trials.inputs))
         chosen = torch.from_numpy(np.sort(rng.permutation(len(trials.inputs))[:count]))
-        objective = _Objective(self, trials, trials.rows(chosen))
-        gradient = objective.gradient()
+        shares, fisher_shares = self.in_shares(trials), self.in_shares(trials.rows(chosen))
+        surrogate = _Surrogate(self._policy, self.config.entropy_coef, float(trials.valid.sum()))
+        # the step
+        objective = _Objective(surrogate, self.theta, shares, fisher_shares, self._map)
+        gradient = objective.gradient
         if not (math.isfinite(objective.old_loss) and bool(gradient.isfinite().all())):
             raise NumericError(f"expected a finite loss and gradient, got loss {objective.old_loss}")
         self.theta, how = trust_region_step(objective, self.theta, gradient, self.config)
@@ -71,88 +77,107 @@ class RL2TRPO(MemoryAgent):
             "policy/entropy": objective.entropy,
         } | how
 
-    def _forward(self, theta: Tensor, trials: Trials, *, twice: bool = False) -> tuple[MemoryParameters, Tensor]:
-        """Parameters and the outputs [R, T, O] that they have."""
-        params = self._policy.unpack(theta[None])
-        state = initial_state(self._policy, trials.inputs)
-        return params, self._policy.scan(params, trials.inputs, state, twice=twice)[0]
 
-    def _kl(self, old: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor], valid: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class _OldPolicy:
+    """What the policy at the old θ made of some trials."""
+
+    outputs: Tensor  # [R, T, O]
+    extra: Tensor  # [1, S]
+    log_prob: Tensor  # [R, T]
+
+
+@dataclass(frozen=True)
+class _Surrogate:
+    """What some trials add to the loss and to the constraint, which are means over ``steps`` steps."""
+
+    policy: MemoryPolicy
+    entropy_coef: float
+    steps: float
+
+    def forward(self, theta: Tensor, trials: Trials, *, twice: bool = False) -> tuple[MemoryParameters, Tensor]:
+        """Parameters and the outputs [R, T, O] that they have."""
+        params = self.policy.unpack(theta[None])
+        state = initial_state(self.policy, trials.inputs)
+        return params, self.policy.scan(params, trials.inputs, state, twice=twice)[0]
+
+    def loss(self, trials: Trials, log_ratio: Tensor, entropies: Tensor) -> tuple[Tensor, Tensor]:
+        """The share of the loss and of the mean entropy, from log π − log π_old and entropies [R, T]."""
+        ratio = torch.where(trials.valid, log_ratio, 0.0).exp()
+        entropy = torch.where(trials.valid, entropies, 0.0).sum() / self.steps
+        return -(ratio * trials.advantage).sum() / self.steps - self.entropy_coef * entropy, entropy
+
+    def kl(self, old: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor], valid: Tensor) -> Tensor:
         """Σ KL(old ‖ new) over valid steps, of pairs (outputs [R, T, O], extra [1, S])."""
         stacked = [(outputs.flatten(0, 1).mT.unsqueeze(0), extra) for outputs, extra in (old, new)]
-        kl = self._policy.distribution.kl(*stacked).view(valid.shape)
+        kl = self.policy.distribution.kl(*stacked).view(valid.shape)
         return torch.where(valid, kl, 0.0).sum()
 
 
 class _Objective:
-    """Loss and constraint around the agent's present θ, over shares of the trials, one per thread."""
+    """Loss and constraint around the old θ [P], summed over shares of the trials.
 
-    def __init__(self, agent: RL2TRPO, trials: Trials, thinned: Trials) -> None:
-        self.agent, self.theta = agent, agent.theta
-        self.trials, self.thinned = trials, thinned
-        self.steps, self.thinned_steps = float(trials.valid.sum()), float(thinned.valid.sum())
-        self.old: dict[int, tuple[Tensor, Tensor, Tensor]] = {}  # outputs, extra, log π by the share's first row
-        self.entropy = self.old_loss = math.nan
-        self._kl_gradients: list[tuple[Tensor, Tensor]] = []
+    ``gradient`` [P], ``old_loss`` and ``entropy`` are those at the old θ. Fisher products take ``fisher_shares``.
+    """
 
-    def gradient(self) -> Tensor:
-        """∇L(θ) at the old θ [P]; sets what the policy was there."""
-
-        def share(part: slice) -> tuple[Tensor, float, float]:
-            trials = self.trials.rows(part)
-            theta = self.theta.detach().requires_grad_()
-            params, outputs = self.agent._forward(theta, trials)
-            log_prob, entropies = log_probs(self.agent._policy, params, outputs, trials.action)
-            loss, entropy = self._loss(trials, log_prob - log_prob.detach(), entropies)
-            (gradient,) = torch.autograd.grad(loss, theta)
-            self.old[part.start] = outputs.detach(), params.extra.detach(), log_prob.detach()
-            return gradient, float(loss.detach()), float(entropy.detach())
-
-        gradients, losses, entropies = zip(*self._shares(share, self.trials), strict=True)
+    def __init__(
+        self,
+        surrogate: _Surrogate,
+        theta: Tensor,
+        shares: Sequence[Trials],
+        fisher_shares: Sequence[Trials],
+        task_map: TaskMap,
+    ) -> None:
+        self.surrogate, self.theta, self._map = surrogate, theta, task_map
+        self.shares, self.fisher_shares = shares, fisher_shares
+        # one pass over all trials: the old policy, and the gradient there
+        gradients, losses, entropies, self._old = zip(*task_map.over(self._at_old, shares), strict=True)
+        self.gradient = torch.stack(gradients).sum(0)
         self.old_loss, self.entropy = sum(losses), sum(entropies)
-        return torch.stack(gradients).sum(0)
+
+    def _at_old(self, trials: Trials) -> tuple[Tensor, float, float, _OldPolicy]:
+        theta = self.theta.detach().requires_grad_()
+        params, outputs = self.surrogate.forward(theta, trials)
+        log_prob, entropies = log_probs(self.surrogate.policy, params, outputs, trials.action)
+        loss, entropy = self.surrogate.loss(trials, log_prob - log_prob.detach(), entropies)
+        (gradient,) = torch.autograd.grad(loss, theta)
+        old = _OldPolicy(outputs.detach(), params.extra.detach(), log_prob.detach())
+        return gradient, float(loss.detach()), float(entropy.detach()), old
 
     def fisher_product(self, v: Tensor) -> Tensor:
         """The Hessian of the mean KL at the old θ times v [P]: the KL's gradient differentiated along v."""
-        if not self._kl_gradients:
-            self._kl_gradients = self._shares(self._kl_gradient, self.thinned)
 
         def along(pair: tuple[Tensor, Tensor]) -> Tensor:
             theta, gradient = pair
             return torch.autograd.grad(gradient.dot(v), theta, retain_graph=True)[0]
 
-        return torch.stack(self.agent._map.over(along, self._kl_gradients)).sum(0)
+        return torch.stack(self._map.over(along, self._kl_gradients)).sum(0)
 
-    def _kl_gradient(self, part: slice) -> tuple[Tensor, Tensor]:
-        """θ and the gradient by it of a share's KL, zero here, whose graph serves all products."""
-        trials = self.thinned.rows(part)
-        theta = self.theta.detach().requires_grad_()
-        params, outputs = self.agent._forward(theta, trials, twice=True)
-        old = outputs.detach(), params.extra.detach()
-        kl = self.agent._kl(old, (outputs, params.extra), trials.valid) / self.thinned_steps
-        return theta, torch.autograd.grad(kl, theta, create_graph=True)[0]
+    @cached_property
+    def _kl_gradients(self) -> list[tuple[Tensor, Tensor]]:
+        """Of every share θ and the KL's gradient by it, which is zero here; its graph serves all products."""
+        steps = float(sum(trials.valid.sum() for trials in self.fisher_shares))
+
+        def share(trials: Trials) -> tuple[Tensor, Tensor]:
+            theta = self.theta.detach().requires_grad_()
+            params, outputs = self.surrogate.forward(theta, trials, twice=True)
+            old = outputs.detach(), params.extra.detach()
+            kl = self.surrogate.kl(old, (outputs, params.extra), trials.valid) / steps
+            return theta, torch.autograd.grad(kl, theta, create_graph=True)[0]
+
+        return self._map.over(share, self.fisher_shares)
 
     def evaluate(self, psi: Tensor) -> tuple[float, float]:
         """Loss and mean KL at other parameters [P]."""
 
-        def share(part: slice) -> tuple[float, float]:
-            trials = self.trials.rows(part)
+        def share(pair: tuple[Trials, _OldPolicy]) -> tuple[float, float]:
+            trials, old = pair
             with torch.no_grad():
-                params, outputs = self.agent._forward(psi, trials)
-                log_prob, entropies = log_probs(self.agent._policy, params, outputs, trials.action)
-                old_outputs, old_extra, old_log_prob = self.old[part.start]
-                loss, _ = self._loss(trials, log_prob - old_log_prob, entropies)
-                kl = self.agent._kl((old_outputs, old_extra), (outputs, params.extra), trials.valid)
-                return float(loss), float(kl) / self.steps
+                params, outputs = self.surrogate.forward(psi, trials)
+                log_prob, entropies = log_probs(self.surrogate.policy, params, outputs, trials.action)
+                loss, _ = self.surrogate.loss(trials, log_prob - old.log_prob, entropies)
+                kl = self.surrogate.kl((old.outputs, old.extra), (outputs, params.extra), trials.valid)
+                return float(loss), float(kl) / self.surrogate.steps
 
-        losses, kls = zip(*self._shares(share, self.trials), strict=True)
+        losses, kls = zip(*self._map.over(share, list(zip(self.shares, self._old, strict=True))), strict=True)
         return sum(losses), sum(kls)
-
-    def _loss(self, trials: Trials, log_ratio: Tensor, entropies: Tensor) -> tuple[Tensor, Tensor]:
-        """A share's part of the loss and of the mean entropy, from log π − log π_old and entropies [R, T]."""
-        ratio = torch.where(trials.valid, log_ratio, 0.0).exp()
-        entropy = torch.where(trials.valid, entropies, 0.0).sum() / self.steps
-        return -(ratio * trials.advantage).sum() / self.steps - self.agent.config.entropy_coef * entropy, entropy
-
-    def _shares(self, function: Callable[[slice], R], trials: Trials) -> list[R]:
-        return self.agent._in_parts(function, len(trials.inputs))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -73,10 +73,6 @@ class Agent(ABC):
     @abstractmethod
     def load_parameters(self, state: dict[str, Tensor]) -> None:
         """Take over the policy's parameters from another run's state and start the rest afresh (``init_from``)."""
-
-    def describe(self) -> dict[str, Any]:
-        """Numbers about the agent for the run's summary, e.g. its parameter count."""
-        return {}
 
 
 def named_parameters(shapes: Mapping[str, tuple[int, ...]], flat: Tensor) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""The data that flows between sampler, policy and agent."""
+"""The data that flows between sampler, policy and agent; docs/architecture.md explains the letters N, E, T, …"""
 
 from __future__ import annotations
 

@@ -157,6 +157,12 @@ def test_a_layer_sees_only_what_lies_below_it(layer: str) -> None:
     assert wrong == []
 
 
+def test_the_table_of_layers_in_the_docs_is_this_one() -> None:
+    page = (ROOTS["metarl"].parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\w+) \| ([\w, –]+) \|$", page.partition("| layer | sees |")[2].partition("\n\n")[0], re.M)
+    assert {layer: set(seen.split(", ")) - {"–"} for layer, seen in rows} == LAYERS
+
+
 def test_layers_have_an_order() -> None:
     """What a layer may see, and what that may see, never leads back to it."""
     seen: dict[str, set[str]] = {}

@@ -115,7 +115,7 @@ def describe(target: type[Frozen] | Loaded) -> str:
 def resume_config(saved: RunConfig, overrides: Sequence[str]) -> RunConfig:
     """The configuration with which a saved run goes on; only keys in ``RESUMABLE``, which undo no result, may differ.
 
-    Whether ``iterations`` is at least what has been done is for the caller to check.
+    The caller checks that ``iterations`` is at least what has been done.
 
     Raises:
         ConfigError: another key, or an invalid value; one line per problem.

@@ -7,6 +7,7 @@ other, padding only behind the last one.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import torch
@@ -18,6 +19,27 @@ from metarl.learning.returns import discounted_returns
 from metarl.types import PolicyInput, Trajectory
 
 Credit = Literal["trial", "episode"]
+
+
+@dataclass(frozen=True)
+class Trials:
+    """R trials of T steps, as samples."""
+
+    inputs: Tensor  # [R, T, inputs]
+    action: Tensor  # [R, T, act], choices [R, T]
+    log_prob: Tensor  # [R, T] of the action under the policy that took it
+    advantage: Tensor  # [R, T]
+    target: Tensor  # [R, T] returns for the value head, in its units once it learns
+    time: Tensor  # [R, T, TIMES] for the value head
+    valid: Tensor  # [R, T] bool
+
+    def rows(self, index: Tensor | slice) -> Trials:
+        """Some of the trials."""
+        return Trials(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
+    def steps(self, part: slice) -> Trials:
+        """Some of the steps of all trials."""
+        return Trials(**{f.name: getattr(self, f.name)[:, part] for f in fields(self)})
 
 
 def seen(batch: Trajectory) -> PolicyInput:

@@ -29,10 +29,11 @@ MAX_FIXED_UNITS = 8
 class Sampler:
     """Cuts a meta-batch into units of whole tasks and puts their results together in task order.
 
-    Larger units cost less per step, more units keep more workers busy: ``auto`` makes one per worker, of at most
-    20 tasks. It may depend on the number of workers because batched matrix products over stacked parameters give a
-    task the same bits in any company. Products of many rows with one matrix do not: for policies with a memory ``auto``
-    makes up to 8 units of equal size, an even number where it can, whatever the number of workers.
+    Larger units cost less per step; more units keep more workers busy. ``auto`` makes one unit per worker, of at most
+    20 tasks. The number of workers may decide here, because a batched product over stacked parameters gives each task
+    the same bits, whichever other tasks are in the batch. A product of many rows with one matrix does not. So for
+    policies with a memory ``auto`` makes up to 8 units of equal size, an even number where it can, for any number of
+    workers.
     """
 
     def __init__(

@@ -238,7 +238,7 @@ def test_state_is_named_and_shaped_like_the_network():
         "policy.layer1.bias": (2,),
         "policy.log_std": (2,),
     }
-    assert agent.describe() == {"parameters": 3 * 5 + 5 + 5 * 2 + 2 + 2}
+    assert agent.policy().num_parameters == 3 * 5 + 5 + 5 * 2 + 2 + 2
 
 
 def test_a_state_that_does_not_fit_is_refused_with_every_name():

@@ -21,6 +21,7 @@ from memory_probes import (
     recall,
     trial_return,
     trpo,
+    trpo_objective,
     update,
     with_noise_behind,
 )
@@ -30,7 +31,7 @@ from torch import Tensor
 
 from metarl.agents._memory import initial_state, log_probs
 from metarl.agents.rl2_ppo import RL2PPO, RL2PPOConfig
-from metarl.agents.rl2_trpo import RL2TRPOConfig, _Objective
+from metarl.agents.rl2_trpo import RL2TRPOConfig
 from metarl.errors import CheckpointError, NumericError
 from metarl.learning.trust_region import conjugate_gradient
 from metarl.nn.memory_policy import TIMES
@@ -248,17 +249,17 @@ def test_trpos_fisher_product_is_the_hessian_of_the_kl(memory: str, action: str)
     trials, _ = agent._trials(gather(agent, distribution, tasks=4))
     double = trials.__class__(**{k: v.double() if v.is_floating_point() else v for k, v in vars(trials).items()})
     agent.theta = agent.theta.double()
-    objective = _Objective(agent, double, double)
-    objective.gradient()
+    objective = trpo_objective(agent, double, double)
     assert objective.evaluate(agent.theta) == pytest.approx((objective.old_loss, 0.0), abs=1e-12)
 
-    old = agent._forward(agent.theta, double)
+    surrogate = objective.surrogate
+    old = surrogate.forward(agent.theta, double)
     old_outputs, old_extra = old[1].detach(), old[0].extra.detach()
 
     def kl_gradient(theta: Tensor) -> Tensor:
         theta = theta.detach().requires_grad_()
-        params, outputs = agent._forward(theta, double)
-        kl = agent._kl((old_outputs, old_extra), (outputs, params.extra), double.valid) / double.valid.sum()
+        params, outputs = surrogate.forward(theta, double)
+        kl = surrogate.kl((old_outputs, old_extra), (outputs, params.extra), double.valid) / double.valid.sum()
         return torch.autograd.grad(kl, theta)[0]
 
     v = torch.randn(len(agent.theta), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -363,10 +364,11 @@ def test_the_value_head_says_the_same_when_its_units_change() -> None:
     def said() -> Tensor:
         trials, _ = agent._trials(large)
         params = agent._policy.unpack(agent.theta[None])
-        return agent._in_returns(agent._values(params, trials.inputs, trials.time, trials.action)[0])
+        mean, std = agent._critic._units()
+        return mean + std * agent._head(params, trials.inputs, trials.time, trials.action)[0]
 
     before = said()
-    trials = agent._in_units(agent._trials(large)[0])
+    trials = agent._in_critics_units(agent._trials(large)[0])
     torch.testing.assert_close(said(), before, rtol=1e-4, atol=1e-2)
     learned = trials.target[trials.valid]
     assert float(learned.mean()) == pytest.approx(0, abs=1e-4)
@@ -383,7 +385,8 @@ def test_the_value_head_learns_what_depends_on_the_time_alone() -> None:
         metrics = update(agent, batch, seed=iteration)
     trials, _ = agent._trials(batch)
     params = agent._policy.unpack(agent.theta[None])
-    found = agent._in_returns(agent._values(params, trials.inputs, trials.time, trials.action)[0])
+    mean, std = agent._critic._units()
+    found = mean + std * agent._head(params, trials.inputs, trials.time, trials.action)[0]
     torch.testing.assert_close(found.mean(0), torch.arange(6.0, 0.0, -1.0), rtol=0, atol=0.1)
     assert metrics["baseline/explained_variance/0"] > 0.98
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from memory_probes import doors, gather, make, ppo, ragged, trpo, update, with_noise_behind
+from memory_probes import doors, gather, make, ppo, ragged, trpo, trpo_objective, update, with_noise_behind
 from probe_envs import ProbeConfig, ProbeDistribution
 from torch import Tensor
 
 from metarl.agents import rl2_trpo
-from metarl.agents._memory import MemoryAgent, Trials, initial_state, log_probs
+from metarl.agents._memory import MemoryAgent, initial_state, log_probs
 from metarl.agents.rl2_ppo import SUMS
 from metarl.agents.rl2_trpo import _Objective
 from metarl.types import PolicyInput, Trajectory
@@ -127,8 +127,7 @@ def test_trpos_entropy_is_the_mean_over_valid_steps_and_lowers_the_loss() -> Non
         agent = trpo(ragged(action="discrete"), episodes_per_trial=2, entropy_coef=entropy_coef)
         trials, _ = agent._trials(gather(agent, ragged(action="discrete"), tasks=6))
         agent.theta = torch.zeros_like(agent.theta)
-        objective = _Objective(agent, trials, trials)
-        objective.gradient()
+        objective = trpo_objective(agent, trials, trials)
         assert objective.entropy == pytest.approx(math.log(3), rel=1e-5)
         losses.append(objective.old_loss)
     assert losses[1] - losses[0] == pytest.approx(-0.5 * math.log(3), rel=1e-5)
@@ -139,7 +138,7 @@ def test_a_fisher_product_is_a_mean_over_the_trials_that_it_uses() -> None:
     trials, _ = agent._trials(gather(agent, ragged(), tasks=6))
     few = trials.rows(slice(0, 2))
     v = torch.randn(len(agent.theta), generator=torch.Generator().manual_seed(1))
-    found, alone = (_Objective(agent, whole, few).fisher_product(v) for whole in (trials, few))
+    found, alone = (trpo_objective(agent, whole, few).fisher_product(v) for whole in (trials, few))
     torch.testing.assert_close(found, alone)
 
 
@@ -148,10 +147,11 @@ def test_the_trials_of_fisher_products_are_drawn(monkeypatch: pytest.MonkeyPatch
     drawn: list[list[int]] = []
 
     class Spy(_Objective):
-        def __init__(self, agent: Any, trials: Trials, thinned: Trials) -> None:
+        def __init__(self, surrogate: Any, theta: Any, shares: Any, fisher_shares: Any, task_map: Any) -> None:
+            (trials,), (thinned,) = shares, fisher_shares  # one thread
             alike = [(trials.inputs == row).flatten(1).all(1) for row in thinned.inputs]
             drawn.append([int(rows.nonzero().item()) for rows in alike])
-            super().__init__(agent, trials, thinned)
+            super().__init__(surrogate, theta, shares, fisher_shares, task_map)
 
     monkeypatch.setattr(rl2_trpo, "_Objective", Spy)
     agent = trpo(ragged(), episodes_per_trial=2, fisher_fraction=0.25)
@@ -207,4 +207,4 @@ def test_the_value_heads_units_come_with_the_parameters_of_another_run() -> None
     trained, fresh = (ppo(ragged(), episodes_per_trial=2, seed=seed) for seed in (0, 1))
     update(trained, gather(trained, ragged(), tasks=6))
     fresh.load_parameters(trained.state())
-    assert fresh._target_moments() == trained._target_moments() != (0.0, 1.0)
+    assert fresh._critic._units() == trained._critic._units() != (0.0, 1.0)

@@ -13,8 +13,9 @@ from probe_envs import ProbeConfig, ProbeDistribution
 
 from metarl.agents._memory import MemoryAgent
 from metarl.agents.rl2_ppo import RL2PPO, RL2PPOConfig
-from metarl.agents.rl2_trpo import RL2TRPO, RL2TRPOConfig
+from metarl.agents.rl2_trpo import RL2TRPO, RL2TRPOConfig, _Objective, _Surrogate
 from metarl.config.schema import LearnerConfig, TaskConfig
+from metarl.learning.trials import Trials
 from metarl.sampling.executors.in_process import InProcess
 from metarl.sampling.sampler import Sampler
 from metarl.seeding import Domain, Stream, generator
@@ -200,3 +201,10 @@ def trial_return(agent: MemoryAgent, distribution: TaskDistribution, tasks: int 
     """Mean return of a whole trial of the policy's mode."""
     batch = gather(agent, distribution, tasks=tasks, iteration=10_000, deterministic=True)
     return float(batch.episode_returns().sum(-1).mean())
+
+
+def trpo_objective(agent: RL2TRPO, trials: Trials, fisher_trials: Trials) -> _Objective:
+    """The objective that an update would have on these trials."""
+    surrogate = _Surrogate(agent._policy, agent.config.entropy_coef, float(trials.valid.sum()))
+    shares, fisher_shares = agent.in_shares(trials), agent.in_shares(fisher_trials)
+    return _Objective(surrogate, agent.theta, shares, fisher_shares, agent._map)
