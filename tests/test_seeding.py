@@ -26,6 +26,8 @@ def test_domains_are_never_renumbered() -> None:
         "EVAL_NOISE": 8,
         "EVAL_LEARNER": 9,
         "BOOTSTRAP": 10,
+        "CHOICE_TASKS": 11,
+        "STRATEGIES": 12,
     }
 
 
