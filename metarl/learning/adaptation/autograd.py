@@ -28,11 +28,6 @@ def log_prob_loss(samples: Samples, log_ratio: Tensor) -> Tensor:
     return (samples.loss_coef * log_ratio).sum()
 
 
-def ratio_loss(samples: Samples, log_ratio: Tensor) -> Tensor:
-    """−Σ wAρ."""
-    return (samples.loss_coef * log_ratio.exp()).sum()
-
-
 def dice_loss(samples: Samples, log_ratio: Tensor) -> Tensor:
     """−Σₜ wₜAₜ(exp Σ_{s≤t} log ρₛ − exp Σ_{s<t} log ρₛ), sums within an episode."""
     until = inner_losses.episode_sum(log_ratio, samples.first)
@@ -41,7 +36,7 @@ def dice_loss(samples: Samples, log_ratio: Tensor) -> Tensor:
 
 LOSSES: dict[Any, Callable[[Samples, Tensor], Tensor]] = {
     inner_losses.log_prob: log_prob_loss,
-    inner_losses.ratio: ratio_loss,
+    inner_losses.ratio: lambda samples, log_ratio: (samples.loss_coef * log_ratio.exp()).sum(),  # −Σ wAρ
     inner_losses.dice: dice_loss,
 }
 
