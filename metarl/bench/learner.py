@@ -14,7 +14,7 @@ from metarl.config.schema import RunConfig
 from metarl.nn.memory_policy import MemoryPolicy
 from metarl.parallel import available_cores
 from metarl.run.experiment import build, make_agent, resolve
-from metarl.sampling.trial import adaptation
+from metarl.sampling.trial import TrainingTrial, adaptation
 
 ROUNDS = 10
 FEWEST_ROUNDS, ENOUGH_S = 3, 60.0  # no further rounds once these and this long have been measured
@@ -41,20 +41,11 @@ def measure(config: RunConfig) -> dict[str, Any]:
         trial, state = training_trial(experiment, 0), agent.state()
         trial.run()
 
-        def update(learner: Agent) -> None:
-            """All that a learner does with the phases, which stay as they are."""
-            steps = learner.num_adapt_steps
-            after_steps = adaptation(
-                learner, len(trial.tasks), steps, gather=lambda _, step: trial.phases[step], rng=trial.rng
-            )
-            *_, adapted = after_steps
-            learner.meta_update(trial.phases, adapted, rng=trial.rng(steps))
-
         matrix = gemm_matrix(config.device)
         for round_ in range(ROUNDS + 1):  # the first one warms up
             agent.load_state(state)
             started = now(config.device)
-            update(agent)
+            _learn(agent, trial)
             updated = now(config.device)
             gemm_s = gemm_seconds(matrix, cores, config.device)
             if round_ > 0:
@@ -66,7 +57,7 @@ def measure(config: RunConfig) -> dict[str, Any]:
         alone = make_agent(_on_one_thread(config), experiment.distribution)  # counting follows a single thread
         alone.load_state(state)
         with CountMultiplications() as counted:
-            update(alone)
+            _learn(alone, trial)
     return {
         "config": f"{config.agent.name} on {config.task.name}",
         "tasks": config.meta_batch_size,
@@ -81,6 +72,14 @@ def measure(config: RunConfig) -> dict[str, Any]:
         "operations": counted.total / GEMM_SIZE**3,
         "peak_memory_mb": memory,
     }
+
+
+def _learn(agent: Agent, trial: TrainingTrial) -> None:
+    """All adaptation steps and the meta-update, on phases that have been gathered."""
+    steps = agent.num_adapt_steps
+    after_steps = adaptation(agent, len(trial.tasks), steps, gather=lambda _, k: trial.phases[k], rng=trial.rng)
+    *_, adapted = after_steps
+    agent.meta_update(trial.phases, adapted, rng=trial.rng(steps))
 
 
 def _on_one_thread(config: RunConfig) -> RunConfig:
