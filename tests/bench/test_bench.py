@@ -33,6 +33,8 @@ TINY = [
     "device=cpu",
 ]
 
+pytestmark = pytest.mark.alone  # speeds and their ratios
+
 
 def tiny(name: str, *overrides: str) -> RunConfig:
     return loading.load(name, [*TINY, *overrides]).config
