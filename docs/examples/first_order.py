@@ -9,10 +9,11 @@ import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from metarl.agent import Agent, load_named_parameters, named_parameters
+from metarl.agent import Agent, load_named_parameters, named_parameters, require_tensors
 from metarl.config.schema import AgentConfig, LearnerConfig
 from metarl.errors import NumericError
-from metarl.learning.returns import discounted_returns
+from metarl.learning.returns import discounted_returns, normalize
+from metarl.nn.optimizers import FlatOptimizer
 from metarl.nn.policies import MLPPolicy, init_parameters, make_policy
 from metarl.spaces import SpaceSpec
 from metarl.types import Metrics, Trajectory
@@ -21,9 +22,9 @@ from metarl.types import Metrics, Trajectory
 class FirstOrderConfig(AgentConfig):
     """The keys under ``agent:``, each with what it means."""
 
-    hidden_sizes: list[PositiveInt] = Field([32, 32], description="widths of the hidden layers")
+    hidden_sizes: list[PositiveInt] = Field([32], description="widths of the hidden layers")
     inner_lr: PositiveFloat = Field(0.1, description="step size of adaptation")
-    outer_lr: PositiveFloat = Field(0.01, description="step size of the meta-update, plain gradient descent")
+    outer_lr: PositiveFloat = Field(0.01, description="step size of the meta-update, a step of Adam")
     gamma: float = Field(0.99, ge=0, le=1, description="discount factor")
 
 
@@ -46,6 +47,7 @@ class FirstOrder(Agent):
         self.config = config
         self._policy = make_policy(spaces, tuple(config.hidden_sizes), "tanh", min_std=0.01)
         self.theta = init_parameters(self._policy, 1.0, rng).to(device)
+        self._adam = FlatOptimizer("adam", self.theta)
 
     def policy(self) -> MLPPolicy:
         return self._policy
@@ -60,26 +62,30 @@ class FirstOrder(Agent):
         gradient = self._gradient(adapted, batches[-1]).mean(0)
         if not bool(gradient.isfinite().all()):
             raise NumericError("expected a finite meta-gradient, got NaN or infinity; parameters are unchanged")
-        self.theta = self.theta - self.config.outer_lr * gradient
+        self.theta = self._adam.step(self.theta, gradient, self.config.outer_lr)
         return {"loss/gradient_norm": float(gradient.norm())}
 
     def state(self) -> dict[str, Tensor]:
-        return named_parameters(self._policy.shapes(), self.theta)
+        return named_parameters(self._policy.shapes(), self.theta) | self._adam.state()
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        self.theta = load_named_parameters(self._policy.shapes(), state).to(self.theta.device)
+        require_tensors({name: tuple(tensor.shape) for name, tensor in self.state().items()}, state)
+        self.load_parameters(state)
+        self._adam.load_state(state)
 
     def load_parameters(self, state: dict[str, Tensor]) -> None:
-        self.load_state(state)
+        self.theta = load_named_parameters(self._policy.shapes(), state).to(self.theta.device)
+        self._adam = FlatOptimizer("adam", self.theta)
 
     def _gradient(self, params: Tensor, batch: Trajectory) -> Tensor:
-        """∇ of −mean(A log π) [N, P] at every task's parameters, A the standardised return to come."""
+        """∇ of −mean(A log π) [N, P] at every task's parameters; A is the return to come, less the mean of the task's
+        episodes at that time, in standard deviations."""
         batch, params = batch.to(params.device), params.detach().requires_grad_()
-        valid, end = batch.valid.flatten(1, 2), batch.terminated | batch.truncated
-        returns = discounted_returns(batch.reward, end, gamma=self.config.gamma).flatten(1, 2)
-        weight = valid / valid.sum(1, keepdim=True)
-        centred = returns - (weight * returns).sum(1, keepdim=True)
-        advantage = centred / ((weight * centred.square()).sum(1, keepdim=True).sqrt() + 1e-8)
+        valid, end = batch.valid, batch.terminated | batch.truncated
+        returns = discounted_returns(batch.reward, end, gamma=self.config.gamma)  # [N, E, T], 0 on padding
+        baseline = returns.sum(1, keepdim=True) / valid.sum(1, keepdim=True).clamp(min=1)
+        weight = (valid / valid.sum((1, 2), keepdim=True)).flatten(1, 2)  # sums to 1 per task, 0 on padding
+        advantage, _ = normalize((returns - baseline).flatten(1, 2), weight, "std")
         # networks and distributions take features first: [N, features, samples]
         obs, action = batch.obs.flatten(1, 2).mT, batch.action.flatten(1, 2)
         outputs = self._policy.outputs(params, obs)
