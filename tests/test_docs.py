@@ -119,6 +119,19 @@ def test_relative_links_lead_somewhere(page: Path) -> None:
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+def test_modules_named_on_the_page_of_the_architecture_exist() -> None:
+    """`run/trainer.iterate` is a file of metarl/ with a function, or a method, of that name."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([a-z]+/[\w/]*)((?:\.\w+)*)`", page))
+    assert len(named) > 25
+    for path, members in named:
+        places = [root / path for root in (ROOT, ROOT / "metarl")]
+        files = [place.with_suffix(".py") for place in places if place.with_suffix(".py").is_file()]
+        assert files or any(place.is_dir() for place in places), path
+        for member in members.removesuffix(".py").split(".")[1:]:
+            assert re.search(rf"(def|class) {member}\b", files[0].read_text(encoding="utf-8")), f"{path}{members}"
+
+
 def test_keys_named_in_the_pages_exist() -> None:
     one_per_agent = {loading.load(name).config.agent.name: name for name in lookup.available("configs")}
     text = "\n".join(loading.describe(loading.load(name)) for name in one_per_agent.values())
