@@ -28,6 +28,7 @@ class Domain(IntEnum):
     BOOTSTRAP = 10
     CHOICE_TASKS = 11  # on which the settings of reference strategies are chosen
     STRATEGIES = 12  # what reference strategies draw while they play
+    CHOICE_STRATEGIES = 13  # what they draw while their settings are chosen
 
 
 def generator(

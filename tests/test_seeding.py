@@ -28,6 +28,7 @@ def test_domains_are_never_renumbered() -> None:
         "BOOTSTRAP": 10,
         "CHOICE_TASKS": 11,
         "STRATEGIES": 12,
+        "CHOICE_STRATEGIES": 13,
     }
 
 

@@ -230,6 +230,25 @@ def test_a_setting_is_the_best_of_its_grid_on_other_tasks(monkeypatch: pytest.Mo
     assert asked[0] != asked[1]  # tasks of its own
 
 
+def test_a_setting_is_chosen_with_other_luck_than_any_run_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the setting that this luck favours is the one that is played with it, beside the runs of one seed."""
+    luck: dict[str, set[int]] = {}
+
+    def note(self: Bandits, strategy: Any, rng: np.random.Generator) -> np.ndarray[Any, Any]:
+        luck.setdefault(part, set()).add(rng.bit_generator.state["state"]["state"])  # type: ignore[index]
+        return np.zeros((len(self.p), 5))
+
+    monkeypatch.setattr(Bandits, "play", note)
+    monkeypatch.setattr(references, "make_problem", lambda settings, rng: Bandits(5, SURE))
+    part = "choice"
+    chosen = references.choose({}, small=True)
+    for seed in range(3):
+        part = f"seed {seed}"
+        references.play({"seed": seed}, chosen, small=True)
+    assert [len(states) for states in luck.values()] == [1, 1, 1, 1]  # strategies are paired
+    assert len(set.union(*luck.values())) == 4
+
+
 def test_luck_is_the_runs_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """On the same tasks a strategy meets other luck beside a run of another seed, and the same beside the same."""
     monkeypatch.setattr(references, "make_problem", lambda settings, rng: Bandits(5, np.full((50, 2), 0.5)))

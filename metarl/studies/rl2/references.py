@@ -1,9 +1,9 @@
 """Reference strategies on the tasks that a memory agent was evaluated on.
 
 Strategies with a setting take the best of the grid that Duan et al. 2016 (arXiv:1611.02779) took theirs from. It is
-chosen on tasks of its own, so that no luck on the held-out tasks is in it; the strategies' modules tell where the grids
-are from. All strategies draw from one generator in the same state, made for the purpose: they are paired in luck, and
-they earn the same whatever agent they are held against.
+chosen on tasks and with luck of its own, so that nothing of the held-out trials is in it; the strategies' modules tell
+where the grids are from. All strategies draw from one generator in the same state, made for the purpose: they are
+paired in luck, and they earn the same whatever agent they are held against.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def choose(config: Mapping[str, Any], small: bool) -> dict[str, str]:
     problem = make_problem(config, generator(0, Domain.CHOICE_TASKS))
 
     def earned(strategy: Any) -> float:
-        return float(problem.play(strategy, generator(0, Domain.STRATEGIES)).mean())
+        return float(problem.play(strategy, generator(0, Domain.CHOICE_STRATEGIES)).mean())
 
     return {
         name: max(grid, key=lambda setting: earned(grid[setting])) if len(grid) > 1 else next(iter(grid))
