@@ -1,4 +1,4 @@
-"""What pages about studies have in common: files, tables, how it was made, and numbers as words.
+"""What pages about studies have in common: tables, what is missing, settings, and how it was made.
 
 An entry is a summary of runs with the same settings but their seed: ``runs``, of which each has ``versions``,
 ``missing_seeds`` and, where there are runs, their ``settings`` and ``config``.
@@ -8,14 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
-
-from matplotlib.axes import Axes
-
-from metarl.errors import StorageError
-from metarl.report.figures import MILLION
-from metarl.storage import replace_file
 
 WITHOUT_MEANING = "**Made with `--small`: sizes for a test of the command. The numbers mean nothing.**\n"
 NOT_SETTINGS = ("seed", "run_dir", "device", "time_limit_s", "init_from", "iterations", "env_steps")
@@ -23,16 +16,6 @@ TASK = "task."
 NOT_SECTIONS = ("task", "sampler", "learner", "eval", "checkpoint", "wandb")
 
 Summary = Mapping[str, Any]
-
-
-def write_files(files: Mapping[Path, bytes]) -> None:
-    """Write files, and make the folders that they need. Raises StorageError."""
-    for path, data in files.items():
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(path, data)
-        except OSError as error:
-            raise StorageError(f"cannot write {path}: {error}") from error
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -94,26 +77,3 @@ def _environment(versions: Summary, threads: int) -> str:
     commit = f", commit `{git['commit'][:7]}`{' with changes' if git['dirty'] else ''}" if git else ""
     machine = f"{versions.get('cpu') or 'unknown CPU'}, {threads} learner thread{'s' if threads > 1 else ''}"
     return f"{machine}; metarl {versions.get('metarl')}{commit}; {', '.join(parts)}"
-
-
-def tidy(axes: Axes) -> None:
-    """The look of all pictures."""
-    axes.title.set_fontsize(11)
-    axes.grid(color="#dddddd", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def number(value: float, digits: int = 1) -> str:
-    """Rounded, with a proper minus."""
-    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")  # + 0.0: no minus before a zero
-
-
-def count(value: float) -> str:
-    """A large number, in millions."""
-    return f"{value / MILLION:.1f} M" if value >= MILLION / 10 else f"{value:.0f}"
-
-
-def duration(seconds: float) -> str:
-    """Minutes, or seconds if that is less than one."""
-    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.1f} s"

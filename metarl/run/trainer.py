@@ -12,7 +12,8 @@ from metarl import run_files
 from metarl.errors import Interrupted, MetarlError, NumericError, StorageError
 from metarl.monitor.logger import Logger
 from metarl.monitor.metrics_file import MetricsFile
-from metarl.report.figures import write_curves_csv, write_report
+from metarl.report.curves import write_curves_csv
+from metarl.report.figures import write_report
 from metarl.run import checkpoint, run_dir
 from metarl.run.evaluation import Evaluator
 from metarl.run.experiment import Experiment

@@ -19,8 +19,8 @@ from metarl.config import loading
 from metarl.config.schema import RunConfig
 from metarl.errors import ConfigError, Interrupted, MetarlError, StorageError
 from metarl.monitor.metrics_file import MetricsFile
+from metarl.report.files import write_files
 from metarl.run import checkpoint, run_dir
-from metarl.storage import replace_file
 from metarl.studies.study import Cell, Result, Study, read_result
 
 # What decides no number of a run but its place, its speed and how it can go on.
@@ -220,9 +220,6 @@ def _results(jobs: Sequence[Job]) -> list[Result]:
 def write_outputs(study: Study, summary: Mapping[str, Any], out: Path, page: Path) -> str:
     """Write the numbers as JSON, and the page; returns where they are. Raises StorageError."""
     numbers = out / f"{study.name}.json"
-    try:
-        replace_file(numbers, (json.dumps(summary, indent=1) + "\n").encode())
-    except OSError as error:
-        raise StorageError(f"cannot write {numbers}: {error}") from error
+    write_files({numbers: (json.dumps(summary, indent=1) + "\n").encode()})
     study.write_page(summary, page)
     return f"page:    {page}\nnumbers: {numbers}"

@@ -14,7 +14,8 @@ from PIL import Image
 import metarl
 from metarl.errors import ConfigError, StorageError
 from metarl.report import figures as colours
-from metarl.report.figures import read_curves, write_curves_csv, write_report
+from metarl.report.curves import read_curves, write_curves_csv
+from metarl.report.figures import write_report
 
 TRAINING = [
     {"iteration": i, "env_steps": i * 500_000, "train/return/0": float(i), "train/return/1": 10.0 * i, "loss/kl": 0.01}

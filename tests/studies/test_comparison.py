@@ -54,6 +54,12 @@ def test_the_same_budget_and_evaluation_for_every_method() -> None:
         assert found | {"every": 1} == expected | {"every": 1}  # how often changes no curve
 
 
+def test_no_two_methods_look_alike() -> None:
+    """Neither in colour nor, for those who see none, in their markers."""
+    for part in (0, 1):
+        assert len({method.look[part] for method in METHODS.values()}) == len(METHODS)
+
+
 def test_reptiles_step_size_has_come_to_its_end_where_the_budget_has(tmp_path: Path) -> None:
     """Iterations of HalfCheetah have phases of 40 · 20 · 100 steps; those of point end at the goal, the sooner the more
     is learned."""

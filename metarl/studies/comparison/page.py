@@ -10,25 +10,15 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from metarl.report.figures import GRADIENT, GREY, MILLION
-from metarl.report.markdown import (
-    WITHOUT_MEANING,
-    Summary,
-    count,
-    duration,
-    made,
-    missing,
-    number,
-    settings,
-    table,
-    tidy,
-    write_files,
-)
+from metarl.report.curves import GRADIENT, unit_of
+from metarl.report.figures import new_figure, png, tidy
+from metarl.report.files import write_files
+from metarl.report.markdown import WITHOUT_MEANING, Summary, made, missing, settings, table
+from metarl.report.numbers import MILLION, count, duration, number
+from metarl.report.palette import GREY
 
 GRID_POINTS = 60
 
@@ -142,7 +132,7 @@ def _methods(summary: Summary) -> str:
 
 def _in_episodes(methods: Summary) -> list[str]:
     """The methods whose adaptation is counted in episodes; those without runs have not told."""
-    return [name for name, method in methods.items() if method.get("unit", GRADIENT) != GRADIENT]
+    return [name for name, method in methods.items() if unit_of(method) != GRADIENT]
 
 
 def _budget(summary: Summary, content: Summary) -> str:
@@ -213,8 +203,7 @@ def _rejected(methods: Summary) -> str:
 def picture(summary: Summary, task: str) -> bytes:
     """A PNG: return after the last adaptation step by environment steps, and final return by adaptation steps."""
     content = summary["tasks"][task]
-    figure = Figure(figsize=(12, 4.4), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)  # without pyplot: no global figures, no display
+    figure = new_figure(12, 4.4)
     left, right = figure.subplots(1, 2)
     figure.suptitle(f"{task}   ·   held-out tasks", fontsize=10, color=GREY)
     methods = {name: method for name, method in content["methods"].items() if method["runs"]}
@@ -234,9 +223,7 @@ def picture(summary: Summary, task: str) -> bytes:
         axes.set_ylabel("return per episode")
         tidy(axes)
     figure.legend(*right.get_legend_handles_labels(), loc="outside right center", fontsize=8, frameon=False)
-    png = io.BytesIO()
-    figure.savefig(png, format="png")
-    return png.getvalue()
+    return png(figure)
 
 
 def _draw_learning(axes: Axes, how: Summary, method: Summary) -> None:

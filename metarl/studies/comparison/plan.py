@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from metarl.errors import ConfigError
+from metarl.report import palette
 from metarl.studies.comparison import summary
 from metarl.studies.study import Cell, Result, command_line, finished, require_part
 
@@ -39,7 +40,7 @@ class MethodPlan:
     about: str
     overrides: Mapping[str, Any] = field(default_factory=dict)
     tasks: tuple[str, ...] = ()  # where it is compared; empty: everywhere
-    look: tuple[str, str] = ("#666666", "x")  # colour and marker in pictures
+    look: tuple[str, str] = (palette.GREY, "x")  # colour, and marker for those who see no colours
     learns: bool = True  # otherwise its learning curve is one level
     schedule: str | None = None  # the key of the iterations after which its step size has come to its end
     test_size: Mapping[str, Any] = field(default_factory=lambda: {"agent.hidden_sizes": [8]})
@@ -57,40 +58,39 @@ TASKS: Mapping[str, TaskPlan] = {
     "half_cheetah_dir": TaskPlan(3, 16_000_000, 100, HALF_CHEETAH),
     "half_cheetah_vel": TaskPlan(3, 16_000_000, 100, HALF_CHEETAH),
 }
-# Looks: Okabe & Ito's palette, with markers for those who see no colours.
 METHODS: Mapping[str, MethodPlan] = {
     "random_init": MethodPlan(
         "random_init",
         "parameters as they are drawn; the steps of its one iteration teach it nothing",
         {"iterations": 1, "env_steps": None},
-        look=("#666666", "x"),
+        look=(palette.GREY, "x"),
         learns=False,
     ),
     "pretraining": MethodPlan(
         "pretraining",
         "one policy for all tasks, by TRPO; adaptation only in evaluation",
         {"eval.every": 40},  # its iterations have one phase
-        look=("#56B4E9", "v"),
+        look=(palette.SKY_BLUE, "v"),
     ),
     "reptile": MethodPlan(
         "reptile",
         "moves towards where adaptation ends (Nichol et al. 2018, arXiv:1803.02999)",
-        look=("#009E73", "D"),
+        look=(palette.GREEN, "D"),
         schedule="agent.meta_lr_iterations",
     ),
     "fomaml": MethodPlan(
         "maml_trpo",
         "MAML-TRPO without second derivatives (Finn et al. 2017, arXiv:1703.03400)",
         {"agent.first_order": True},
-        look=("#E69F00", "^"),
+        look=(palette.ORANGE, "^"),
     ),
-    "maml_trpo": MethodPlan("maml_trpo", "Finn et al. 2017, arXiv:1703.03400", look=("#D55E00", "o")),
-    "promp": MethodPlan("promp", "Rothfuss et al. 2019, arXiv:1810.06784", look=("#0072B2", "s")),
+    "maml_trpo": MethodPlan("maml_trpo", "Finn et al. 2017, arXiv:1703.03400", look=(palette.VERMILION, "o")),
+    "promp": MethodPlan("promp", "Rothfuss et al. 2019, arXiv:1810.06784", look=(palette.BLUE, "s")),
     "rl2": MethodPlan(
         "rl2_ppo",
         "RL², a GRU that adapts inside its trial of two episodes (Duan et al. 2016, arXiv:1611.02779)",
         tasks=("half_cheetah_dir", "half_cheetah_vel"),
-        look=("#000000", "*"),
+        look=(palette.BLACK, "*"),
         test_size={"agent.memory_size": 8, "agent.minibatches": 1},
     ),
     "maml_lvc": MethodPlan(
@@ -98,14 +98,14 @@ METHODS: Mapping[str, MethodPlan] = {
         "MAML-TRPO with ProMP's estimator of the meta-gradient, the low-variance curvature",
         {"agent.inner_loss": "ratio"},
         tasks=("half_cheetah_dir",),
-        look=("#CC79A7", "P"),
+        look=(palette.PINK, "P"),
     ),
     "maml_subsampled": MethodPlan(
         "maml_trpo",
         "MAML-TRPO whose Fisher products take a tenth of the steps",
         {"agent.fisher_fraction": 0.1},
         tasks=("half_cheetah_dir",),
-        look=("#882255", "."),
+        look=(palette.WINE, "."),
     ),
 }
 SHARED = {

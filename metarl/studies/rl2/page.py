@@ -9,25 +9,13 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
-from metarl.report.figures import BLUE, GREY, ORANGE
-from metarl.report.markdown import (
-    WITHOUT_MEANING,
-    Summary,
-    count,
-    duration,
-    made,
-    missing,
-    number,
-    settings,
-    table,
-    tidy,
-    write_files,
-)
+from metarl.report.figures import new_figure, png, tidy
+from metarl.report.files import write_files
+from metarl.report.markdown import WITHOUT_MEANING, Summary, made, missing, settings, table
+from metarl.report.numbers import count, duration, number
+from metarl.report.palette import BLUE, GREEN, GREY, VERMILION
 
-GREEN = "#009E73"  # of the same palette as the others
 NAMES = {
     "random": "random",
     "epsilon_greedy": "ε-greedy",
@@ -41,7 +29,7 @@ NAMES = {
 }
 BANDIT, MDP = "bernoulli_bandit", "tabular_mdp"  # the task families of settings
 LINES = {BANDIT: ("random", "epsilon_greedy", "ucb1", "thompson", "gittins"), MDP: ("random", "psrl", "opsrl")}
-DRAWN = {BANDIT: ("gittins", ORANGE), MDP: ("opsrl", GREEN)}  # the line in the pictures
+DRAWN = {BANDIT: ("gittins", VERMILION), MDP: ("opsrl", GREEN)}  # the line in the pictures
 HEADINGS = {BANDIT: "Bernoulli bandits", MDP: "Tabular MDPs"}
 ACROSS = 3  # pictures side by side
 
@@ -240,8 +228,7 @@ def _chosen(entries: Entries) -> str:
 def picture(entries: Entries) -> bytes:
     """A PNG: mean return of every episode of the running trial, for each setting."""
     across, down = min(ACROSS, len(entries)), -(-len(entries) // ACROSS)
-    figure = Figure(figsize=(4.2 * across, 3.2 * down + 0.4), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)  # without pyplot: no global figures, no display
+    figure = new_figure(4.2 * across, 3.2 * down + 0.4)
     panels = figure.subplots(down, across, squeeze=False).flatten()
     for axes, (name, entry) in zip(panels, entries.items(), strict=False):
         _draw(axes, name, entry)
@@ -249,9 +236,7 @@ def picture(entries: Entries) -> bytes:
         axes.set_axis_off()
     named = {str(item.get_label()): item for axes in panels for item in axes.get_legend_handles_labels()[0]}
     figure.legend(handles=named.values(), loc="outside lower center", ncols=2 * across, fontsize=8, frameon=False)
-    png = io.BytesIO()
-    figure.savefig(png, format="png")
-    return png.getvalue()
+    return png(figure)
 
 
 def _draw(axes: Axes, name: str, entry: Summary) -> None:

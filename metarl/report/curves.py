@@ -1,0 +1,93 @@
+"""A run's curves, as ``metrics.jsonl`` and ``evaluations.jsonl`` have recorded them, and as a table."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from metarl import run_files
+from metarl.errors import ConfigError
+from metarl.monitor.metrics_file import MetricsFile
+from metarl.report.files import write_files
+
+GRADIENT = "adaptation steps"  # what adaptation is counted in, unless an agent adapts in episodes
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What a run has recorded, oldest first."""
+
+    training: list[dict[str, Any]]  # lines of metrics.jsonl
+    evaluations: list[dict[str, Any]]  # lines of evaluations.jsonl
+
+    @property
+    def phases(self) -> list[int]:
+        """The k of every ``train/return/<k>``."""
+        prefix = "train/return/"
+        keys = {key.removeprefix(prefix) for line in self.training for key in line if key.startswith(prefix)}
+        return sorted(int(key) for key in keys if key.isdecimal())
+
+    @property
+    def last_evaluation(self) -> dict[str, Any] | None:
+        """The newest adaptation curve; None before the first evaluation."""
+        return self.evaluations[-1] if self.evaluations else None
+
+    def returns(self, phase: int) -> tuple[list[int], list[float]]:
+        """Environment steps and ``train/return/<phase>``, with gaps as NaN."""
+        lines = [line for line in self.training if "env_steps" in line]
+        return [line["env_steps"] for line in lines], [_number(line.get(f"train/return/{phase}")) for line in lines]
+
+
+def _number(value: Any) -> float:
+    return float("nan") if value is None else float(value)
+
+
+def unit_of(evaluation: Mapping[str, Any] | None) -> str:
+    """What the adaptation of an evaluation is counted in."""
+    return str(evaluation.get("unit", GRADIENT)) if evaluation else GRADIENT
+
+
+def read_curves(run: Path) -> Curves:
+    """Read a run's records; one that is still going on may be read too.
+
+    Raises:
+        ConfigError: there are none.
+        StorageError: they cannot be read.
+    """
+    curves = Curves(MetricsFile.read(run / run_files.METRICS), MetricsFile.read(run / run_files.EVALUATIONS))
+    if not curves.training and not curves.evaluations:
+        raise ConfigError(
+            f"expected metrics.jsonl or evaluations.jsonl with at least one iteration in {run}, found none"
+        )
+    return curves
+
+
+def write_curves_csv(run: Path) -> Path:
+    """Write ``report/curves.csv``, one row per point.
+
+    Columns: ``split`` (train: mean over an iteration's tasks; eval: mean over held-out tasks), ``iteration``,
+    ``env_steps``, ``adaptation_steps``, ``return``, and for eval the 95 % interval ``low``, ``high``. Empty: not known.
+
+    Raises:
+        ConfigError: the run has recorded nothing.
+        StorageError: records cannot be read, or the table cannot be written.
+    """
+    curves = read_curves(run)
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["split", "iteration", "env_steps", "adaptation_steps", "return", "low", "high"])
+    for line in curves.training:
+        for k in curves.phases:
+            writer.writerow(
+                ["train", line["iteration"], line.get("env_steps"), k, line.get(f"train/return/{k}"), "", ""]
+            )
+    for line in curves.evaluations:
+        for point in zip(line["steps"], line["mean"], line["low"], line["high"], strict=True):
+            writer.writerow(["eval", line["iteration"], line["env_steps"], *point])
+    path = run / run_files.REPORT / "curves.csv"
+    write_files({path: table.getvalue().encode()})
+    return path

@@ -1,0 +1,19 @@
+"""The files of a report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from metarl.errors import StorageError
+from metarl.storage import replace_file
+
+
+def write_files(files: Mapping[Path, bytes]) -> None:
+    """Write files, and make the folders that they need. Raises StorageError."""
+    for path, data in files.items():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(path, data)
+        except OSError as error:
+            raise StorageError(f"cannot write {path}: {error}") from error
