@@ -21,6 +21,7 @@ from metarl import run_files
 from metarl.agents.maml_trpo import MAMLTRPO
 from metarl.run import checkpoint, run_dir
 from metarl.studies import reproduce
+from metarl.studies.comparison import page as comparison_page
 from metarl.studies.comparison.plan import make_plan
 
 pytestmark = pytest.mark.usefixtures("children_find_metarl")
@@ -97,6 +98,15 @@ def test_a_small_comparison_from_beginning_to_end(
     assert (tmp_path / "docs" / "comparison.md").read_text("utf-8") == page
     assert (tmp_path / "docs" / "comparison" / "point.png").exists()
     assert {str(run): run_dir.digest(run) for run in reference.glob("point/*/*/*/*")} == before
+
+
+def test_the_page_can_be_made_of_the_numbers_alone(reference: Path, tmp_path: Path) -> None:
+    comparison_page.write_page(numbers(reference), tmp_path / "comparison.md")
+    names = ["comparison.md", "comparison/point.png"]
+    names += [f"comparison/point_{method}_s{seed}.csv" for method in ("fomaml", "maml_trpo") for seed in (0, 1)]
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*")} == set(names)
+    for name in names:
+        assert (tmp_path / name).read_bytes() == (reference / name).read_bytes()
 
 
 def test_a_dry_run_tells_what_is_to_be_done_and_touches_nothing(

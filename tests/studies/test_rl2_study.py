@@ -26,7 +26,7 @@ from metarl.studies import reproduce
 from metarl.studies.rl2 import page as memory_study_page
 from metarl.studies.rl2 import references
 from metarl.studies.rl2.bandits import UCB1, bayes_optimum
-from metarl.studies.rl2.plan import SETTINGS, MemoryStudy, make_study
+from metarl.studies.rl2.plan import FAMILIES, SETTINGS, MemoryStudy, make_study
 from metarl.studies.rl2.references import Bandits, MDPs
 from metarl.studies.rl2.summary import estimate
 from metarl.studies.study import Result
@@ -51,13 +51,15 @@ def test_the_plan_is_all_settings_seed_by_seed() -> None:
 
 
 def test_every_configuration_is_the_problem_that_its_name_says(tmp_path: Path) -> None:
-    jobs = reproduce.find_jobs(make_study(None, 1).cells(), tmp_path)
+    study = make_study(None, 1)
+    jobs, numbers = reproduce.find_jobs(study.cells(), tmp_path), study.summarise([])["settings"]
     for job, (name, setting) in zip(jobs, SETTINGS.items(), strict=True):
         kind, n, *rest = name.split("_")
         agent: Any = job.config.agent
         task: Any = job.config.task
         assert agent.episodes_per_trial == int(n)
         assert agent.memory == ("retrieval" if kind == "mdp" else rest[1] if len(rest) == 2 else "gru")
+        assert numbers[name]["memory"] == agent.memory
         assert (job.config.iterations, job.config.meta_batch_size) == (setting.iterations, setting.tasks)
         assert getattr(agent, "lr_iterations", setting.iterations) == setting.iterations
         evaluation = job.config.eval
@@ -144,7 +146,7 @@ def result(study: MemoryStudy, setting: str, seed: int, returns: Any) -> Result:
 def sure_bandits(monkeypatch: pytest.MonkeyPatch) -> None:
     """All tasks, of whatever seed, are bandits whose arms always or never pay: luck and strategy decide nothing."""
     monkeypatch.setattr(
-        references, "make_problem", lambda config, rng: Bandits(config["agent"]["episodes_per_trial"], SURE)
+        references, "make_problem", lambda problem, config, rng: Bandits(config["agent"]["episodes_per_trial"], SURE)
     )
 
 
@@ -197,7 +199,7 @@ def test_a_memory_is_held_against_the_grus_runs_of_the_same_seeds() -> None:
 def test_mdps_are_paired_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """One state and one action: everything earns the same, noise included, up to what RL² was made to earn."""
     transition, reward_mean = np.ones((4, 1, 1, 1)), np.array([0.0, 10, 20, 30]).reshape(4, 1, 1)
-    monkeypatch.setattr(references, "make_problem", lambda config, rng: MDPs(3, 3, transition, reward_mean))
+    monkeypatch.setattr(references, "make_problem", lambda problem, config, rng: MDPs(3, 3, transition, reward_mean))
     study = make_study(["mdp_10"], 1, small=True)
     found = study.summarise([result(study, "mdp_10", 0, [[5.0, 95, 185, 275], *[[0.0] * 4] * 5])])["settings"]["mdp_10"]
     lines = found["references"]
@@ -215,16 +217,16 @@ def test_a_setting_is_the_best_of_its_grid_on_other_tasks(monkeypatch: pytest.Mo
     p[:, -1] = 1.0
     asked = []
 
-    def make_problem(settings: Any, rng: np.random.Generator) -> Bandits:
+    def make_problem(problem: Any, settings: Any, rng: np.random.Generator) -> Bandits:
         asked.append(rng.bit_generator.state["state"])
         return Bandits(5, p)
 
     monkeypatch.setattr(references, "make_problem", make_problem)
     settings = {"seed": 0, "task": {"name": "bernoulli_bandit"}}
-    chosen = references.choose(settings, small=True)
+    chosen = references.choose(Bandits, settings, small=True)
     assert chosen["epsilon_greedy"] not in ("ε = 0.0", "ε = 0.1") and chosen["random"] == ""
     assert chosen["gittins"] == "γ = 0.99"
-    lines = references.play(settings, chosen, small=True)
+    lines = references.play(Bandits, settings, chosen, small=True)
     assert lines["epsilon_greedy"].setting == chosen["epsilon_greedy"]
     assert lines["oracle"].returns.tolist() == [[1.0] * 5] * 400
     assert asked[0] != asked[1]  # tasks of its own
@@ -239,23 +241,30 @@ def test_a_setting_is_chosen_with_other_luck_than_any_run_has(monkeypatch: pytes
         return np.zeros((len(self.p), 5))
 
     monkeypatch.setattr(Bandits, "play", note)
-    monkeypatch.setattr(references, "make_problem", lambda settings, rng: Bandits(5, SURE))
+    monkeypatch.setattr(references, "make_problem", lambda problem, settings, rng: Bandits(5, SURE))
     part = "choice"
-    chosen = references.choose({}, small=True)
+    chosen = references.choose(Bandits, {}, small=True)
     for seed in range(3):
         part = f"seed {seed}"
-        references.play({"seed": seed}, chosen, small=True)
+        references.play(Bandits, {"seed": seed}, chosen, small=True)
     assert [len(states) for states in luck.values()] == [1, 1, 1, 1]  # strategies are paired
     assert len(set.union(*luck.values())) == 4
 
 
 def test_luck_is_the_runs_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """On the same tasks a strategy meets other luck beside a run of another seed, and the same beside the same."""
-    monkeypatch.setattr(references, "make_problem", lambda settings, rng: Bandits(5, np.full((50, 2), 0.5)))
+    monkeypatch.setattr(references, "make_problem", lambda problem, settings, rng: Bandits(5, np.full((50, 2), 0.5)))
     chosen = {name: next(iter(grid)) for name, grid in Bandits(5, SURE).strategies(small=True).items()}
-    earned = [references.play({"seed": seed}, chosen, small=True)["oracle"].returns for seed in (0, 1, 0)]
+    earned = [references.play(Bandits, {"seed": seed}, chosen, small=True)["oracle"].returns for seed in (0, 1, 0)]
     assert (earned[0] != earned[1]).any()
     np.testing.assert_array_equal(earned[0], earned[2])
+
+
+def test_a_page_knows_the_names_of_all_strategies() -> None:
+    mdps = MDPs(10, 1, np.ones((1, 1, 1, 1)), np.ones((1, 1, 1)))
+    for family, problem in (("bernoulli_bandit", Bandits(10, SURE)), ("tabular_mdp", mdps)):
+        assert isinstance(problem, FAMILIES[family].problem)
+        assert list(problem.strategies(small=True)) == list(FAMILIES[family].names)
 
 
 def test_ucb1_begins_with_one_success_and_one_failure_of_every_arm() -> None:
@@ -334,7 +343,7 @@ def test_what_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (figures.append(self), real(self, *a, **k))[1])
     study = make_study(["bandit_10_5"], 2, small=True)
     results = [result(study, "bandit_10_5", seed, r) for seed, r in enumerate((RETURNS, BETTER))]
-    memory_study_page.picture(study.summarise(results)["settings"])
+    memory_study_page.picture(study.summarise(results))
     (axes,) = figures[0].axes
     lines = {line.get_label(): line for line in axes.lines}
     assert list(lines["RL²"].get_xdata()) == [1, 2, 3, 4, 5, 6]
@@ -386,12 +395,21 @@ def test_a_small_study_from_beginning_to_end(reference: Path) -> None:
     assert str(reference) not in text and str(tiny_runs.ROOT) not in text
 
 
+def test_the_page_can_be_made_of_the_numbers_alone(reference: Path, tmp_path: Path) -> None:
+    memory_study_page.write_page(numbers(reference), tmp_path / "rl2.md")
+    names = ["rl2.md", "rl2/trials.png", *(f"rl2/{setting}.csv" for setting in PARTS[4:])]
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*")} == set(names)
+    for name in names:
+        assert (tmp_path / name).read_bytes() == (reference / name).read_bytes()
+
+
 def test_strategies_play_the_tasks_that_the_run_was_evaluated_on(reference: Path) -> None:
     for name in ("bandit_10_5", "mdp_10"):
         loaded = loading.load(str(only_run(reference / name / "s0") / "config.yaml")).config
         with build(resolve(loaded)) as experiment:
             tasks = Evaluator(experiment.sampler, loaded.eval, seed=loaded.seed).tasks
-        problem = references.held_out(loaded.model_dump(mode="json", serialize_as_any=True))
+        settings = loaded.model_dump(mode="json", serialize_as_any=True)
+        problem = references.held_out(FAMILIES[loaded.task.name].problem, settings)
         assert problem.episodes == 3
         if isinstance(problem, Bandits):
             assert problem.p.tolist() == [task["p"] for task in tasks]

@@ -124,9 +124,7 @@ def markdown(summary: Summary, folder: str) -> str:
 
 
 def _methods(summary: Summary) -> str:
-    compared = set(chain.from_iterable(content["methods"] for content in summary["tasks"].values()))
-    methods = summary["methods"].items()
-    rows = [f"| `{name}` | {method['about']} |" for name, method in methods if name in compared]
+    rows = [f"| `{name}` | {method['about']} |" for name, method in summary["methods"].items()]
     return "\n".join(["| method | |", "|---|---|", *rows, ""])
 
 

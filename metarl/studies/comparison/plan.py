@@ -205,8 +205,7 @@ class Plan:
             "baseline": BASELINE,
             "steps": STEPS_MAX,
             "methods": {
-                name: {"about": method.about, "look": method.look, "learns": method.learns}
-                for name, method in METHODS.items()
+                name: {key: getattr(METHODS[name], key) for key in ("about", "look", "learns")} for name in self.methods
             },
             "tasks": tasks,
         }

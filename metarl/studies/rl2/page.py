@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,23 +15,8 @@ from metarl.report.figures import new_figure, png, tidy
 from metarl.report.files import write_files
 from metarl.report.markdown import WITHOUT_MEANING, Summary, made, missing, settings, table
 from metarl.report.numbers import count, duration, number
-from metarl.report.palette import BLUE, GREEN, GREY, VERMILION
+from metarl.report.palette import BLUE, GREY
 
-NAMES = {
-    "random": "random",
-    "epsilon_greedy": "ε-greedy",
-    "ucb1": "UCB1",
-    "thompson": "Thompson",
-    "gittins": "Gittins",
-    "bayes": "Bayes-optimal",
-    "psrl": "PSRL",
-    "opsrl": "OPSRL",
-    "oracle": "oracle",
-}
-BANDIT, MDP = "bernoulli_bandit", "tabular_mdp"  # the task families of settings
-LINES = {BANDIT: ("random", "epsilon_greedy", "ucb1", "thompson", "gittins"), MDP: ("random", "psrl", "opsrl")}
-DRAWN = {BANDIT: ("gittins", VERMILION), MDP: ("opsrl", GREEN)}  # the line in the pictures
-HEADINGS = {BANDIT: "Bernoulli bandits", MDP: "Tabular MDPs"}
 ACROSS = 3  # pictures side by side
 
 Entries = Mapping[str, Summary]
@@ -83,7 +69,7 @@ def write_page(summary: Summary, page: Path) -> None:
     files = {page: markdown(summary, folder.name).encode()}
     finished = _finished(summary["settings"])
     if finished:
-        files[folder / "trials.png"] = picture(finished)
+        files[folder / "trials.png"] = picture(summary)
     for name, entry in finished.items():
         files[folder / f"{name}.csv"] = episodes_csv(entry).encode()
     write_files(files)
@@ -104,17 +90,17 @@ def markdown(summary: Summary, folder: str) -> str:
     entries: Entries = summary["settings"]
     finished = _finished(entries)
     parts = [INTRODUCTION, WITHOUT_MEANING if summary["small"] else "", READING]
-    for task, heading in HEADINGS.items():
-        group = {n: e for n, e in entries.items() if e["task"] == task and e["base"] is None}
+    for task, family in summary["families"].items():
+        group = {name: entry for name, entry in entries.items() if entry["task"] == task and entry["base"] is None}
         if group:
-            parts += [f"## {heading}\n", _values(task, group), _differences(group)]
+            parts += [f"## {family['heading']}\n", _values(family, group), _differences(family, group)]
     memories = {name: entry for name, entry in entries.items() if entry["base"] is not None}
     if memories:
         parts += ["## Memories\n", _memories(entries, memories)]
     parts += ["## Inside the trial\n", INSIDE, _inside(entries), missing(entries)]
     if finished:
         parts += [f"![return by episode of the trial]({folder}/trials.png)\n", "## Settings\n"]
-        parts += [_chosen(finished), settings(finished)]
+        parts += [_chosen(summary), settings(finished)]
     return "\n".join(filter(None, [*parts, made(summary["command"], entries.values()), CAVEATS]))
 
 
@@ -122,15 +108,16 @@ def _finished(entries: Entries) -> Entries:
     return {name: entry for name, entry in entries.items() if entry["runs"]}
 
 
-def _values(task: str, entries: Entries) -> str:
+def _values(family: Summary, entries: Entries) -> str:
     """Mean returns of trials: of the reference lines, of RL², and the best there is."""
-    lines = (*LINES[task], "oracle")
-    heads = ["setting", "problem", *(NAMES[line] for line in lines), "RL² published", "RL²", "RL² by seed"]
-    heads += ["Bayes optimum", "share"] if task == BANDIT else []
+    names, optimal = family["names"], family["optimal"]
+    lines = [line for line in names if line != optimal]
+    heads = ["setting", "problem", *(names[line] for line in lines), "RL² published", "RL²", "RL² by seed"]
+    heads += ["Bayes optimum", "share"] if optimal else []
     rows = []
     for name, entry in entries.items():
         cells = [_line(entry, line) for line in lines] + [str(entry["published"]["rl2"])]
-        cells += [_result(entry), _by_seed(entry)] + ([_optimum(entry), _share(entry)] if task == BANDIT else [])
+        cells += [_result(entry), _by_seed(entry)] + ([_optimum(entry), _share(entry)] if optimal else [])
         rows.append([f"`{name}`", _problem(entry), *cells])
     return table(heads, rows)
 
@@ -170,10 +157,11 @@ def _share(entry: Summary) -> str:
     return f"{_percent(entry['share'])} ({', '.join(_percent(run['share']) for run in entry['runs'])})"
 
 
-def _differences(entries: Entries) -> str:
+def _differences(family: Summary, entries: Entries) -> str:
     """RL² minus every reference line on the same tasks."""
+    names = family["names"]
     known = {line for entry in entries.values() if entry["runs"] for line in entry["references"]}
-    lines = [line for line in NAMES if line in known]
+    lines = [line for line in names if line in known]
     if not lines:
         return ""
     rows = []
@@ -181,7 +169,7 @@ def _differences(entries: Entries) -> str:
         found = [entry["references"].get(line) for line in lines]
         cells = ["–" if line is None else _interval(line["difference"], _digits(entry)) for line in found]
         rows.append([f"`{name}`", *cells])
-    return table(["on the same tasks: RL² −", *(NAMES[line] for line in lines)], rows)
+    return table(["on the same tasks: RL² −", *(names[line] for line in lines)], rows)
 
 
 def _memories(entries: Entries, memories: Entries) -> str:
@@ -206,7 +194,7 @@ def _inside(entries: Entries) -> str:
     for name, entry in entries.items():
         cells = ["missing"] * (len(heads) - 2)
         if entry["runs"]:
-            n, digits = entry["episodes"], 3 if entry["task"] == BANDIT else 1
+            n, digits = entry["episodes"], entry["digits"]
             curve = np.mean([run["by_episode"] for run in entry["runs"]], axis=0)
             restored = np.mean([run["restored"]["mean"] for run in entry["runs"]])
             cells = [number(float(value), digits) for value in (curve[0], curve[n - 1], curve[n:].mean(), restored)]
@@ -216,22 +204,24 @@ def _inside(entries: Entries) -> str:
     return table(heads, rows)
 
 
-def _chosen(entries: Entries) -> str:
+def _chosen(summary: Summary) -> str:
     """The settings that reference lines were given."""
     lines = []
-    for name, entry in entries.items():
-        chosen = [f"{NAMES[line]} {r['setting']}" for line, r in entry["references"].items() if r["setting"]]
+    for name, entry in _finished(summary["settings"]).items():
+        names = summary["families"][entry["task"]]["names"]
+        chosen = [f"{names[line]} {r['setting']}" for line, r in entry["references"].items() if r["setting"]]
         lines.append(f"- `{name}`: {', '.join(chosen)}")
     return "\n".join(["Reference lines:\n", *lines, ""])
 
 
-def picture(entries: Entries) -> bytes:
-    """A PNG: mean return of every episode of the running trial, for each setting."""
+def picture(summary: Summary) -> bytes:
+    """A PNG: mean return of every episode of the running trial, for each setting with runs."""
+    entries = _finished(summary["settings"])
     across, down = min(ACROSS, len(entries)), -(-len(entries) // ACROSS)
     figure = new_figure(4.2 * across, 3.2 * down + 0.4)
     panels = figure.subplots(down, across, squeeze=False).flatten()
     for axes, (name, entry) in zip(panels, entries.items(), strict=False):
-        _draw(axes, name, entry)
+        _draw(axes, name, entry, summary["families"][entry["task"]])
     for axes in panels[len(entries) :]:
         axes.set_axis_off()
     named = {str(item.get_label()): item for axes in panels for item in axes.get_legend_handles_labels()[0]}
@@ -239,15 +229,15 @@ def picture(entries: Entries) -> bytes:
     return png(figure)
 
 
-def _draw(axes: Axes, name: str, entry: Summary) -> None:
-    n, references = entry["episodes"], entry["references"]
+def _draw(axes: Axes, name: str, entry: Summary, family: Summary) -> None:
+    n, references, names = entry["episodes"], entry["references"], family["names"]
     curves = np.array([run["by_episode"] for run in entry["runs"]])
     episodes = np.arange(1, curves.shape[1] + 1)
     for line, style in (("oracle", ":"), ("random", "--")):
         mean = references[line]["trial"]["mean"] / n
-        axes.axhline(mean, color=GREY, linestyle=style, linewidth=1.2, label=NAMES[line])
-    line, color = DRAWN[entry["task"]]
-    axes.plot(episodes[:n], references[line]["by_episode"], color=color, linewidth=1.4, label=NAMES[line])
+        axes.axhline(mean, color=GREY, linestyle=style, linewidth=1.2, label=names[line])
+    line, color = family["drawn"]
+    axes.plot(episodes[:n], references[line]["by_episode"], color=color, linewidth=1.4, label=names[line])
     axes.fill_between(episodes, curves.min(0), curves.max(0), color=BLUE, alpha=0.2, linewidth=0)
     axes.plot(episodes, curves.mean(0), color=BLUE, linewidth=1.6, label="RL²")
     axes.axvline(n + 0.5, color=GREY, linewidth=0.8, label="end of training's trials")
@@ -261,8 +251,9 @@ def _interval(estimate: Summary, digits: int) -> str:
 
 
 def _digits(entry: Summary) -> int:
-    """Of returns of trials: about as many as their standard errors leave."""
-    return 2 if entry["task"] == BANDIT and entry["episodes"] <= 10 else 1
+    """Of returns of trials: a digit less than those of an episode for every factor of ten between them."""
+    digits: int = entry["digits"] - math.ceil(math.log10(entry["episodes"]))
+    return max(1, digits)
 
 
 def _percent(share: float) -> str:

@@ -1,4 +1,4 @@
-"""RL² on the problems of Duan et al. 2016 (arXiv:1611.02779): which runs, and what their records come to.
+"""RL² on the problems of Duan et al. 2016 (arXiv:1611.02779): which runs.
 
 Every run is evaluated at its end, on tasks that training does not see, and reference strategies play the same tasks.
 """
@@ -12,7 +12,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar
 
+from metarl.report import palette
 from metarl.studies.rl2 import summary
+from metarl.studies.rl2.references import Bandits, MDPs, Problem
 from metarl.studies.study import Cell, Result, command_line, finished, require_part
 
 
@@ -40,15 +42,53 @@ def _published_mdp(*figures: float) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Family:
-    """How the settings of one task family are learned and evaluated."""
+    """How the settings of one task family are learned and evaluated, and which strategies a page shows beside them."""
 
+    heading: str
+    problem: type[Problem]
     agent: str
+    memory: str  # in the agent's configuration
     eval_tasks: int
+    digits: int  # of the return of one episode
+    names: Mapping[str, str]  # all strategies, as a reader knows them, in the order of the tables
+    drawn: tuple[str, str]  # the strategy in the pictures, and its colour
+    optimal: str | None = None  # the strategy whose expected return is worked out, so that it has a column of its own
     schedule: str | None = None  # the key of the iterations after which the step size has come to its end
 
 
 BANDIT, MDP = "bernoulli_bandit", "tabular_mdp"
-FAMILIES = {BANDIT: Family("rl2_ppo", 10_000, schedule="agent.lr_iterations"), MDP: Family("rl2_trpo", 1000)}
+FAMILIES = {
+    BANDIT: Family(
+        "Bernoulli bandits",
+        Bandits,
+        agent="rl2_ppo",
+        memory="gru",
+        eval_tasks=10_000,
+        digits=3,
+        names={
+            "random": "random",
+            "epsilon_greedy": "ε-greedy",
+            "ucb1": "UCB1",
+            "thompson": "Thompson",
+            "gittins": "Gittins",
+            "bayes": "Bayes-optimal",
+            "oracle": "oracle",
+        },
+        drawn=("gittins", palette.VERMILION),
+        optimal="bayes",
+        schedule="agent.lr_iterations",
+    ),
+    MDP: Family(
+        "Tabular MDPs",
+        MDPs,
+        agent="rl2_trpo",
+        memory="retrieval",
+        eval_tasks=1000,
+        digits=1,
+        names={"random": "random", "psrl": "PSRL", "opsrl": "OPSRL", "oracle": "oracle"},
+        drawn=("opsrl", palette.GREEN),
+    ),
+}
 ARMS, MEMORY = "task.num_arms", "agent.memory"
 FIVE = {ARMS: 5}
 LOOK_BACK = {"agent.memory_context": 20}  # all of a trial that goes on for twice ten pulls, and no empty place
@@ -144,19 +184,30 @@ class MemoryStudy:
         for name in self.settings:
             cells = [self._cell(name, seed) for seed in range(self.seeds[name])]
             found[name], missing = finished(cells, results)
+            setting, family = SETTINGS[name], FAMILIES[SETTINGS[name].task]
             settings[name] = {
-                "task": SETTINGS[name].task,
-                "arms": SETTINGS[name].overrides.get(ARMS),
+                "task": setting.task,
+                "arms": setting.overrides.get(ARMS),
                 "episodes": cells[0].overrides["agent.episodes_per_trial"],
-                "published": dict(SETTINGS[name].published),
+                "published": dict(setting.published),
                 "seeds": self.seeds[name],
                 "missing_seeds": missing,
-                "memory": SETTINGS[name].overrides.get(MEMORY, "gru"),
-                "base": SETTINGS[name].beside,
-                "beside": summary.beside(SETTINGS[name].beside, found, found[name]),
-                **summary.summarise_setting(found[name], self.small),
+                "digits": family.digits,
+                "memory": setting.overrides.get(MEMORY, family.memory),
+                "base": setting.beside,
+                "beside": summary.beside(setting.beside, found, found[name]),
+                **summary.summarise_setting(family.problem, found[name], self.small),
             }
-        return {"command": self.command, "small": self.small, "level": summary.LEVEL, "settings": settings}
+        return {
+            "command": self.command,
+            "small": self.small,
+            "level": summary.LEVEL,
+            "families": {
+                task: {key: getattr(family, key) for key in ("heading", "names", "drawn", "optimal")}
+                for task, family in FAMILIES.items()
+            },
+            "settings": settings,
+        }
 
     def write_page(self, numbers: Mapping[str, Any], page: Path) -> None:
         """Write the page with its pictures and curves. Raises StorageError."""

@@ -40,7 +40,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Problem(ABC):
-    """Tasks, and what a trial in them is."""
+    """Tasks of one family, what a trial in them is, and the strategies that play them."""
 
     episodes: int
 
@@ -119,39 +119,36 @@ class MDPs(Problem):
         return mdps.play(strategy, *tasks, episodes=self.episodes, horizon=self.horizon, rng=rng)
 
 
-PROBLEMS: Mapping[str, type[Problem]] = {"bernoulli_bandit": Bandits, "tabular_mdp": MDPs}  # of the study's families
-
-
-def make_problem(config: Mapping[str, Any], rng: np.random.Generator) -> Problem:
+def make_problem(problem: type[Problem], config: Mapping[str, Any], rng: np.random.Generator) -> Problem:
     """As many tasks as a resolved configuration evaluates on, drawn from the same split, with trials as in training."""
     distribution = distribution_of(config)
     tasks = distribution.sample(config["eval"]["num_tasks"], split="test", rng=rng)
     episodes = config["agent"]["episodes_per_trial"]
-    return PROBLEMS[config["task"]["name"]].of(episodes, distribution.horizon, tasks)
+    return problem.of(episodes, distribution.horizon, tasks)
 
 
-def held_out(config: Mapping[str, Any]) -> Problem:
+def held_out(problem: type[Problem], config: Mapping[str, Any]) -> Problem:
     """The very tasks that a run of a resolved configuration is evaluated on."""
-    return make_problem(config, generator(config["seed"], Domain.EVAL_TASKS))
+    return make_problem(problem, config, generator(config["seed"], Domain.EVAL_TASKS))
 
 
-def choose(config: Mapping[str, Any], small: bool) -> dict[str, str]:
+def choose(problem: type[Problem], config: Mapping[str, Any], small: bool) -> dict[str, str]:
     """The best setting of every strategy, the same for all seeds of a configuration."""
-    problem = make_problem(config, generator(0, Domain.CHOICE_TASKS))
+    other_tasks = make_problem(problem, config, generator(0, Domain.CHOICE_TASKS))
 
     def earned(strategy: Any) -> float:
-        return float(problem.play(strategy, generator(0, Domain.CHOICE_STRATEGIES)).mean())
+        return float(other_tasks.play(strategy, generator(0, Domain.CHOICE_STRATEGIES)).mean())
 
     return {
         name: max(grid, key=lambda setting: earned(grid[setting])) if len(grid) > 1 else next(iter(grid))
-        for name, grid in problem.strategies(small).items()
+        for name, grid in other_tasks.strategies(small).items()
     }
 
 
-def play(config: Mapping[str, Any], chosen: Mapping[str, str], small: bool) -> dict[str, Line]:
+def play(problem: type[Problem], config: Mapping[str, Any], chosen: Mapping[str, str], small: bool) -> dict[str, Line]:
     """What the strategies earn, in their chosen settings, on the tasks that a run was evaluated on."""
-    problem = held_out(config)
+    tasks = held_out(problem, config)
     return {
-        name: Line(chosen[name], problem.play(grid[chosen[name]], generator(config["seed"], Domain.STRATEGIES)))
-        for name, grid in problem.strategies(small).items()
+        name: Line(chosen[name], tasks.play(grid[chosen[name]], generator(config["seed"], Domain.STRATEGIES)))
+        for name, grid in tasks.strategies(small).items()
     }

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from metarl.studies.rl2 import references
-from metarl.studies.rl2.references import Floats, Line
+from metarl.studies.rl2.references import Floats, Line, Problem
 from metarl.studies.study import Result
 
 LEVEL, QUANTILE = 0.95, 1.959964  # of the standard normal distribution
@@ -50,15 +50,15 @@ def beside(base: str | None, found: Mapping[str, Sequence[Result]], results: Seq
     }
 
 
-def summarise_setting(results: Sequence[Result], small: bool) -> dict[str, Any]:
+def summarise_setting(problem: type[Problem], results: Sequence[Result], small: bool) -> dict[str, Any]:
     """One setting over all its runs, and the runs themselves."""
     if not results:
         return {"runs": []}
     config = results[0].config
-    chosen = references.choose(config, small)
-    lines = [references.play(result.config, chosen, small) for result in results]
+    chosen = references.choose(problem, config, small)
+    lines = [references.play(problem, result.config, chosen, small) for result in results]
     trials = [trial_returns(result) for result in results]
-    optimum = references.held_out(config).bayes_optimum()
+    optimum = references.held_out(problem, config).bayes_optimum()
     trial = estimate(trials)
     return {
         "config": results[0].cell.config,
