@@ -109,9 +109,12 @@ def _parser(argv: Sequence[str]) -> tuple[argparse.ArgumentParser, list[str]]:
     _add_config(bench, optional=True)
 
     reproduce = command("reproduce", commands.reproduce, "run a study and write its page; can be stopped")
-    chosen = reproduce.add_subparsers(metavar="STUDY", required=True, dest="study")
-    for name in studies.available():
-        _add_study(chosen.add_parser(name, allow_abbrev=False), name, wanted=argv[:2] == ["reproduce", name])
+    names = studies.available()
+    chosen = reproduce.add_subparsers(metavar="|".join(names), required=True, dest="study")
+    for name in names:
+        about = studies.summary(name)
+        study = chosen.add_parser(name, help=about, description=about, allow_abbrev=False)
+        _add_study(study, name, wanted=argv[:2] == ["reproduce", name])
     return parser, list(added_commands.choices)
 
 

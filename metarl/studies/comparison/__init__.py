@@ -1,1 +1,1 @@
-"""`metarl reproduce comparison`: methods at equal environment steps."""
+"""Methods of meta-learning at equal environment steps, beside methods without it."""

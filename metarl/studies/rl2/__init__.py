@@ -1,1 +1,1 @@
-"""`metarl reproduce rl2`: RL² on bandits and tabular MDPs, beside strategies from the literature."""
+"""RL² on bandits and tabular MDPs, beside strategies from the literature on the same tasks."""
