@@ -36,6 +36,10 @@ class WorkerError(MetarlError):
     exit_code = 5
 
 
+class EnvError(WorkerError):
+    """An environment gave something else than it had declared, or than an environment gives; it is not tried again."""
+
+
 class StorageError(MetarlError):
     """A run directory that cannot be written."""
 

@@ -68,6 +68,7 @@ class Trainer:
         self._failed_saves = 0
         self._stop = StopRequest()
         experiment.executor.interrupt = self._stop.raise_if_made
+        experiment.sampler.notify = lambda text: logger.message(f"notice: {text}")
 
     def run_to_end(self) -> None:
         """Iterate, evaluate and save until the configured end, the time limit or a signal."""

@@ -13,8 +13,11 @@ from metarl.errors import NumericError
 from metarl.nn.policies import Policy
 from metarl.sampling.trial_state import TrialState
 from metarl.seeding import Stream
+from metarl.spaces import Space
 from metarl.tasks import Task, TaskDistribution, VectorTaskEnv
 from metarl.types import PolicyInput
+
+BOUND_TOLERANCE = 1e-6  # relative: bounds may have been rounded to float32
 
 Arrays = dict[str, NDArray[Any]]  # the fields of a Trajectory as arrays [n, E, …]
 
@@ -57,6 +60,7 @@ class Rollout(NamedTuple):
 
     arrays: Arrays
     state: TrialState | None  # [rows], where it was asked for
+    notice: str | None = None  # what the user should know of the environment; it was run all the same
 
 
 def rollout(unit: RolloutUnit) -> Rollout:
@@ -77,7 +81,8 @@ def record(env: VectorTaskEnv, lanes: Lanes) -> Rollout:
     with torch.inference_mode():
         recorder = _Recorder(env, lanes)
         recorder.run()
-        return Rollout(recorder.arrays(), recorder.final_state)
+        notice = beyond_bounds(env.spaces.observation, recorder.obs, recorder.valid)
+        return Rollout(recorder.arrays(), recorder.final_state, notice)
 
 
 class _Recorder:
@@ -118,7 +123,8 @@ class _Recorder:
             noise = None if self.noise is None else self.noise[t]
             drawn, outputs, trial.policy_state = policy.act(self.params, step, trial.policy_state, noise)
             action = drawn.numpy()
-            self._require_finite("actions", action, t)
+            if not np.isfinite(action).all():
+                raise self._not_finite("actions", action, np.isfinite(action), t)
             # the environments answer
             raw_obs, raw_reward, terminated, truncated, info = env.step(action)
             next_obs = self._single("observations", raw_obs, t)
@@ -202,19 +208,37 @@ class _Recorder:
         """``values`` as they are kept and shown to the policy, in which a large number may be an infinite one."""
         with np.errstate(over="ignore"):
             single = values.astype(np.float32)
-        self._require_finite(what, single, t)
+        if not np.isfinite(single).all():
+            representable = " that float32 can hold" if np.isfinite(values).all() else ""
+            raise self._not_finite(f"{what}{representable}", values, np.isfinite(single), t)
         return single
 
-    def _require_finite(self, what: str, values: NDArray[Any], t: int) -> None:
-        """Raise NumericError with the first place where ``values`` [rows, …] are not finite."""
-        if np.isfinite(values).all():
-            return
-        row = int(np.flatnonzero(~np.isfinite(values.reshape(self.rows, -1)).all(axis=1))[0])
+    def _not_finite(self, what: str, values: NDArray[Any], finite: NDArray[np.bool_], t: int) -> NumericError:
+        """What to raise for the first of the rows of ``values`` [rows, …] that are not all ``finite``."""
+        row = int(np.flatnonzero(~finite.reshape(self.rows, -1).all(axis=1))[0])
         n, lane = divmod(row, self.lanes.lanes)
-        raise NumericError(
+        return NumericError(
             f"expected finite {what}, got {values[row]} at step {t} of lane {lane} of task slot "
             f"{self.lanes.first_slot + n}, {dict(self.lanes.tasks[n])}"
         )
+
+
+def beyond_bounds(space: Space, obs: NDArray[np.float32], valid: NDArray[np.bool_]) -> str | None:
+    """Where observations [T, rows, size] leave their space in ``valid`` steps [T, rows], in words; None if nowhere."""
+    bounds = np.array([space.low, space.high])
+    if not np.isfinite(bounds).any():
+        return None
+    slack = BOUND_TOLERANCE * np.maximum(1.0, np.abs(bounds))
+    low, high = bounds[0] - slack[0], bounds[1] + slack[1]
+    if obs.min() >= low.max() and obs.max() <= high.min():
+        return None  # quick, and enough where all bounds are alike
+    for place in np.flatnonzero(np.isfinite(bounds).any(axis=0)).tolist():
+        seen = obs[..., place][valid]
+        for value in (seen.min(), seen.max()):
+            if not low[place] <= value <= high[place]:
+                declared = f"[{space.low[place]:g}, {space.high[place]:g}]"
+                return f"number {place} of the observation was {value:g}, outside its declared bounds {declared}"
+    return None
 
 
 def draw_reset_seeds(stream: Stream, first_slot: int, num_tasks: int, lanes: int, episodes: int) -> NDArray[np.int64]:

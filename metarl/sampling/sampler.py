@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -34,6 +35,8 @@ class Sampler:
     the same bits, whichever other tasks are in the batch. A product of many rows with one matrix does not. So for
     policies with a memory ``auto`` makes up to 8 units of equal size, an even number where it can, for any number of
     workers.
+
+    ``notify`` is called with what the user should know of the environments, once; Python's warnings, unless set.
     """
 
     def __init__(
@@ -43,6 +46,8 @@ class Sampler:
         self.executor = executor
         self.tasks_per_unit = tasks_per_unit
         self.seconds = 0.0  # spent in collecting
+        self.notify: Callable[[str], None] = warnings.warn
+        self._notified = False
 
     def collect(
         self,
@@ -106,7 +111,15 @@ class Sampler:
         ]
         results: list[Rollout] = self.executor.map(rollout, units)
         self.seconds += time.monotonic() - started
+        self._pass_on(results)
         return results
+
+    def _pass_on(self, results: Sequence[Rollout]) -> None:
+        """Tell the first notice of the units, if none was told before."""
+        notice = next((result.notice for result in results if result.notice), None)
+        if notice and not self._notified:
+            self._notified = True
+            self.notify(f"{type(self.distribution).__name__}: {notice}; the run goes on with the numbers as they are")
 
     def _unit_size(self, num_tasks: int, fixed: bool) -> int:
         """Tasks per unit; where it is ``fixed``, a function of the configuration alone."""

@@ -12,8 +12,9 @@ from gymnasium.spaces import Box, Discrete
 from numpy.typing import NDArray
 
 from metarl.config.schema import TaskConfig
-from metarl.errors import ConfigError, MetarlError
+from metarl.errors import ConfigError, EnvError, MetarlError
 from metarl.spaces import Space, SpaceSpec
+from metarl.tasks.answers import read_reset, read_step
 from metarl.tasks.vector_env import Bools, Floats, Task, VectorTaskEnv
 
 Env = gymnasium.Env[Any, Any]
@@ -43,6 +44,7 @@ class LoopEnv(VectorTaskEnv):
     Raises:
         ValueError: ``set_task`` refused a task.
         RuntimeError: the environment raised; the message names lane, task and step. In a rollout this is exit code 5.
+        EnvError: it answered something else than it had declared; see :mod:`metarl.tasks.answers`. Exit code 5, too.
     """
 
     def __init__(
@@ -107,8 +109,8 @@ class LoopEnv(VectorTaskEnv):
             env = self._envs[lane]
             assert env is not None
             try:
-                obs, _ = env.reset(seed=int(rng.integers(2**31)))
-                self._obs[lane] = flat(env.observation_space, obs)
+                answer = env.reset(seed=int(rng.integers(2**31)))
+                self._obs[lane] = read_reset(env.observation_space, answer)
             except Exception as error:
                 raise self._failure(lane, "reset", error) from error
             if self._success is not None:
@@ -121,14 +123,13 @@ class LoopEnv(VectorTaskEnv):
             env = self._envs[lane]
             assert env is not None
             try:
-                result = env.step(native_action(env.action_space, controls[lane]))
-                obs[lane] = flat(env.observation_space, result[0])
-                reward[lane], terminated[lane], truncated = result[1:4]
+                answer = env.step(native_action(env.action_space, controls[lane]))
+                obs[lane], reward[lane], terminated[lane], truncated, info = read_step(env.observation_space, answer)
             except Exception as error:
                 raise self._failure(lane, f"step {self._elapsed[lane] + 1} of its episode", error) from error
-            self._truncated[lane] |= bool(truncated)
+            self._truncated[lane] |= truncated
             if self._success is not None:
-                self._success[lane] = _success(result[4])
+                self._success[lane] = _success(info)
         good = np.isfinite(obs).all(axis=1) & np.isfinite(reward)
         self._diverged |= live & ~good
         self._obs = np.where(good[:, np.newaxis], obs, self._obs)
@@ -143,12 +144,12 @@ class LoopEnv(VectorTaskEnv):
     def _failure(self, lane: int, when: str, error: Exception) -> Exception:
         """What to raise for an environment's own exception; the environment is not used again."""
         env, self._envs[lane] = self._envs[lane], None
+        where = f"at {when}, in lane {lane} with task {dict(self._tasks[lane])}"
+        if isinstance(error, EnvError):
+            return EnvError(f"{env}: {error}, {where}")
         if isinstance(error, MetarlError):
             return error
-        return RuntimeError(
-            f"{env or 'the environment'} raised {type(error).__name__}: {error} at {when}, in lane {lane} with task "
-            f"{dict(self._tasks[lane])}"
-        )
+        return RuntimeError(f"{env or 'the environment'} raised {type(error).__name__}: {error} {where}")
 
 
 def space_spec(env: Env, task_size: int = 0) -> SpaceSpec:
@@ -176,10 +177,15 @@ def space_spec(env: Env, task_size: int = 0) -> SpaceSpec:
 
 
 def reports_success(env: Env) -> bool:
-    """Whether the info of an environment's first step has ``success`` or ``is_success``. Resets and steps it."""
-    env.reset(seed=0)
+    """Whether the info of an environment's first step has ``success`` or ``is_success``. Resets and steps it.
+
+    Raises:
+        EnvError: it answered something else than it had declared.
+    """
+    seen = env.observation_space
+    read_reset(seen, env.reset(seed=0))
     env.action_space.seed(0)
-    info = env.step(env.action_space.sample())[4]
+    info = read_step(seen, env.step(env.action_space.sample())).info
     return any(key in info for key in SUCCESS_KEYS)
 
 
@@ -193,15 +199,6 @@ def task_numbers(task: Task) -> Floats:
         return np.concatenate([np.asarray(task[key], dtype=np.float64).ravel() for key in sorted(task)])
     except (TypeError, ValueError) as error:
         raise ValueError(f"expected numbers only, to reveal the task, got {dict(task)}") from error
-
-
-def flat(space: gymnasium.Space[Any], observation: Any) -> Floats:
-    """An observation as a vector: a Box's numbers row by row, or a Discrete one as one-hot."""
-    if isinstance(space, Discrete):
-        one_hot = np.zeros(int(space.n))
-        one_hot[int(observation) - int(space.start)] = 1.0
-        return one_hot
-    return np.asarray(observation, dtype=np.float64).reshape(-1)
 
 
 def native_action(space: gymnasium.Space[Any], control: Any) -> Any:

@@ -30,14 +30,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metarl.config.schema import TaskConfig
-from metarl.errors import NumericError
-from metarl.spaces import SpaceSpec
+from metarl.errors import EnvError, NumericError
+from metarl.spaces import Space, SpaceSpec
 from metarl.tasks.vector_env import Bools, Floats, Task, VectorTaskEnv
 
 if TYPE_CHECKING:
     import mujoco
 
 ALIGNMENT = 64  # bytes to which MuJoCo rounds each array's place in memory
+RANGE_TOLERANCE = 1e-6  # relative: bounds may have been rounded to float32
+ROOMY = "16M"
+REPORTED = ("simulation is unstable", "Too many contacts", "Insufficient arena memory")  # these we report ourselves
 MAX_MODELS = 64  # kept per environment, half a megabyte each; more tasks than that are built again when they return
 
 
@@ -53,9 +56,11 @@ class MujocoBatchEnv(VectorTaskEnv):
     which a position or velocity is not finite or beyond MuJoCo's limit of 1e10. It goes back to its state before the
     step. Other lanes' bits do not change.
 
+    Nothing is lost in silence: contacts that MuJoCo drops because its memory for them is full stop the run.
+
     Args:
         num_lanes: simulations in the batch.
-        spaces: what the policy sees and does; the action's bounds are the control range.
+        spaces: what the policy sees and does; the action's bounds lie within the model's control range, if it has one.
         config: the family's config.
         model_path: MJCF file.
         frame_skip: MuJoCo steps per environment step.
@@ -63,6 +68,10 @@ class MujocoBatchEnv(VectorTaskEnv):
         contact_forces: keep ``recorded["contact_forces"]`` [lanes, bodies, 6], MuJoCo's ``cfrc_ext`` after a step:
             torque (Nm) before force (N), zero after a reset, as Gymnasium has them. ``mj_step`` does not compute them;
             they cost another pass over the bodies.
+
+    Raises:
+        EnvError: the actions are not those of the model's actuators, a recorded view is none, or MuJoCo's memory for
+            contacts is full.
     """
 
     def __init__(
@@ -82,6 +91,8 @@ class MujocoBatchEnv(VectorTaskEnv):
         self.model: mujoco.MjModel = mujoco.MjModel.from_xml_path(str(model_path))
         self.models: list[mujoco.MjModel] = [self.model] * num_lanes
         self.data: mujoco.MjData = mujoco.MjData(self.model)
+        self._model_name = model_path.name
+        _require_motors(self._model_name, self.model, spaces.action)
         self.frame_skip = frame_skip
         self.dt: float = self.model.opt.timestep * frame_skip
         self._reset_noise_scale = reset_noise_scale
@@ -97,6 +108,8 @@ class MujocoBatchEnv(VectorTaskEnv):
         self._start = (self.qpos.copy(), self.qvel.copy())
         self._contact_forces = contact_forces
         views = {**self._recorded_views(), **({"contact_forces": self.data.cfrc_ext} if contact_forces else {})}
+        for name, view in views.items():
+            _require_live(name, view, self.data)
         self.recorded: dict[str, Floats] = {name: np.zeros((num_lanes, *view.shape)) for name, view in views.items()}
         self._state = (self._lanes, *self.recorded.values())
         self._rows = [
@@ -106,10 +119,11 @@ class MujocoBatchEnv(VectorTaskEnv):
             )
             for lane in range(num_lanes)
         ]
-        warning = mujoco.mjtWarning
-        self._instabilities = [
-            int(kind) for kind in (warning.mjWARN_BADQPOS, warning.mjWARN_BADQVEL, warning.mjWARN_BADQACC)
-        ]
+        self._warnings: NDArray[np.int32] = self.data.warning.number  # a live view, counts since a reset
+        kinds = mujoco.mjtWarning
+        self._instabilities = [int(kind) for kind in (kinds.mjWARN_BADQPOS, kinds.mjWARN_BADQVEL, kinds.mjWARN_BADQACC)]
+        self._dropped = [int(kind) for kind in (kinds.mjWARN_CONTACTFULL, kinds.mjWARN_CNSTRFULL)]
+        self._watched = self._instabilities + self._dropped
 
     def start_states(self) -> tuple[Floats, Floats]:
         """Position [lanes, nq] and velocity [lanes, nv] of every lane after its last reset.
@@ -153,15 +167,17 @@ class MujocoBatchEnv(VectorTaskEnv):
 
     def _reset_lanes(self, lanes: NDArray[np.int64], rngs: Sequence[np.random.Generator]) -> None:
         data = self.data
-        for lane, rng in zip(lanes.tolist(), rngs, strict=True):
-            model = self.models[lane]
-            self._mujoco.mj_resetData(model, data)
-            data.qpos[:], data.qvel[:] = self._initial_state(rng)
-            self._mujoco.mj_forward(model, data)
-            self.qpos[lane], self.qvel[lane], self._act[lane] = data.qpos, data.qvel, data.act
-            self._warmstart[lane] = data.qacc_warmstart  # mj_forward leaves its solution there
-            for view, row in self._rows[lane][-1]:
-                row[:] = view
+        with self._quiet():
+            for lane, rng in zip(lanes.tolist(), rngs, strict=True):
+                model = self.models[lane]
+                self._mujoco.mj_resetData(model, data)
+                data.qpos[:], data.qvel[:] = self._initial_state(rng)
+                self._mujoco.mj_forward(model, data)
+                self._require_contacts(lane)
+                self.qpos[lane], self.qvel[lane], self._act[lane] = data.qpos, data.qvel, data.act
+                self._warmstart[lane] = data.qacc_warmstart  # mj_forward leaves its solution there
+                for view, row in self._rows[lane][-1]:
+                    row[:] = view
         for lane in lanes[~self._is_good(self.qpos[lanes], self.qvel[lanes], self._warmstart[lanes])].tolist():
             raise NumericError(
                 f"expected an initial state that MuJoCo can simulate, but lane {lane} has positions {self.qpos[lane]}, "
@@ -177,7 +193,7 @@ class MujocoBatchEnv(VectorTaskEnv):
         before = [array.copy() for array in self._state]
         with self._quiet():
             self._simulate(lanes, controls)
-            if self._unstable():
+            if self._suspicious():
                 self._put_back_diverged(lanes, controls, before)
         return self._reward(qpos_before, controls), self._ended()
 
@@ -197,15 +213,15 @@ class MujocoBatchEnv(VectorTaskEnv):
             for view, kept in recorded:
                 kept[:] = view
 
-    def _unstable(self) -> bool:
-        """Whether any lane has diverged since the counters were cleared.
+    def _suspicious(self) -> bool:
+        """Whether any lane has diverged, or lost contacts, since the counters were cleared.
 
         Counters are read once per batch step: a read per lane would cost about 5 % of the step. States are looked at
         because MuJoCo checks them only at the beginning of its next step.
         """
         limit = self._mujoco.mjMAXVAL
         return bool(
-            self.data.warning.number[self._instabilities].any()
+            self._warnings[self._watched].any()
             or not (np.abs(self.qpos) < limit).all()
             or not (np.abs(self.qvel) < limit).all()
         )
@@ -219,6 +235,8 @@ class MujocoBatchEnv(VectorTaskEnv):
     def _put_back_diverged(self, lanes: NDArray[np.int64], controls: Floats, before: Sequence[Floats]) -> None:
         """Repeat the step lane by lane to find those that diverge; they get the state of ``before`` back.
 
+        Raises EnvError where a lane has lost contacts.
+
         Where that one was already bad, as only a caller who writes into ``qpos`` or ``qvel`` can make it, they get the
         one of the last reset.
         """
@@ -228,8 +246,8 @@ class MujocoBatchEnv(VectorTaskEnv):
         for lane in lanes.tolist():
             self._mujoco.mj_resetData(self.model, self.data)  # also sets the counters to zero
             self._simulate(np.array([lane]), controls)
-            instabilities = self.data.warning.number[self._instabilities]
-            if instabilities.any() or not self._is_good(self.qpos[[lane]], self.qvel[[lane]])[0]:
+            self._require_contacts(lane)
+            if self._warnings[self._instabilities].any() or not self._is_good(self.qpos[[lane]], self.qvel[[lane]])[0]:
                 self._diverged[lane] = True
                 for array, saved in zip(self._state, before, strict=True):
                     array[lane] = saved[lane]
@@ -237,10 +255,19 @@ class MujocoBatchEnv(VectorTaskEnv):
                     self.qpos[lane], self.qvel[lane] = self._start[0][lane], self._start[1][lane]
         self._mujoco.mj_resetData(self.model, self.data)
 
+    def _require_contacts(self, lane: int) -> None:
+        """Raise EnvError where MuJoCo has dropped contacts since the counters were cleared."""
+        if self._warnings[self._dropped].any():
+            raise EnvError(
+                f"{self._model_name}: expected room for all contacts, but MuJoCo's memory for them is full "
+                f"({self.data.narena} bytes) and it dropped some, in lane {lane} with task {dict(self._tasks[lane])}; "
+                f'bodies would pass through each other. Give the model more, e.g. <size memory="{ROOMY}"/>'
+            )
+
     @contextmanager
     def _quiet(self) -> Iterator[None]:
         """Without MuJoCo's own report of an instability, a line on the screen and in a file in the working directory:
-        it is reported in ``info``. Its other warnings become Python's."""
+        it is reported in ``info``. So are lost contacts, as an error. Its other warnings become Python's."""
         previous = self._mujoco.get_mju_user_warning()
         self._mujoco.set_mju_user_warning(_warn_unless_unstable)
         try:
@@ -275,8 +302,46 @@ class MujocoBatchEnv(VectorTaskEnv):
         """Reward [lanes] of the step from ``qpos_before`` to ``qpos`` under ``controls`` as applied."""
 
 
+def _require_motors(name: str, model: mujoco.MjModel, action: Space) -> None:
+    """Raise EnvError unless an action has a number per actuator, and no bound beyond the actuator's control range."""
+    if model.nu == 0:
+        raise EnvError(
+            f"{name}: expected a model with actuators, got none, so that nothing can move it (URDF has no actuators); "
+            'add them in MJCF, e.g. <actuator><motor joint="shoulder"/></actuator>'
+        )
+    if action.kind != "box":
+        return  # the family makes controls of choices itself
+    if action.size != model.nu:
+        raise EnvError(f"{name}: expected actions of {model.nu} numbers, one per actuator, got spaces of {action.size}")
+    for number in np.flatnonzero(model.actuator_ctrllimited).tolist():
+        low, high = model.actuator_ctrlrange[number].tolist()
+        own_low, own_high = action.low[number], action.high[number]
+        slack = RANGE_TOLERANCE * max(1.0, abs(low), abs(high))
+        if own_low < low - slack or own_high > high + slack:
+            actuator = model.actuator(number).name or f"number {number}"
+            raise EnvError(
+                f"{name}: expected action bounds within the control range [{low:g}, {high:g}] of actuator {actuator}, "
+                f"got [{own_low:g}, {own_high:g}]: MuJoCo would clip what lies beyond, and such actions would change "
+                "nothing. Use the control range as bounds, or widen ctrlrange in the model"
+            )
+
+
+def _require_live(name: str, view: Any, data: mujoco.MjData) -> None:
+    """Raise EnvError unless ``view`` is memory of ``data``: a copy would keep the numbers of the first moment."""
+    expected = f'expected _recorded_views()["{name}"] to be a view of self.data'
+    if not isinstance(view, np.ndarray) or view.dtype != np.float64 or not view.flags.c_contiguous:
+        got = f"{view.dtype}, strides {view.strides}" if isinstance(view, np.ndarray) else type(view).__name__
+        raise EnvError(f"{expected}, contiguous float64 numbers, got {got}")
+    fields = (getattr(data, field) for field in dir(data) if not field.startswith("_"))
+    if not any(isinstance(field, np.ndarray) and np.may_share_memory(field, view) for field in fields):
+        raise EnvError(
+            f"{expected}, got an array with memory of its own, which would never change: return whole fields or rows "
+            'of them, such as self.data.xpos or self.data.body("hand").xpos, and combine them in _observe'
+        )
+
+
 def _warn_unless_unstable(message: str) -> None:
-    if "simulation is unstable" not in message:
+    if not any(known in message for known in REPORTED):
         warnings.warn(f"MuJoCo: {message}", RuntimeWarning, stacklevel=2)
 
 

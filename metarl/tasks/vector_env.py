@@ -13,12 +13,14 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from metarl.config.schema import TaskConfig
-from metarl.errors import NumericError
+from metarl.errors import EnvError, NumericError
 from metarl.spaces import Space, SpaceSpec
 
 Task = Mapping[str, Any]  # one MDP as plain JSON data, e.g. {"velocity": 1.3}
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+
+NUMBERS, FLAGS = "fiub", "b"  # NumPy's letters for the kinds of arrays that are taken: numbers of any precision, bools
 
 
 class VectorTaskEnv(gymnasium.vector.VectorEnv[Floats, Any, Floats], ABC):
@@ -37,6 +39,10 @@ class VectorTaskEnv(gymnasium.vector.VectorEnv[Floats, Any, Floats], ABC):
       step of a lane succeeded. It ends no episode.
     * A lane whose simulation diverges goes back to its last good state, which the observation shows, and is truncated
       there with reward 0; ``info["diverged"]`` marks it.
+    * What a family's methods give is compared with what it declared: shapes, kinds, and finite numbers at a reset.
+
+    Raises:
+        EnvError: a family's method gave something of another shape or kind, or a reset is not finite.
     """
 
     metadata: dict[str, Any] = {  # noqa: RUF012 (declared so by Gymnasium)
@@ -94,7 +100,10 @@ class VectorTaskEnv(gymnasium.vector.VectorEnv[Floats, Any, Floats], ABC):
         self._terminated[lanes] = False
         self._truncated[lanes] = False
         self._reset_lanes(lanes, [self._rngs[lane] for lane in lanes])
-        return self._observations(), {}
+        observation = self._observations()
+        if not np.isfinite(observation).all():
+            self._require_finite_start(observation, lanes)
+        return observation, {}
 
     def step(  # type: ignore[override]
         self, actions: NDArray[Any]
@@ -103,6 +112,8 @@ class VectorTaskEnv(gymnasium.vector.VectorEnv[Floats, Any, Floats], ABC):
         live = ~(self._terminated | self._truncated)
         self._diverged[:] = False
         reward, terminated = self._advance(self._controls(actions), live)
+        self._expect("a reward per lane", reward, (self.num_envs,), NUMBERS)
+        self._expect("terminated per lane", terminated, (self.num_envs,), FLAGS)
         self._elapsed[live] += 1
         good = live & ~self._diverged
         self._terminated |= good & terminated
@@ -128,8 +139,35 @@ class VectorTaskEnv(gymnasium.vector.VectorEnv[Floats, Any, Floats], ABC):
         return unit if self._controls_are_units else self._control_center + self._control_half_range * unit
 
     def _observations(self) -> Floats:
-        observation = self._observe()
-        return np.concatenate([observation, self._task_vectors()], axis=1) if self.reveal else observation
+        """A fresh array [lanes, size], with the task's numbers last where they are revealed."""
+        observation, size = self._observe(), self.spaces.observation.size
+        if not self.reveal:
+            self._expect("observations", observation, (self.num_envs, size), NUMBERS)
+            return observation if observation.base is None else observation.copy()  # a view would go on changing
+        task = self._task_vectors()
+        revealed = task.shape[-1] if isinstance(task, np.ndarray) else 0
+        self._expect("task vectors to reveal", task, (self.num_envs, revealed), NUMBERS)
+        self._expect("observations without the task", observation, (self.num_envs, size - revealed), NUMBERS)
+        return np.concatenate([observation, task], axis=1)
+
+    def _expect(self, what: str, value: Any, shape: tuple[int, ...], kinds: str) -> None:
+        """Raise EnvError unless ``value`` is an array of this shape and of a NumPy kind among ``kinds``."""
+        if isinstance(value, np.ndarray) and value.shape == shape and value.dtype.kind in kinds:
+            return
+        is_array = isinstance(value, np.ndarray)
+        got = f"{value.dtype} of {value.shape}" if is_array else f"{type(value).__name__} {value!r}"
+        wanted = "bools" if kinds == FLAGS else "numbers"
+        raise EnvError(f"{type(self).__name__}: expected {what}, {wanted} in an array of shape {shape}, got {got}")
+
+    def _require_finite_start(self, observation: Floats, lanes: NDArray[np.int64]) -> None:
+        """Raise EnvError for the first of the lanes just reset whose observation is not finite."""
+        bad = lanes[~np.isfinite(observation[lanes]).all(axis=1)]
+        if bad.size:
+            lane = int(bad[0])
+            raise EnvError(
+                f"{type(self).__name__}: expected finite observations from a reset, got {observation[lane]} in lane "
+                f"{lane} with task {dict(self._tasks[lane])}"
+            )
 
     @abstractmethod
     def _assign(self, tasks: Sequence[Task]) -> None:

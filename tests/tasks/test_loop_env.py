@@ -11,7 +11,8 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tu
 
 from metarl.config.schema import TaskConfig
 from metarl.errors import ConfigError
-from metarl.tasks.loop_env import LoopEnv, flat, native_action, reports_success, space_spec, task_numbers
+from metarl.tasks.answers import flat
+from metarl.tasks.loop_env import LoopEnv, native_action, reports_success, space_spec, task_numbers
 
 IMAGE = Box(-5.0, np.array([[1.0, 2.0], [3.0, np.inf]], np.float32), dtype=np.float32)
 TORQUES = Box(np.array([[-1.0], [0.0]], np.float32), np.array([[1.0], [8.0]], np.float32), dtype=np.float32)

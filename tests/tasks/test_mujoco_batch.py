@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from metarl.config.schema import TaskConfig
-from metarl.errors import NumericError
+from metarl.errors import EnvError, NumericError
 from metarl.spaces import Space, SpaceSpec
 from metarl.tasks.mujoco_batch import MujocoBatchEnv, _span
 
@@ -244,3 +244,108 @@ def test_fields_that_do_not_lie_side_by_side_are_refused():
     memory = np.zeros(100)
     with pytest.raises(RuntimeError, match="side by side"):
         _span((memory[:3], memory[80:83]))
+
+
+def spaces(low: float, high: float, size: int = 1) -> SpaceSpec:
+    return SpaceSpec(SPACES.observation, Space("box", size, (low,) * size, (high,) * size))
+
+
+def build(tmp_path, mjcf: str, env_class=PendulumEnv, action=SPACES) -> MujocoBatchEnv:
+    path = tmp_path / "robot.xml"
+    path.write_text(mjcf)
+    config = TaskConfig(name="pendulum", horizon=5)
+    env = env_class(2, action, config, model_path=path, frame_skip=1, reset_noise_scale=0.0)
+    env.set_tasks([{"angle": 0.0}, {"angle": 0.1}])
+    return env
+
+
+@pytest.mark.parametrize(("low", "high"), [(-2.0, 2.0), (-1.0, 0.5), (-2.0 - 1e-7, 2.0)])
+def test_bounds_within_the_control_range_are_taken(tmp_path, low, high):
+    build(tmp_path, MJCF, action=spaces(low, high))
+
+
+@pytest.mark.parametrize(("low", "high"), [(-10.0, 10.0), (-2.0, 2.01), (-2.01, 2.0)])
+def test_bounds_beyond_the_control_range_are_refused(tmp_path, low, high):
+    with pytest.raises(EnvError, match=r"robot\.xml: .* control range \[-2, 2\] of actuator number 0, got \["):
+        build(tmp_path, MJCF, action=spaces(low, high))
+
+
+def test_without_a_control_range_any_bounds_are_taken(tmp_path):
+    unlimited = MJCF.replace('ctrlrange="-2 2" ctrllimited="true"', "")
+    build(tmp_path, unlimited, action=spaces(-100.0, 100.0))
+
+
+def test_actions_are_as_many_as_actuators(tmp_path):
+    with pytest.raises(EnvError, match="expected actions of 1 numbers, one per actuator, got spaces of 2"):
+        build(tmp_path, MJCF, action=spaces(-2.0, 2.0, size=2))
+    without = MJCF[: MJCF.index("<actuator>")] + "</mujoco>"
+    with pytest.raises(EnvError, match="expected a model with actuators, got none"):
+        build(tmp_path, without)
+
+
+@pytest.mark.parametrize(
+    ("view", "words"),
+    [
+        (lambda data: data.subtree_com[1].copy(), "memory of its own"),
+        (lambda data: np.concatenate([data.qpos, data.qvel]), "memory of its own"),  # of live parts, but a copy
+        (lambda data: data.xpos[:, 0], "strides"),
+        (lambda data: data.xpos.astype(np.float32), "float32"),
+        (lambda data: float(data.qpos[0]), "float"),
+    ],
+)
+def test_a_recorded_view_is_memory_of_the_simulation(tmp_path, view, words):
+    class Viewing(PendulumEnv):
+        def _recorded_views(self):
+            return {"tip": view(self.data)}
+
+    with pytest.raises(EnvError, match=rf'_recorded_views\(\)\["tip"\] to be a view of self\.data.*{words}'):
+        build(tmp_path, MJCF, Viewing)
+
+
+def test_a_slice_and_a_named_access_are_views(tmp_path):
+    class Viewing(PendulumEnv):
+        def _recorded_views(self):
+            return {"com": self.data.body("pole").xpos, "rows": self.data.xpos[1:], "whole": self.data.xquat}
+
+    build(tmp_path, MJCF, Viewing).reset(seed=[1, 2])
+
+
+CROWD = MJCF.replace("<worldbody>", '<size memory="{memory}"/><worldbody><geom type="plane" size="5 5 1"/>').replace(
+    "</worldbody>",
+    "".join(
+        f'<body pos="0 0 {height:.2f}"><freejoint/><geom type="box" size="0.1 0.1 0.1"/></body>'
+        for height in np.arange(0.3, 1.3, 0.05)
+    )
+    + "</worldbody>",
+)
+
+
+class CrowdEnv(PendulumEnv):
+    """Sees the pole, not the boxes."""
+
+    def _observe(self):
+        return np.concatenate([self.qpos[:, :1], self.qvel[:, :1]], axis=1)
+
+
+def test_contacts_that_mujoco_drops_stop_the_run_and_leave_no_log(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(EnvError, match=r"memory for them is full \(61440 bytes\).*lane 0 with task {'angle': 0\.0}"):
+        build(tmp_path, CROWD.format(memory="60K"), CrowdEnv).reset(seed=[1, 2])
+    build(tmp_path, CROWD.format(memory="16M"), CrowdEnv).reset(seed=[1, 2])
+    assert not (tmp_path / "MUJOCO_LOG.TXT").exists()
+
+
+def test_contacts_dropped_in_a_step_name_their_lane(tmp_path):
+    env = build(tmp_path, CROWD.format(memory="60K"), CrowdEnv)
+
+    def apart_first(rng):  # boxes far apart at the reset
+        qpos = env._init_qpos.copy()
+        qpos[1::7] = 10.0 * np.arange(20)
+        return qpos, env._init_qvel.copy()
+
+    env._initial_state = apart_first
+    env.reset(seed=[1, 2])
+    env.step(np.zeros((2, 1)))
+    env.qpos[1] = env._init_qpos  # now they lie in each other
+    with pytest.raises(EnvError, match=r"in lane 1 with task {'angle': 0\.1}"):
+        env.step(np.zeros((2, 1)))

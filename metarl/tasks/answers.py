@@ -1,0 +1,117 @@
+"""What a ``gymnasium.Env`` answers, compared with what it declared: nothing is broadcast, cut off or guessed.
+
+Safe casts are taken: lists, numbers of any precision, NumPy's own scalars. Whether numbers are finite or within their
+bounds is not looked at here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Discrete
+
+from metarl.errors import EnvError
+from metarl.tasks.vector_env import FLAGS, NUMBERS, Floats
+
+RESET = "(observation, info)"
+STEP = "(observation, reward, terminated, truncated, info)"
+OLD_GYM = "; Gym before 0.26 answered so: its done is terminated, and truncated says that a time limit was reached"
+
+
+class StepAnswer(NamedTuple):
+    """What ``step`` returned; the observation as a vector."""
+
+    observation: Floats
+    reward: float
+    terminated: bool
+    truncated: bool
+    info: Mapping[str, Any]
+
+
+def read_reset(space: gymnasium.Space[Any], answer: Any) -> Floats:
+    """The observation in what ``reset`` returned, as a vector. ``space`` is the observation space.
+
+    Raises:
+        EnvError: it is no pair, or the observation does not belong to its space.
+    """
+    if not (isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], Mapping)):
+        hint = "; Gym before 0.26 returned the observation alone" if not isinstance(answer, tuple) else ""
+        raise EnvError(f"expected reset to return {RESET}, got {_describe(answer)}{hint}")
+    return flat(space, answer[0])
+
+
+def read_step(space: gymnasium.Space[Any], answer: Any) -> StepAnswer:
+    """What ``step`` returned. ``space`` is the observation space.
+
+    Raises:
+        EnvError: these are not five values, or one is not of its kind.
+    """
+    if not (isinstance(answer, tuple) and len(answer) == 5):
+        old = isinstance(answer, tuple) and len(answer) == 4
+        raise EnvError(f"expected step to return {STEP}, got {_describe(answer)}{OLD_GYM if old else ''}")
+    observation, reward, terminated, truncated, info = answer
+    if not isinstance(info, Mapping):
+        raise EnvError(f"expected step to return an info that maps names to values, got {_describe(info)}")
+    return StepAnswer(
+        flat(space, observation), _number(reward), _flag("terminated", terminated), _flag("truncated", truncated), info
+    )
+
+
+def flat(space: gymnasium.Space[Any], observation: Any) -> Floats:
+    """An observation as a vector: a Box's numbers row by row, or a Discrete one as one-hot.
+
+    Raises:
+        EnvError: it has another shape or kind than its space, or is no state of it.
+    """
+    try:
+        array = np.asarray(observation)
+    except ValueError:  # lists of unequal lengths
+        raise EnvError(f"expected observations of {space}, got {_describe(observation)}") from None
+    if array.dtype.kind not in NUMBERS or array.shape != (space.shape or ()):
+        raise EnvError(
+            f"expected observations of shape {space.shape or ()}, as {space} declares, got {_describe(observation)}"
+        )
+    if isinstance(space, Discrete):
+        one_hot = np.zeros(int(space.n))
+        one_hot[_state(space, array)] = 1.0
+        return one_hot
+    return array.astype(np.float64).reshape(-1)
+
+
+def _state(space: Discrete[Any], observation: Any) -> int:
+    """The place of a state, counted from 0."""
+    place = float(observation) - int(space.start)
+    if not (0 <= place < space.n and place.is_integer()):
+        first, last = int(space.start), int(space.start) + int(space.n) - 1
+        raise EnvError(f"expected a state from {first} to {last}, as {space} declares, got {observation}")
+    return int(place)
+
+
+def _number(reward: Any) -> float:
+    if type(reward) is float:
+        return reward
+    array = np.asarray(reward) if np.isscalar(reward) or isinstance(reward, np.ndarray) else None
+    if array is None or array.shape != () or array.dtype.kind not in NUMBERS:
+        raise EnvError(f"expected a reward that is one number, got {_describe(reward)}")
+    return float(array)
+
+
+def _flag(name: str, flag: Any) -> bool:
+    if isinstance(flag, bool | np.bool_):
+        return bool(flag)
+    if isinstance(flag, np.ndarray) and flag.shape == () and flag.dtype.kind in FLAGS:
+        return bool(flag)
+    raise EnvError(f"expected {name} to be True or False, got {_describe(flag)}")
+
+
+def _describe(value: Any) -> str:
+    """A value that was not expected, in a few words."""
+    if isinstance(value, np.ndarray) and value.shape:
+        return f"an array of {value.dtype} of shape {value.shape}"
+    if isinstance(value, tuple):
+        return f"{len(value)} values: ({', '.join(type(item).__name__ for item in value)})"
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 60 else text[:59] + '…'}"
