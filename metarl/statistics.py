@@ -1,15 +1,127 @@
-"""Honest summaries of few numbers: confidence intervals and a robust mean."""
+"""Honest summaries of few numbers: confidence intervals and a robust mean.
+
+How often the intervals cover the truth is measured in tests/test_coverage.py; the table is in docs/evaluation.md.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import betaincinv, stdtrit
 
 Floats = NDArray[np.float64]
 Center = Callable[[Floats], Floats]  # of every row: [..., n] → [...]
+
+FEW = 20  # tasks below which an interval is marked
+MIN_STUDENTISED = 5  # fewer values have too many resamples without any spread
+
+PERCENTILE = "percentile bootstrap over tasks"  # also of records that do not name their method
+STUDENTISED = "studentised bootstrap over tasks"
+STUDENT = "Student's t over tasks"
+KORN_GRAUBARD = "Korn-Graubard over tasks"
+UNDEFINED = "undefined, as all tasks have the same value"
+MAY_COVER_LESS = "few tasks: may cover less"
+
+
+class Interval(NamedTuple):
+    """A confidence interval and the name of its method. Both ends are None where it is not defined."""
+
+    low: float | None
+    high: float | None
+    method: str
+
+
+def mean_interval(
+    values: ArrayLike, *, rng: np.random.Generator, level: float = 0.95, resamples: int = 2000
+) -> Interval:
+    """Interval of the mean over tasks of a return: the studentised bootstrap (Efron & Tibshirani 1993, §12.5).
+
+    With x̄ and s the mean and standard deviation of the n values, and x̄*, s* those of a resample, the distribution of
+    t* = (x̄* − x̄) / (s*/√n) stands for that of (x̄ − μ) / (s/√n). Unlike the percentile bootstrap it follows skewed
+    values. Fewer than 5 values, or so few different ones that resamples without spread decide the ends, have Student's
+    t. Of fewer than 20 the method's name says that the interval may cover less. Equal values tell nothing of how others
+    would differ: undefined.
+
+    Args:
+        values: ``[n]``, one per task.
+        rng: where resamples are drawn from.
+        level: nominal coverage in (0, 1).
+        resamples: data sets drawn.
+
+    Raises:
+        ValueError: no values, a NaN or infinity among them, another shape, or a level or count out of range.
+    """
+    data = _checked(values)
+    if data.ndim != 1:
+        raise ValueError(f"expected one value per task [n], got shape {data.shape}")
+    drawn = _resamples(data, rng, level, resamples)  # before anything is returned: one call, one amount of draws
+    n = data.size
+    if (data == data[0]).all():
+        return Interval(None, None, UNDEFINED)
+    mean, error = float(data.mean()), float(data.std(ddof=1) / np.sqrt(n))
+    quantiles = np.array([(1 + level) / 2, (1 - level) / 2])
+    method, ends = STUDENT, np.asarray(stdtrit(n - 1, quantiles))
+    if n >= MIN_STUDENTISED:
+        shift, spread = drawn.mean(axis=1) - mean, drawn.std(axis=1, ddof=1) / np.sqrt(n)
+        same = (drawn == drawn[:, :1]).all(axis=1)  # no spread, but for rounding
+        t = np.where(same, np.copysign(np.inf, shift), shift / np.where(same, 1.0, spread))
+        t[same & (np.abs(shift) <= np.finfo(np.float64).eps * abs(mean))] = 0.0
+        upper, lower = np.quantile(t, quantiles[:1], method="higher"), np.quantile(t, quantiles[1:], method="lower")
+        found = np.concatenate([upper, lower])
+        if np.isfinite(found).all():
+            method, ends = STUDENTISED, found
+    low, high = mean - ends * error
+    return Interval(float(low), float(high), _marked(method, n))
+
+
+def rate_interval(successes: ArrayLike, *, level: float = 0.95) -> Interval:
+    """Interval of a success rate of episodes that come in tasks (Korn & Graubard 1998, Survey Methodology 24:193-201).
+
+    Clopper and Pearson's interval for a number of independent episodes that would tell as much. With p the rate over N
+    episodes of n tasks, and v the variance of p from how tasks differ, the design effect is
+    d = v / (p(1 − p)/(N − 1)), held within 1 (episodes are independent) and N/n (those of a task are alike), and
+
+        N_effective = N/d · (t_{N−1} / t_{n−1})²
+
+    with t the quantiles of Student's distribution: v is known from n tasks only. Without any success, or any failure, v
+    tells nothing, and d is N/n. It is never of width 0, and never beyond 0 and 1.
+
+    Args:
+        successes: ``[tasks, episodes]``, each 0 or 1.
+        level: nominal coverage in (0, 1).
+
+    Raises:
+        ValueError: no values, others than 0 and 1, another shape, or a level out of range.
+    """
+    data = _checked(successes)
+    if data.ndim != 2 or not np.isin(data, (0.0, 1.0)).all():
+        raise ValueError(f"expected zeros and ones [tasks, episodes], got shape {data.shape}")
+    if not 0 < level < 1:
+        raise ValueError(f"expected level in (0, 1), got {level}")
+    n, each = data.shape
+    rate, tail = float(data.mean()), (1 - level) / 2
+    if n == 1:  # nothing is known of how tasks differ
+        return Interval(0.0, 1.0, _marked(KORN_GRAUBARD, n))
+    independent = rate * (1 - rate) / (data.size - 1)
+    found = float(data.mean(axis=1).var(ddof=1)) / n
+    effect = np.clip(found / independent, 1.0, each) if independent else each
+    size = data.size / effect * (stdtrit(data.size - 1, tail) / stdtrit(n - 1, tail)) ** 2
+    count = rate * size
+    low = float(betaincinv(count, size - count + 1, tail)) if rate > 0 else 0.0
+    high = float(betaincinv(count + 1, size - count, 1 - tail)) if rate < 1 else 1.0
+    return Interval(low, high, _marked(KORN_GRAUBARD, n))
+
+
+def method_names(intervals: Iterable[Interval]) -> str:
+    """The methods of some intervals, each once, in the order in which they come."""
+    return "; ".join(dict.fromkeys(interval.method for interval in intervals))
+
+
+def _marked(method: str, num_tasks: int) -> str:
+    return f"{method} ({MAY_COVER_LESS})" if num_tasks < FEW else method
 
 
 def bootstrap_ci(

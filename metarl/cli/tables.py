@@ -9,24 +9,36 @@ from typing import Any
 
 
 def curve_table(result: dict[str, Any]) -> str:
-    """The adaptation curve as a table, 95 % intervals with it."""
+    """The adaptation curve as a table, with 95 % intervals and the names of their methods."""
     from rich.console import Console
     from rich.table import Table
 
     columns = [result["unit"], "mean return", "95 % low", "95 % high"]
     success = result.get("success")
-    table = Table(*columns, *(["success", "95 % low", "95 % high"] if success else []), title="held-out tasks")
+    caption = [f"95 % of returns: {result['interval']}"]
+    caption += [f"95 % of success: {success['interval']}"] if success else []
+    table = Table(
+        *columns,
+        *(["success", "95 % low", "95 % high"] if success else []),
+        title="held-out tasks",
+        caption="\n".join(caption),
+        caption_justify="left",
+    )
     for step in result["steps"]:
-        cells = [f"{result[name][step]:.1f}" for name in ("mean", "low", "high")]
-        cells += [f"{success[name][step]:.2f}" for name in ("mean", "low", "high")] if success else []
+        cells = [_cell(result[name][step], 1) for name in ("mean", "low", "high")]
+        cells += [_cell(success[name][step], 2) for name in ("mean", "low", "high")] if success else []
         table.add_row(str(step), *cells)
     for name, what in (("trial", "whole trial"), ("restored", "memory restored")):
         if name in result:
-            table.add_row(what, *(f"{result[name][bound]:.1f}" for bound in ("mean", "low", "high")))
+            table.add_row(what, *(_cell(result[name][bound], 1) for bound in ("mean", "low", "high")))
     console = Console(width=80)
     with console.capture() as capture:
         console.print(table)
     return capture.get().rstrip()
+
+
+def _cell(value: float | None, digits: int) -> str:
+    return "undefined" if value is None else f"{value:.{digits}f}"
 
 
 def task_cells(row: dict[str, Any]) -> list[str]:

@@ -69,16 +69,16 @@ class Logger:
             points = list(zip(summary["steps"], curve["mean"], curve["low"], curve["high"], strict=True))
             for step, mean, low, high in points:
                 values[f"eval/{quantity}/{step}"] = mean
-                values |= {f"eval/{quantity}_low/{step}": low, f"eval/{quantity}_high/{step}": high}
+                values |= _bounds(f"eval/{quantity}", low, high, f"/{step}")
             shown = points[:: max(1, len(points) // MAX_POINTS_SHOWN)]
             words.append(
-                f"{quantity} " + " → ".join(f"{mean:.4g} [{low:.4g}, {high:.4g}]" for _, mean, low, high in shown)
+                f"{quantity} " + " → ".join(f"{mean:.4g} {_interval(low, high)}" for _, mean, low, high in shown)
             )
         for name in ("trial", "restored", "restored_success"):
             if name in summary:
                 mean, low, high = (summary[name][bound] for bound in ("mean", "low", "high"))
-                values |= {f"eval/{name}": mean, f"eval/{name}_low": low, f"eval/{name}_high": high}
-                words.append(f"{name.replace('_', ' ')} {mean:.4g} [{low:.4g}, {high:.4g}]")
+                values |= {f"eval/{name}": mean, **_bounds(f"eval/{name}", low, high)}
+                words.append(f"{name.replace('_', ' ')} {mean:.4g} {_interval(low, high)}")
         if "restored_official_success" in summary:
             values["eval/restored_official_success"] = summary["restored_official_success"]
             words.append(f"by the benchmark's own count {summary['restored_official_success']:.4g}")
@@ -96,6 +96,15 @@ class Logger:
         self.console.close()
         self.metrics.close()
         self.wandb.finish()
+
+
+def _bounds(name: str, low: float | None, high: float | None, point: str = "") -> dict[str, float]:
+    """An interval as two metrics; none where it is undefined."""
+    return {} if low is None or high is None else {f"{name}_low{point}": low, f"{name}_high{point}": high}
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return "[undefined]" if low is None or high is None else f"[{low:.4g}, {high:.4g}]"
 
 
 def _numbers(metrics: Mapping[str, float | int]) -> dict[str, float | int]:

@@ -13,6 +13,7 @@ from metarl import run_files
 from metarl.errors import ConfigError
 from metarl.monitor.metrics_file import MetricsFile
 from metarl.report.files import write_files
+from metarl.statistics import PERCENTILE
 
 GRADIENT = "adaptation steps"  # what adaptation is counted in, unless an agent adapts in episodes
 
@@ -51,6 +52,11 @@ def unit_of(evaluation: Mapping[str, Any] | None) -> str:
     return str(evaluation.get("unit", GRADIENT)) if evaluation else GRADIENT
 
 
+def method_of(evaluation: Mapping[str, Any]) -> str:
+    """The method of an evaluation's intervals; records that do not name it are older than any other."""
+    return str(evaluation.get("interval", PERCENTILE))
+
+
 def read_curves(run: Path) -> Curves:
     """Read a run's records; one that is still going on may be read too.
 
@@ -70,7 +76,8 @@ def write_curves_csv(run: Path) -> Path:
     """Write ``report/curves.csv``, one row per point.
 
     Columns: ``split`` (train: mean over an iteration's tasks; eval: mean over held-out tasks), ``iteration``,
-    ``env_steps``, ``adaptation_steps``, ``return``, and for eval the 95 % interval ``low``, ``high``. Empty: not known.
+    ``env_steps``, ``adaptation_steps``, ``return``, and for eval the 95 % interval ``low``, ``high`` and its method,
+    ``interval``. Empty: not known, or undefined.
 
     Raises:
         ConfigError: the run has recorded nothing.
@@ -79,15 +86,15 @@ def write_curves_csv(run: Path) -> Path:
     curves = read_curves(run)
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["split", "iteration", "env_steps", "adaptation_steps", "return", "low", "high"])
+    writer.writerow(["split", "iteration", "env_steps", "adaptation_steps", "return", "low", "high", "interval"])
     for line in curves.training:
         for k in curves.phases:
             writer.writerow(
-                ["train", line["iteration"], line.get("env_steps"), k, line.get(f"train/return/{k}"), "", ""]
+                ["train", line["iteration"], line.get("env_steps"), k, line.get(f"train/return/{k}"), "", "", ""]
             )
     for line in curves.evaluations:
         for point in zip(line["steps"], line["mean"], line["low"], line["high"], strict=True):
-            writer.writerow(["eval", line["iteration"], line["env_steps"], *point])
+            writer.writerow(["eval", line["iteration"], line["env_steps"], *point, method_of(line)])
     path = run / run_files.REPORT / "curves.csv"
     write_files({path: table.getvalue().encode()})
     return path

@@ -15,7 +15,7 @@ from metarl.config.schema import EvalConfig
 from metarl.sampling.sampler import Sampler
 from metarl.sampling.trial import adaptation
 from metarl.seeding import Domain, Stream, generator
-from metarl.statistics import bootstrap_ci
+from metarl.statistics import Interval, mean_interval, method_names, rate_interval
 from metarl.tasks import held_out_tasks
 from metarl.types import Trajectory
 
@@ -30,17 +30,19 @@ class MemoryScores:
     restored_official_success: float | None = None  # see TaskDistribution.official_success
 
     def summary(self, rng: np.random.Generator) -> dict[str, Any]:
-        """Means over tasks with 95 % bootstrap intervals: ``trial``, ``restored`` and ``restored_success``.
+        """Means over tasks with 95 % intervals and their method: ``trial``, ``restored`` and ``restored_success``.
 
         Where there is one, the benchmark's own count is ``restored_official_success``, a plain number.
         """
-        scores = {"trial": self.trial, "restored": self.restored, "restored_success": self.restored_success}
-        found = {name: values.mean(axis=1) for name, values in scores.items() if values is not None}
+        scores = {
+            "trial": (self.trial, _of_return(self.trial, rng)),
+            "restored": (self.restored, _of_return(self.restored, rng)),
+        }
+        if self.restored_success is not None:
+            scores["restored_success"] = (self.restored_success, rate_interval(self.restored_success))
         summary: dict[str, Any] = {
-            name: dict(
-                zip(("mean", "low", "high"), (float(values.mean()), *bootstrap_ci(values, rng=rng)), strict=True)
-            )
-            for name, values in found.items()
+            name: {"mean": float(values.mean(axis=1).mean()), "low": low, "high": high, "interval": method}
+            for name, (values, (low, high, method)) in scores.items()
         }
         if self.restored_official_success is not None:
             summary["restored_official_success"] = self.restored_official_success
@@ -66,8 +68,9 @@ class AdaptationCurve:
         return np.asarray(self.returns.mean(axis=2))
 
     def summary(self, seed: int) -> dict[str, Any]:
-        """Mean over tasks with a 95 % bootstrap interval at every point, as plain JSON data; ``steps`` are in ``unit``.
+        """Mean over tasks with a 95 % interval at every point, as plain JSON data; ``steps`` are in ``unit``.
 
+        ``interval`` names the intervals' method; ``low`` and ``high`` are None where there is none.
         Where success is known, ``success`` holds the same of the fraction of episodes with success at any step,
         ``success_final`` of those with success at the last step, and ``first_success_step`` the mean number of steps
         until the first success over the episodes that have one, None where none has. ``official_success`` is the
@@ -75,7 +78,8 @@ class AdaptationCurve:
         """
         rng = generator(seed, Domain.BOOTSTRAP)
         unit = "adaptation steps" if self.memory is None else "episodes before"
-        result = {"unit": unit, "steps": list(range(len(self.returns))), **_mean_and_interval(self.by_task, rng)}
+        result: dict[str, Any] = {"unit": unit, "steps": list(range(len(self.returns)))}
+        result |= _curve(self.returns, [_of_return(values, rng) for values in self.returns])
         result["returns"] = self.by_task.tolist()
         if self.memory is not None:
             result |= self.memory.summary(rng)
@@ -83,21 +87,26 @@ class AdaptationCurve:
             result["official_success"] = self.official_success
         if self.success is not None:
             succeeded, final, first_step = self.success
-            result["success"] = _mean_and_interval(succeeded.mean(axis=2), rng)
-            result["success_final"] = _mean_and_interval(final.mean(axis=2), rng)
+            result["success"] = _curve(succeeded, [rate_interval(values) for values in succeeded])
+            result["success_final"] = _curve(final, [rate_interval(values) for values in final])
             result["first_success_step"] = [
                 float(steps[hit].mean()) if (hit := np.isfinite(steps)).any() else None for steps in first_step
             ]
         return result
 
 
-def _mean_and_interval(by_task: NDArray[np.float64], rng: np.random.Generator) -> dict[str, Any]:
-    """Means of [points, tasks] over tasks with their 95 % bootstrap intervals."""
-    intervals = [bootstrap_ci(values, rng=rng) for values in by_task]
+def _of_return(values: NDArray[np.float64], rng: np.random.Generator) -> Interval:
+    """The interval of the mean return of [tasks, episodes]."""
+    return mean_interval(values.mean(axis=1), rng=rng)
+
+
+def _curve(values: NDArray[np.float64], intervals: list[Interval]) -> dict[str, Any]:
+    """Means of [points, tasks, episodes] over tasks with the points' intervals."""
     return {
-        "mean": [float(value) for value in by_task.mean(axis=1)],
-        "low": [low for low, _ in intervals],
-        "high": [high for _, high in intervals],
+        "mean": [float(mean) for mean in values.mean(axis=2).mean(axis=1)],
+        "low": [interval.low for interval in intervals],
+        "high": [interval.high for interval in intervals],
+        "interval": method_names(intervals),
     }
 
 

@@ -110,19 +110,27 @@ def test_gaps_torn_lines_and_other_lengths_are_no_obstacle(tmp_path):
     assert write_report(tmp_path).exists() and write_curves_csv(tmp_path).exists()
 
 
+def test_intervals_that_are_undefined_are_empty_and_leave_a_picture(tmp_path):
+    write(tmp_path, "metrics.jsonl", TRAINING)
+    undefined = {"low": [None, None], "high": [None, None], "interval": "undefined"}
+    write(tmp_path, "evaluations.jsonl", [{**EVALUATION, **undefined}])
+    assert write_report(tmp_path).exists()
+    assert write_curves_csv(tmp_path).read_text().splitlines()[-1] == "eval,3,1500000,1,30.0,,,undefined"
+
+
 def test_the_table_has_every_point(tmp_path):
     write(tmp_path, "metrics.jsonl", [TRAINING[0], {**TRAINING[1], "train/return/1": None}])
     write(tmp_path, "evaluations.jsonl", [EVALUATION])
     with write_curves_csv(tmp_path).open() as file:
         rows = list(csv.reader(file))
     assert rows == [
-        ["split", "iteration", "env_steps", "adaptation_steps", "return", "low", "high"],
-        ["train", "1", "500000", "0", "1.0", "", ""],
-        ["train", "1", "500000", "1", "10.0", "", ""],
-        ["train", "2", "1000000", "0", "2.0", "", ""],
-        ["train", "2", "1000000", "1", "", "", ""],
-        ["eval", "3", "1500000", "0", "2.0", "1.0", "4.0"],
-        ["eval", "3", "1500000", "1", "30.0", "25.0", "32.0"],
+        ["split", "iteration", "env_steps", "adaptation_steps", "return", "low", "high", "interval"],
+        ["train", "1", "500000", "0", "1.0", "", "", ""],
+        ["train", "1", "500000", "1", "10.0", "", "", ""],
+        ["train", "2", "1000000", "0", "2.0", "", "", ""],
+        ["train", "2", "1000000", "1", "", "", "", ""],
+        ["eval", "3", "1500000", "0", "2.0", "1.0", "4.0", "percentile bootstrap over tasks"],
+        ["eval", "3", "1500000", "1", "30.0", "25.0", "32.0", "percentile bootstrap over tasks"],
     ]
 
 

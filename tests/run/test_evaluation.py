@@ -26,7 +26,7 @@ from metarl.run.evaluation import AdaptationCurve, Evaluator
 from metarl.sampling.executors.in_process import InProcess
 from metarl.sampling.sampler import Sampler
 from metarl.seeding import Domain, Stream, generator
-from metarl.statistics import bootstrap_ci
+from metarl.statistics import STUDENTISED, UNDEFINED, mean_interval, rate_interval
 from metarl.tasks import Split, Task, TaskDistribution
 from metarl.types import Metrics, Trajectory
 
@@ -252,15 +252,16 @@ def test_trials_of_one_task_run_on_different_streams() -> None:
     assert len(set(sampler.batches[0].obs[:, :, 0, 1].flatten().tolist())) == 6 * 2
 
 
-def test_the_summary_is_what_a_direct_bootstrap_gives() -> None:
+def test_the_summary_has_the_intervals_of_the_tasks_means() -> None:
     returns = np.random.default_rng(0).normal(size=(3, 20, 5)) + np.arange(3)[:, None, None]
     summary = AdaptationCurve(returns).summary(seed=4)
     assert summary["steps"] == [0, 1, 2]
     assert summary["mean"] == pytest.approx(returns.mean((1, 2)))
     np.testing.assert_allclose(summary["returns"], returns.mean(2))
     rng = generator(4, Domain.BOOTSTRAP)
-    intervals = [bootstrap_ci(returns[point].mean(1), rng=rng) for point in range(3)]
+    intervals = [mean_interval(returns[point].mean(1), rng=rng)[:2] for point in range(3)]
     assert list(zip(summary["low"], summary["high"], strict=True)) == intervals
+    assert summary["interval"] == STUDENTISED
     for low, mean, high in zip(summary["low"], summary["mean"], summary["high"], strict=True):
         assert low < mean < high
     assert AdaptationCurve(returns).summary(seed=4) == summary
@@ -272,7 +273,10 @@ def test_success_has_its_own_curve() -> None:
     first_step = np.where(success > 0, np.arange(1.0, 5.0), np.nan)
     summary = AdaptationCurve(np.zeros((2, 2, 4)), np.stack([success, 1 - success, first_step])).summary(seed=4)
     assert summary["success"]["mean"] == [0.125, 0.75]
-    assert (summary["success"]["low"], summary["success"]["high"]) == ([0.0, 0.5], [0.25, 1.0])
+    low, high = zip(*(rate_interval(episodes)[:2] for episodes in success), strict=True)
+    assert (summary["success"]["low"], summary["success"]["high"]) == (list(low), list(high))
+    assert summary["success"]["interval"] == rate_interval(success[0]).method
+    assert summary["low"] == [None, None] and summary["interval"] == UNDEFINED  # all returns are 0
     assert summary["success_final"]["mean"] == [0.875, 0.25]
     assert summary["first_success_step"] == [1.0, pytest.approx((1 + 3 + 1 + 2 + 3 + 4) / 6)]
     never = AdaptationCurve(np.zeros((1, 1, 2)), np.stack([np.zeros((1, 1, 2))] * 2 + [np.full((1, 1, 2), np.nan)]))
@@ -304,10 +308,13 @@ def test_a_benchmarks_own_count_stands_beside() -> None:
 def test_the_summary_counts_tasks_not_episodes() -> None:
     """Many episodes of one task do not narrow the interval: ten tasks at 0 or 1, a thousand equal episodes each."""
     by_task = np.tile([0.0, 1.0], 5)
-    few, many = (AdaptationCurve(np.repeat(by_task[None, :, None], episodes, axis=2)) for episodes in (1, 1000))
-    assert few.summary(0) == many.summary(0)
-    assert few.summary(0)["low"][0] <= 0.3
-    assert few.summary(0)["high"][0] >= 0.7
+    by_episode = [np.repeat(by_task[None, :, None], episodes, axis=2) for episodes in (1, 1000)]
+    few, many = (AdaptationCurve(values, np.stack([values] * 3)).summary(0) for values in by_episode)
+    assert few["low"] == many["low"]
+    assert few["low"][0] <= 0.3
+    assert few["success"]["low"][0] <= 0.3
+    assert many["success"]["low"][0] == pytest.approx(few["success"]["low"][0], abs=0.05)  # t of 9 and 9999 degrees
+    assert few["high"][0] >= 0.7
 
 
 def test_a_run_is_evaluated_as_it_was_in_training(tmp_path: Path) -> None:

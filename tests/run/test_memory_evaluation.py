@@ -22,7 +22,7 @@ from metarl.sampling.executors.in_process import InProcess
 from metarl.sampling.rollout import Lanes, Rollout
 from metarl.sampling.sampler import Sampler
 from metarl.seeding import Domain, generator
-from metarl.statistics import bootstrap_ci
+from metarl.statistics import mean_interval
 from metarl.tasks import Split, Task
 from metarl.types import Metrics, PolicyInput, Trajectory
 
@@ -150,15 +150,15 @@ def test_the_summary_says_what_its_points_count(curve: tuple[Evaluator, Adaptati
     assert AdaptationCurve(np.zeros((2, 3, 4))).summary(seed=0)["unit"] == "adaptation steps"
     assert "trial" not in AdaptationCurve(np.zeros((2, 3, 4))).summary(seed=0)
     for name in ("trial", "restored"):
-        assert set(summary[name]) == {"mean", "low", "high"} and "restored_success" not in summary
+        assert set(summary[name]) == {"mean", "low", "high", "interval"} and "restored_success" not in summary
 
 
 def test_scores_are_means_over_tasks_with_their_intervals() -> None:
     """Tasks of mean 1 and 3: mean 2, and the interval of the two means."""
     scores = MemoryScores(np.array([[0.0, 2.0], [3.0, 3.0]]), np.array([[1.0], [5.0]]), np.array([[1.0], [0.0]]))
     summary = scores.summary(generator(0, Domain.BOOTSTRAP))
-    low, high = bootstrap_ci(np.array([1.0, 3.0]), rng=generator(0, Domain.BOOTSTRAP))
-    assert summary["trial"] == {"mean": 2.0, "low": low, "high": high}
+    low, high, method = mean_interval(np.array([1.0, 3.0]), rng=generator(0, Domain.BOOTSTRAP))
+    assert summary["trial"] == {"mean": 2.0, "low": low, "high": high, "interval": method}
     assert summary["restored"]["mean"] == 3.0 and summary["restored_success"]["mean"] == 0.5
     assert "restored_official_success" not in summary
 

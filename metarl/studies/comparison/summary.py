@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metarl.seeding import Domain, generator
-from metarl.statistics import Center, Floats, iqms, means, stratified, stratified_ci
+from metarl.statistics import PERCENTILE, Center, Floats, iqms, means, stratified, stratified_ci
 from metarl.studies.study import Result, distribution_of
 from metarl.tasks import held_out_tasks
 
@@ -77,6 +77,7 @@ def _estimates(name: str, values: Floats, strata: NDArray[np.str_], center: Cent
         name: [stratified(point, strata, center=center) for point in values],
         "low": [low for low, _ in intervals],
         "high": [high for _, high in intervals],
+        "interval": PERCENTILE,
         f"{name}_by_seed": by_seed,
     }
 

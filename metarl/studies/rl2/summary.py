@@ -14,7 +14,7 @@ from metarl.studies.study import Result
 LEVEL, QUANTILE = 0.95, 1.959964  # of the standard normal distribution
 
 
-def estimate(by_seed: Sequence[Floats]) -> dict[str, float]:
+def estimate(by_seed: Sequence[Floats]) -> dict[str, Any]:
     """Mean of one value per held-out task [tasks] for each seed, with standard error and normal 95 % interval.
 
     The mean is that of the seeds' means. Tasks are taken as drawn anew, seeds as they are: the interval does not
@@ -22,7 +22,8 @@ def estimate(by_seed: Sequence[Floats]) -> dict[str, float]:
     """
     mean = float(np.mean([values.mean() for values in by_seed]))
     error = float(np.sqrt(sum(values.var(ddof=1) / len(values) for values in by_seed)) / len(by_seed))
-    return {"mean": mean, "standard_error": error, "low": mean - QUANTILE * error, "high": mean + QUANTILE * error}
+    bounds = {"low": mean - QUANTILE * error, "high": mean + QUANTILE * error}
+    return {"mean": mean, "standard_error": error, **bounds, "interval": "normal"}
 
 
 def trial_returns(result: Result) -> Floats:
