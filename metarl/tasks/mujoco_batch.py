@@ -30,8 +30,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metarl.config.schema import TaskConfig
-from metarl.errors import NumericError
-from metarl.spaces import SpaceSpec
+from metarl.errors import NumericError, WorkerError
+from metarl.spaces import Space, SpaceSpec
 from metarl.tasks.vector_env import Bools, Floats, Task, VectorTaskEnv
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class MujocoBatchEnv(VectorTaskEnv):
         import mujoco  # here, so that configs can be validated without loading the physics engine
 
         super().__init__(num_lanes, spaces, config)
-        self.model: mujoco.MjModel = mujoco.MjModel.from_xml_path(str(model_path))
+        self.model: mujoco.MjModel = _load(model_path, spaces.action)
         self.models: list[mujoco.MjModel] = [self.model] * num_lanes
         self.data: mujoco.MjData = mujoco.MjData(self.model)
         self.frame_skip = frame_skip
@@ -273,6 +273,27 @@ class MujocoBatchEnv(VectorTaskEnv):
     @abstractmethod
     def _reward(self, qpos_before: Floats, controls: Floats) -> Floats:
         """Reward [lanes] of the step from ``qpos_before`` to ``qpos`` under ``controls`` as applied."""
+
+
+def _load(path: Path, action: Space) -> mujoco.MjModel:
+    """The model of a file, which has a motor for every number of an action.
+
+    Raises:
+        WorkerError: MuJoCo cannot read the file, or it has another number of motors.
+    """
+    import mujoco
+
+    try:
+        model = mujoco.MjModel.from_xml_path(str(path))
+    except ValueError as error:
+        raise WorkerError(f"MuJoCo cannot read {path.name}: {' '.join(str(error).split())}") from error
+    if model.nu != action.size:
+        hint = "; URDF has no motors: write MJCF, with <actuator>" if model.nu == 0 else ""
+        raise WorkerError(
+            f"expected as many numbers in an action as {path.name} has motors (actuators), {model.nu}, but the "
+            f"family's spaces say {action.size}{hint}"
+        )
+    return model
 
 
 def _warn_unless_unstable(message: str) -> None:

@@ -482,9 +482,8 @@ class GradientProbe(ProbeDistribution):
 def test_environments_may_take_gradients_and_the_policy_does_not() -> None:
     tasks, plain = [{"id": 1}, {"id": 2}], probe()
     policy, params = network(plain, 2)
-    rewards = []
-    for family in (plain, GradientProbe(ProbeConfig())):
-        rewards.append(run(family, policy, tasks, params, lanes=2, episodes=2)["reward"])
+    families = (plain, GradientProbe(ProbeConfig()))
+    rewards = [run(family, policy, tasks, params, lanes=2, episodes=2)["reward"] for family in families]
     np.testing.assert_allclose(rewards[1], rewards[0] + 6.0, rtol=1e-6)
 
 

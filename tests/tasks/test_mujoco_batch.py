@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from metarl.config.schema import TaskConfig
-from metarl.errors import NumericError
+from metarl.errors import NumericError, WorkerError
 from metarl.spaces import Space, SpaceSpec
 from metarl.tasks.mujoco_batch import MujocoBatchEnv, _span
 
@@ -22,6 +22,16 @@ MJCF = """
     <general joint="hinge" dyntype="filter" dynprm="0.2" gainprm="3" ctrlrange="-2 2" ctrllimited="true"/>
   </actuator>
 </mujoco>
+"""
+URDF = """
+<robot name="arm">
+  <link name="base"/>
+  <link name="pole"><inertial><mass value="1"/><inertia ixx="1" iyy="1" izz="1" ixy="0" ixz="0" iyz="0"/></inertial></link>
+  <joint name="hinge" type="revolute">
+    <parent link="base"/><child link="pole"/><axis xyz="0 1 0"/>
+    <limit lower="-1" upper="1" effort="1" velocity="1"/>
+  </joint>
+</robot>
 """
 SPACES = SpaceSpec(Space("box", 2, (-np.inf,) * 2, (np.inf,) * 2), Space("box", 1, (-2.0,), (2.0,)))
 
@@ -224,6 +234,29 @@ def test_other_warnings_of_mujoco_are_pythons(make):
     with env._quiet(), pytest.warns(RuntimeWarning, match="MuJoCo: something else"):
         mujoco.get_mju_user_warning()("something else")
     assert mujoco.get_mju_user_warning() is None
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "size", "message"),
+    [
+        (
+            "two.xml",
+            MJCF,
+            2,
+            r"expected as many numbers in an action as two.xml has motors \(actuators\), 1, .* say 2$",
+        ),
+        ("arm.urdf", URDF, 1, r"arm.urdf has motors \(actuators\), 0, .* say 1; URDF has no motors: write MJCF"),
+        ("broken.xml", "<mujoco>", 1, "MuJoCo cannot read broken.xml: XML .*"),
+        ("none.xml", None, 1, "MuJoCo cannot read none.xml: .*No such file"),
+    ],
+)
+def test_a_file_that_does_not_go_with_the_action_is_refused(tmp_path, name, text, size, message):
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    spaces = SpaceSpec(SPACES.observation, Space("box", size, (-1.0,) * size, (1.0,) * size))
+    config = TaskConfig(name="pendulum", horizon=5)
+    with pytest.raises(WorkerError, match=message):
+        PendulumEnv(1, spaces, config, model_path=tmp_path / name, frame_skip=4, reset_noise_scale=0.1)
 
 
 def test_dt_is_in_seconds(make):
