@@ -45,6 +45,10 @@ class TaskConfig(Frozen):
     )
     reveal: bool = Field(False, description="append the task to the observation: the oracle")
 
+    def imports(self) -> dict[str, str]:
+        """Code from outside metarl that a family with these keys imports: key → what ``--allow`` must name for it."""
+        return {}
+
 
 class AgentConfig(Frozen):
     """Keys that every agent has; an agent extends it with its own."""

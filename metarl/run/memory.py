@@ -50,9 +50,9 @@ def check_trajectories(config: RunConfig, spaces: SpaceSpec, agent: Agent) -> No
         if need > total:
             given = {**keys, "task.horizon": config.task.horizon}
             raise ConfigError(
-                f"{', '.join(f'{key} = {value}' for key, value in given.items())}: {steps} steps with {size} observations "
-                f"need {_gigabytes(need)}, and this machine has {_gigabytes(total)}: make one of these keys smaller, or "
-                "show the policy less"
+                f"{', '.join(f'{key} = {value}' for key, value in given.items())}: {steps} steps with {size} "
+                f"observations need {_gigabytes(need)}, and this machine has {_gigabytes(total)}: make one of these "
+                "keys smaller, or show the policy less"
             )
 
 

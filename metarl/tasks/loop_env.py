@@ -8,7 +8,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, flatten_space
 from numpy.typing import NDArray
 
 from metarl.config.schema import TaskConfig
@@ -213,10 +213,21 @@ def native_action(space: gymnasium.Space[Any], control: Any) -> Any:
     return np.clip(control.reshape(space.shape), space.low, space.high).astype(space.dtype)
 
 
+def not_numbers(space: Dict) -> list[str]:
+    """The entries of a dictionary that cannot be flattened to numbers."""
+    return [name for name, entry in space.spaces.items() if not _is_numbers(entry)]
+
+
+def _is_numbers(space: gymnasium.Space[Any]) -> bool:
+    try:
+        return isinstance(flatten_space(space), Box)
+    except NotImplementedError:  # a space of the environment's own
+        return False
+
+
 def _without_numbers(space: gymnasium.Space[Any]) -> str:
-    """The entries of a dictionary that are no numbers, and what to do about them; nothing where there are none."""
-    entries = space.spaces.items() if isinstance(space, Dict) else ()
-    names = [name for name, entry in entries if not entry.is_np_flattenable]
+    """What to do about a dictionary's entries that are no numbers; nothing where there are none."""
+    names = not_numbers(space) if isinstance(space, Dict) else []
     return f", but not of {', '.join(names)}: leave out what is no numbers, with FilterObservation" if names else ""
 
 

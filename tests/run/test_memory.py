@@ -1,4 +1,4 @@
-"""What a run will need is compared with the machine before anything is made: what cannot be, and only that, is refused."""
+"""What a run will need is compared with the machine: what cannot be, and only that, is refused."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_critics_of_memory_agents_fit_their_inputs(critic: str, fits: int, machi
     memory.check_learner(config, spaces(2000))
     if fits:
         machine(need, 1e12)
-        with pytest.raises(ConfigError, match=f"^agent.critic = {critic}: expected value_head"):
+        with pytest.raises(ConfigError, match=rf"^agent\.critic = {critic}: expected value_head"):
             memory.check_learner(config, spaces(2000))
 
 
@@ -100,10 +100,10 @@ def test_trajectories_of_full_length_fit_the_machine(tmp_path: Path, machine) ->
     machine(0, training)
     memory.check_trajectories(config, spaces(100), agent)
     machine(0, training - 1)
-    expected = "^meta_batch_size = 5, rollouts_per_task = 3, task.horizon = 10: 300 steps with 100 observations"
+    expected = r"^meta_batch_size = 5, rollouts_per_task = 3, task.horizon = 10: 300 steps with 100 observations"
     with pytest.raises(ConfigError, match=expected):
         memory.check_trajectories(config, spaces(100), agent)
-    with pytest.raises(ConfigError, match="^eval.num_tasks = 100, eval.score_episodes = 2, task.horizon = 10: 2000 "):
+    with pytest.raises(ConfigError, match=r"^eval\.num_tasks = 100, eval.score_episodes = 2, task.horizon = 10: 2000 "):
         memory.check_trajectories(tiny(tmp_path, "eval.num_tasks=100", "meta_batch_size=1"), spaces(100), agent)
 
 

@@ -26,7 +26,9 @@ MJCF = """
 URDF = """
 <robot name="arm">
   <link name="base"/>
-  <link name="pole"><inertial><mass value="1"/><inertia ixx="1" iyy="1" izz="1" ixy="0" ixz="0" iyz="0"/></inertial></link>
+  <link name="pole">
+    <inertial><mass value="1"/><inertia ixx="1" iyy="1" izz="1" ixy="0" ixz="0" iyz="0"/></inertial>
+  </link>
   <joint name="hinge" type="revolute">
     <parent link="base"/><child link="pole"/><axis xyz="0 1 0"/>
     <limit lower="-1" upper="1" effort="1" velocity="1"/>
