@@ -81,7 +81,7 @@ class ChosenObservations(gymnasium.ObservationWrapper[Floats, Any, Any]):
         for key in keys:
             if key not in space.spaces:
                 raise ConfigError(
-                    f"observation_keys: no entry {key}: {nearest(key, space.spaces)}one of {', '.join(space.spaces)}"
+                    f"observation_keys: no entry {key}: {nearest(key, list(space.spaces))}one of {', '.join(space.spaces)}"
                 )
             if key in not_numbers(space):
                 raise ConfigError(f"observation_keys: {key} is no numbers but {space[key]}: leave it out")

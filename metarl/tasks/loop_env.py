@@ -236,8 +236,9 @@ def _advice(space: gymnasium.Space[Any]) -> str:
     if isinstance(space, Box) and np.issubdtype(space.dtype, np.floating):
         return "bound it by the range that is useful, such as Box(-1, 1, …), and scale in step"
     if isinstance(space, MultiDiscrete | MultiBinary):
-        choices = math.prod(np.atleast_1d(space.nvec).ravel().tolist()) if isinstance(space, MultiDiscrete) else None
-        number = choices or 2 ** math.prod(np.atleast_1d(space.n).tolist())
+        number = (
+            math.prod(space.nvec.ravel().tolist()) if isinstance(space, MultiDiscrete) else 2 ** space.sample().size
+        )
         return f"number the {number} combinations, Discrete({number}), and take them apart in step"
     if isinstance(space, Box):
         return "number the choices, Discrete(n), and turn them into integers in step; or take floats and round them"

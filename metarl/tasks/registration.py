@@ -88,7 +88,7 @@ class TaskEnv(gymnasium.Env[Floats, Any]):
         self.set_task({**default_tasks(self.distribution, 1)[0], **parts} if task is None else task)
 
     @property
-    def spec(self) -> EnvSpec | None:  # type: ignore[override]
+    def spec(self) -> EnvSpec | None:
         """What the environment was made from, with the horizon as ``max_episode_steps``."""
         return self._spec
 
@@ -183,7 +183,7 @@ class AutoresetTaskEnv(gymnasium.vector.VectorEnv[Floats, Any, Floats]):
         self.set_tasks([task] * num_envs if tasks is None and task is not None else tasks or [])
 
     @property
-    def spec(self) -> EnvSpec | None:  # type: ignore[override]
+    def spec(self) -> EnvSpec | None:
         """What the environment was made from, with the horizon as ``max_episode_steps``."""
         return self._spec
 
