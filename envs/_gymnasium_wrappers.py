@@ -78,11 +78,10 @@ class ChosenObservations(gymnasium.ObservationWrapper[Floats, Any, Any]):
             raise ConfigError(f"observation_keys = {list(keys)}: expected a dictionary of observations, got {space}")
         if len(set(keys)) < len(keys):
             raise ConfigError(f"observation_keys = {list(keys)}: expected each entry once")
+        known = list(space.spaces)
         for key in keys:
-            if key not in space.spaces:
-                raise ConfigError(
-                    f"observation_keys: no entry {key}: {nearest(key, list(space.spaces))}one of {', '.join(space.spaces)}"
-                )
+            if key not in known:
+                raise ConfigError(f"observation_keys: no entry {key}: {nearest(key, known)}one of {', '.join(known)}")
             if key in not_numbers(space):
                 raise ConfigError(f"observation_keys: {key} is no numbers but {space[key]}: leave it out")
         self._entries = {key: space[key] for key in keys}

@@ -15,10 +15,11 @@ from gymnasium.envs.registration import load_env_creator
 from pydantic import Field, JsonValue, field_validator, model_validator
 
 from metarl.config.schema import Frozen, TaskConfig
-from metarl.envs._gymnasium_wrappers import MODULE_AND_ID, registered_id, wrapped
 from metarl.errors import ConfigError, nearest
 from metarl.tasks import Floats, Split, Task, TaskDistribution, VectorTaskEnv, balanced_sample
 from metarl.tasks.loop_env import Env, LoopEnv, reports_success, space_spec
+
+from ._gymnasium_wrappers import MODULE_AND_ID, registered_id, wrapped
 
 Choice = bool | int | float | str
 Attribute = Annotated[str, Field(pattern="^[A-Za-z][A-Za-z0-9_]*$")]
