@@ -16,10 +16,12 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from metarl.config.schema import TaskConfig
 from metarl.errors import ConfigError, nearest
+
+if TYPE_CHECKING:  # pydantic would make `metarl --version` slow
+    from metarl.config.schema import TaskConfig
 
 Package = Literal["envs", "agents", "configs"]
 
