@@ -16,6 +16,7 @@ from metarl.config.schema import AgentConfig, LearnerConfig, RunConfig
 from metarl.errors import NumericError
 from metarl.learning.adaptation.analytic import policy_gradient_step
 from metarl.learning.adaptation.inner_loop import InnerLoop
+from metarl.learning.baselines import memory_of_fits
 from metarl.learning.inner_losses import Samples
 from metarl.learning.meta_objective import mean_cosine
 from metarl.learning.samples import AdvantageNorm, Baseline, Estimates, policy_gradient_samples
@@ -71,6 +72,17 @@ class GradientAgentConfig(AgentConfig):
             return []
         reason = "agent.baseline = linear is fitted to the episodes of one task"
         return [f"rollouts_per_task = {run.rollouts_per_task}: expected at least 2, because {reason}"]
+
+    def memory_needs(self, run: RunConfig, spaces: SpaceSpec) -> dict[str, int]:
+        observations = spaces.observation.size
+        policy = make_policy(spaces, tuple(self.hidden_sizes), self.activation, self.min_std, self.normalize_obs)
+        words = f"agent.hidden_sizes = {self.hidden_sizes}: with {observations} observations every task has"
+        needs = {f"{words} {policy.num_parameters} parameters": 4 * run.meta_batch_size * policy.num_parameters}
+        if self.baseline == "linear":
+            chunk = run.learner.tasks_per_chunk
+            assert chunk != "auto"
+            needs |= memory_of_fits(observations, min(run.meta_batch_size, chunk), "agent.baseline = linear", "none")
+        return needs
 
 
 class GradientAgent(Agent):

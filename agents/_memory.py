@@ -15,6 +15,7 @@ from torch import Tensor
 from metarl.agent import Agent, load_named_parameters, named_parameters, require_tensors
 from metarl.config.schema import AgentConfig, LearnerConfig, RunConfig, TaskConfig
 from metarl.errors import NumericError
+from metarl.learning.baselines import memory_of_fits
 from metarl.learning.critics import Critic, LinearCritic, TrialSteps, ValueHead
 from metarl.learning.returns import discounted_returns, explained_variance, finite_horizon_gae, normalize
 from metarl.learning.trials import Credit, Trials, ends, seen, time_features
@@ -93,6 +94,16 @@ class MemoryAgentConfig(AgentConfig):
             trial = f"agent.episodes_per_trial = {self.episodes_per_trial}, task.horizon = {run.task.horizon}"
             found += self._trial_conflicts(self.episodes_per_trial * run.task.horizon, trial)
         return found
+
+    def memory_needs(self, run: RunConfig, spaces: SpaceSpec) -> dict[str, int]:
+        policy, observations = make_memory_policy(spaces, self), spaces.observation.size
+        words = f"agent.memory_size = {self.memory_size}: with {observations} observations there are"
+        needs = {f"{words} {policy.num_parameters} parameters": 4 * policy.num_parameters}
+        if self.critic != "value_head":
+            fits = run.meta_batch_size if self.critic == "linear_per_task" else 1
+            inputs = observations + spaces.action.size + FLAGS
+            needs |= memory_of_fits(inputs, fits, f"agent.critic = {self.critic}", "value_head")
+        return needs
 
     def _trial_conflicts(self, steps: int, trial: str) -> list[str]:
         """What does not go with trials of that many steps; ``trial`` says where these come from."""

@@ -19,6 +19,8 @@ from metarl.errors import ConfigError, nearest
 from metarl.tasks import Floats, Split, Task, TaskDistribution, VectorTaskEnv, balanced_sample
 from metarl.tasks.loop_env import Env, LoopEnv, reports_success, space_spec
 
+from ._gymnasium_wrappers import MODULE_AND_ID, registered_id, wrapped
+
 Choice = bool | int | float | str
 Attribute = Annotated[str, Field(pattern="^[A-Za-z][A-Za-z0-9_]*$")]
 
@@ -36,6 +38,7 @@ REFUSED_WRAPPERS = {
     "RecordVideo": "it writes files",
     "HumanRendering": "it opens a window",
 }
+IMPORTING_IDS = {"GymV21Environment-v0", "GymV26Environment-v0"}
 WRAPPERS = sorted(set(gymnasium.wrappers.__all__) - {"vector"} - set(REFUSED_WRAPPERS))
 
 
@@ -136,11 +139,17 @@ class Parameter(Frozen):
 class GymnasiumEnvConfig(TaskConfig):
     """Keys of the family that is made of any Gymnasium environment."""
 
-    env_id: str = Field(description="id of an environment registered with Gymnasium, such as CartPole-v1")
+    env_id: str = Field(
+        description="id of an environment registered with Gymnasium, such as CartPole-v1; or module:id, whose module "
+        "registers it and is imported if the command line allows it (--allow module:id)"
+    )
     env_arguments: dict[str, JsonValue] = Field(
         default_factory=dict, description="constructor arguments that are the same in every task"
     )
     env_wrappers: list[Wrapper] = Field(default_factory=list, description="wrappers, the innermost first")
+    observation_keys: list[str] | None = Field(
+        None, min_length=1, description="dictionary observations: the entries that are shown, flattened, in this order"
+    )
     parameters: dict[str, Parameter] = Field(min_length=1, description="what tasks differ in, by name")
 
     @field_validator("env_id")
@@ -148,8 +157,13 @@ class GymnasiumEnvConfig(TaskConfig):
     def _registered(cls, value: str) -> str:
         if value.startswith("metarl/"):
             raise ValueError("this is a family of metarl's own: use its task.name")
-        if value not in gymnasium.registry:
-            raise ValueError(f"{nearest(value, list(gymnasium.registry))}expected an id registered with Gymnasium")
+        if value in IMPORTING_IDS:
+            raise ValueError("this id imports what its arguments name, which a configuration must not")
+        if value not in gymnasium.registry and not MODULE_AND_ID.fullmatch(value):
+            raise ValueError(
+                f"{nearest(value, list(gymnasium.registry))}expected an id registered with Gymnasium, or module:id for "
+                "one that an installed package or a module of your own registers"
+            )
         return value
 
     @model_validator(mode="after")
@@ -162,6 +176,9 @@ class GymnasiumEnvConfig(TaskConfig):
         if reserved:
             raise ValueError(f"env_arguments: {', '.join(reserved)} is gymnasium.make's own, not the environment's")
         return self
+
+    def imports(self) -> dict[str, str]:
+        return {"env_id": self.env_id} if ":" in self.env_id else {}
 
 
 class GymnasiumEnvDistribution(TaskDistribution):
@@ -192,12 +209,15 @@ class GymnasiumEnvDistribution(TaskDistribution):
             vector = self.make_vector(1)
             for task in tasks:
                 vector.set_tasks([task])
-                vector.reset(seed=[0])
+                start = vector.reset(seed=[0])[0]
+                if not np.isfinite(start).all():
+                    raise ConfigError(f"expected finite observations, got {start[0]} at reset in task {dict(task)}")
                 vector.step(np.zeros_like(vector.action_space.sample()))
             env.close()
             vector.close()
         except Exception as error:
-            reason = str(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
+            text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            reason = str(error) if isinstance(error, ConfigError) else text
             raise ConfigError(f"task.env_id = {config.env_id}: {reason}") from error
 
     def size(self, split: Split) -> int | None:
@@ -311,20 +331,21 @@ class ParametrisedEnv(gymnasium.Env[Any, Any]):
     def _build(self, arguments: dict[str, Any]) -> None:
         self.close()
         config = self.config
-        _check_arguments(config, arguments)
+        env_id = registered_id(config.env_id)
+        _check_arguments(env_id, config, arguments)
         env: Env = gymnasium.make(
-            config.env_id, max_episode_steps=-1, disable_env_checker=True, **config.env_arguments, **arguments
+            env_id, max_episode_steps=-1, disable_env_checker=True, **config.env_arguments, **arguments
         )
-        for wrapper in config.env_wrappers:
-            env = getattr(gymnasium.wrappers, wrapper.name)(env, **wrapper.arguments)
+        wrappers = [(wrapper.name, wrapper.arguments) for wrapper in config.env_wrappers]
+        env = wrapped(env, wrappers, config.observation_keys)
         self._nominal = _nominal_values(config.parameters, env.unwrapped)
         self.observation_space, self.action_space = env.observation_space, env.action_space
         self._env, self._arguments = env, arguments
 
 
-def _check_arguments(config: GymnasiumEnvConfig, arguments: Mapping[str, Any]) -> None:
+def _check_arguments(env_id: str, config: GymnasiumEnvConfig, arguments: Mapping[str, Any]) -> None:
     """Raises ConfigError for an argument that the environment's constructor does not take."""
-    entry_point = gymnasium.spec(config.env_id).entry_point
+    entry_point = gymnasium.spec(env_id).entry_point
     creator = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
     assert creator is not None
     taken = inspect.signature(creator).parameters

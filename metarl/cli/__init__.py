@@ -98,7 +98,9 @@ def _parser(argv: Sequence[str]) -> tuple[argparse.ArgumentParser, list[str]]:
     )
 
     check = command("check-env", commands.check_env, "check that a task family hides, repeats and ends as it should")
-    check.add_argument("task", metavar="TASK", help="name from `metarl list tasks`, or module:Class, which is imported")
+    check.add_argument(
+        "task", metavar="TASK", help="name from `metarl list tasks`, FILE.yaml, or module:Class, which is imported"
+    )
     check.add_argument("overrides", nargs="*", metavar="task.key=value", help="the family's keys")
     check.add_argument("--json", action="store_true", help="print one JSON object")
     _add_allow(check)
@@ -149,5 +151,5 @@ def _add_allow(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="MODULE:CLASS",
-        help="let task.name or agent.name be this class, whose module is imported and so run",
+        help="let task.name or agent.name be this class, or task.env_id this id: the module is imported and so run",
     )

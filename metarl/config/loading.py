@@ -73,6 +73,7 @@ def load(config: str, overrides: Sequence[str] = (), allow: Sequence[str] = ()) 
     checked = _validate(resolved, task, agent, problems)
     if checked is None or problems:
         raise _error(problems)
+    lookup.require_allowed(checked.task, allow)
     return Loaded(name, checked, notices, raw)
 
 
@@ -170,10 +171,14 @@ def _read(config: str, problems: Problems) -> tuple[str, dict[str, Any] | None]:
 
 
 def _merge(given: Mapping[str, Any], changes: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The file's content under the overrides, and notices: a new task or agent name drops the file's section."""
+    """The file's content under the overrides, and notices: a new task or agent name drops the file's section.
+
+    A mapping on the command line takes the place of the file's: else none of its keys could be taken out, as null is
+    a value that a key may have. Whole sections are merged: what is left out of them is not meant to go.
+    """
     notices = []
     nested = strict_yaml.nested(changes)
-    base = dict(given)
+    base = copy.deepcopy(dict(given))
     for section in ("task", "agent"):
         old, new = _name(given.get(section)), _name(nested.get(section))
         if old is not None and new is not None and new != old:
@@ -182,12 +187,40 @@ def _merge(given: Mapping[str, Any], changes: Mapping[str, Any]) -> tuple[dict[s
                 f"{section}.name = {new} replaces {old}: the file's {', '.join(dropped) or 'section'} is dropped"
             )
             base[section] = {}
+    for key, value in changes.items():
+        if isinstance(value, dict) and "." in key:
+            _drop(base, key.split("."))
     merged: dict[str, Any] = OmegaConf.to_container(OmegaConf.merge(base, nested), resolve=False)
     return merged, notices
 
 
+def _drop(tree: Any, path: Sequence[str]) -> None:
+    """Take what lies at ``path`` out of the tree, if anything does."""
+    for key in path[:-1]:
+        tree = tree.get(key) if isinstance(tree, dict) else None
+    if isinstance(tree, dict):
+        tree.pop(path[-1], None)
+
+
 def _name(section: Any) -> Any:
     return section.get("name") if isinstance(section, dict) else None
+
+
+def task_of_file(config: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What the task section of a YAML file says, under ``overrides`` of ``task.*``; nothing else of it is looked at.
+
+    Raises:
+        ConfigError: no such file, or one without a section ``task`` that has a ``name``.
+    """
+    problems: Problems = {}
+    given = _read(config, problems)[1]
+    if given is None:
+        raise _error(problems)
+    section = given.get("task")
+    if not isinstance(_name(section), str):
+        raise ConfigError(f"{config}: expected a section task with a name")
+    task: dict[str, Any] = _merge({"task": section}, strict_yaml.parse_overrides(overrides, problems))[0]["task"]
+    return task
 
 
 def _section_class(

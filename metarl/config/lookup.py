@@ -16,9 +16,12 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from metarl.errors import ConfigError, nearest
+
+if TYPE_CHECKING:  # pydantic would make `metarl --version` slow
+    from metarl.config.schema import TaskConfig
 
 Package = Literal["envs", "agents", "configs"]
 
@@ -72,6 +75,21 @@ def agent(name: str, allow: Sequence[str] = ()) -> Any:
         ConfigError: no such agent, or a ``package.module:Class`` that is not allowed or not an agent.
     """
     return _find("agents", name, allow)
+
+
+def require_allowed(config: TaskConfig, allow: Sequence[str]) -> None:
+    """Whether the person at the command line has allowed what a task family's keys import.
+
+    Raises:
+        ConfigError: one line per key whose value is not in ``allow``.
+    """
+    refused = [
+        f"task.{key} = {path}: code from outside metarl is only imported if the command line has --allow {path}"
+        for key, path in config.imports().items()
+        if path not in allow
+    ]
+    if refused:
+        raise ConfigError("\n".join(refused))
 
 
 def _find(package: Package, name: str, allow: Sequence[str]) -> type:

@@ -8,6 +8,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
+from metarl.spaces import SpaceSpec
+
 
 @dataclass(frozen=True)
 class Lineage:
@@ -43,6 +45,10 @@ class TaskConfig(Frozen):
     )
     reveal: bool = Field(False, description="append the task to the observation: the oracle")
 
+    def imports(self) -> dict[str, str]:
+        """Code from outside metarl that a family with these keys imports: key → what ``--allow`` must name for it."""
+        return {}
+
 
 class AgentConfig(Frozen):
     """Keys that every agent has; an agent extends it with its own."""
@@ -57,6 +63,13 @@ class AgentConfig(Frozen):
         each, with the key, its value, what is expected, and why. ``run.task`` is plain data if its name is not known.
         """
         return []
+
+    def memory_needs(self, run: RunConfig, spaces: SpaceSpec) -> dict[str, int]:
+        """Bytes that the learner of that resolved run is certain to need at once, besides trajectories.
+
+        Key: what needs them, as the beginning of an error: the key of the configuration, its value, and what helps.
+        """
+        return {}
 
 
 class SamplerConfig(Frozen):

@@ -46,3 +46,14 @@ def fit_predict(inputs: Tensor, target: Tensor, valid: Tensor, *, ridge: float =
             return (F @ weights).squeeze(-1).to(target.dtype)
         ridges[failed] *= 10
     raise ValueError("expected finite features and targets, got a baseline that cannot be fitted")
+
+
+def memory_of_fits(inputs: int, fits: int, key: str, instead: str) -> dict[str, int]:
+    """Bytes that :func:`fit_predict` needs for its matrices at least, of ``fits`` tasks at once with that many inputs.
+
+    In the form of :meth:`metarl.config.schema.AgentConfig.memory_needs`: ``key`` with its value, and which one to use
+    ``instead``.
+    """
+    size = 2 * inputs + 4
+    words = f"{key}: expected {instead}, or fewer observations, because a fit to {inputs} inputs has {size} features"
+    return {words: 8 * 3 * fits * size**2}  # the normal matrix, with its ridge, and its factor

@@ -11,12 +11,17 @@ import torch
 from metarl.agent import Agent
 from metarl.config import lookup
 from metarl.config.schema import RunConfig
+from metarl.errors import ConfigError
+from metarl.nn.policies import Policy
 from metarl.parallel import available_cores, one_torch_thread
+from metarl.run import memory
 from metarl.sampling.executors.base import Executor
+from metarl.sampling.executors.codec import encode
 from metarl.sampling.executors.make import make_executor
 from metarl.sampling.rollout import close_environments
 from metarl.sampling.sampler import Sampler
 from metarl.seeding import Domain, generator
+from metarl.spaces import SpaceSpec
 from metarl.tasks import TaskDistribution
 
 CPU_TASKS_PER_CHUNK = 4  # activations of 4 tasks × 2000 steps × 64 units fit a core's cache
@@ -55,7 +60,11 @@ def build(config: RunConfig) -> Iterator[Experiment]:
     """
     with one_torch_thread():
         distribution: TaskDistribution = lookup.task_distribution(config.task.name, _validated(config))(config.task)
+        _require_sizes(config.task.name, distribution.spaces)
+        memory.check_learner(config, distribution.spaces)
         agent = make_agent(config, distribution)
+        _require_picklable(config.task.name, distribution)
+        _require_picklable(config.agent.name, agent.policy())
         try:
             with make_executor(config.sampler) as executor:
                 sampler = Sampler(distribution, executor, tasks_per_unit=config.sampler.tasks_per_unit)
@@ -74,6 +83,31 @@ def make_agent(config: RunConfig, distribution: TaskDistribution) -> Agent:
         rng=generator(config.seed, Domain.INIT),
     )
     return agent
+
+
+def _require_sizes(name: str, spaces: SpaceSpec) -> None:
+    """Raises ConfigError where there is nothing to observe or to do, or where bounds are not as many as numbers."""
+    for what, space in (("observation", spaces.observation), ("action", spaces.action)):
+        if space.size < 1:
+            constant = "; where there is nothing to see, show a constant" if what == "observation" else ""
+            raise ConfigError(f"task.name = {name}: expected at least one number of {what}, got none{constant}")
+        bounds = len(space.low), len(space.high)
+        if space.kind == "box" and bounds != (space.size, space.size):
+            raise ConfigError(
+                f"task.name = {name}: expected {space.size} bounds of the {what}, as its size says, "
+                f"got {bounds[0]} low and {bounds[1]} high ones"
+            )
+
+
+def _require_picklable(name: str, part: TaskDistribution | Policy) -> None:
+    """Raises ConfigError for what cannot be sent to workers; units travel as bytes in one process, too."""
+    try:
+        encode(part)
+    except Exception as error:
+        raise ConfigError(
+            f"{name}: its {type(part).__name__} cannot be sent to rollout workers ({' '.join(str(error).split())}): "
+            "keep no lambda, local function, open file or environment in it; make environments in make_vector"
+        ) from error
 
 
 def _validated(config: RunConfig) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from metarl.config.schema import RunConfig
 from metarl.errors import CheckpointError, ConfigError
 from metarl.monitor.logger import Logger
 from metarl.monitor.metrics_file import MetricsFile
-from metarl.run import checkpoint, run_dir
+from metarl.run import checkpoint, memory, run_dir
 from metarl.run.evaluation import Evaluator
 from metarl.run.experiment import Experiment, build, resolve
 from metarl.run.trainer import Progress, Trainer
@@ -26,6 +26,7 @@ def train(loaded: Loaded) -> Path:
     with build(config) as experiment:
         if parameters is not None:
             experiment.agent.load_parameters(parameters)
+        memory.check_trajectories(config, experiment.distribution.spaces, experiment.agent)
         # everything that can be wrong with a configuration has been found: only now is anything created
         run = run_dir.create(config.run_dir, loaded.name, config.seed)
         with run_dir.lock(run):

@@ -126,7 +126,8 @@ class _Recorder:
             if not np.isfinite(action).all():
                 raise self._not_finite("actions", action, np.isfinite(action), t)
             # the environments answer
-            raw_obs, raw_reward, terminated, truncated, info = env.step(action)
+            with torch.inference_mode(False):  # with gradients, which an environment may take
+                raw_obs, raw_reward, terminated, truncated, info = env.step(action)
             next_obs = self._single("observations", raw_obs, t)
             reward = self._single("rewards", raw_reward, t)
             ended = live & (terminated | truncated)
@@ -202,7 +203,9 @@ class _Recorder:
         return np.ascontiguousarray(noise.swapaxes(0, 1))
 
     def _reset(self, seeds: list[int], options: dict[str, Any] | None, t: int) -> NDArray[np.float32]:
-        return self._single("observations", self.env.reset(seed=seeds, options=options)[0], t)
+        with torch.inference_mode(False):
+            raw_obs = self.env.reset(seed=seeds, options=options)[0]
+        return self._single("observations", raw_obs, t)
 
     def _single(self, what: str, values: NDArray[Any], t: int) -> NDArray[np.float32]:
         """``values`` as they are kept and shown to the policy, in which a large number may be an infinite one."""

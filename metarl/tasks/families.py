@@ -20,6 +20,8 @@ def build(name: str, overrides: Sequence[str] = (), allow: Sequence[str] = ()) -
     """The task distribution of a family (a module in envs/, or ``package.module:Class`` listed in ``allow``) with its
     config's defaults, but for overrides ``task.key=value``; ``task.lineage`` fills in what it pins.
 
+    ``name`` may also be a file, ``….yaml``, with a section ``task``: a run's configuration, or this section alone.
+
     Raises:
         ConfigError: no such family, or values that its config refuses; one line per problem.
         WorkerError: the family's own code raised.
@@ -27,15 +29,18 @@ def build(name: str, overrides: Sequence[str] = (), allow: Sequence[str] = ()) -
     changes = loading.check_override_keys(overrides, ("task.*",), "in `metarl check-env`")
     if "task.name" in changes:
         raise ConfigError(f"task.name = {messages.show(changes['task.name'])}: the family is {name}, given by name")
+    given = strict_yaml.nested(changes).get("task", {})
+    if name.endswith((".yaml", ".yml")):
+        given = loading.task_of_file(name, overrides)
+        name = given["name"]
     try:
         family = lookup.task_distribution(name, allow)
     except ConfigError as error:
         raise ConfigError(f"{name!r}: {error}") from error
     except Exception as error:
         raise WorkerError(f"importing {name} failed: {explain(error)}") from error
-    validated = lineage.checked(
-        {**strict_yaml.nested(changes).get("task", {}), "name": name}, family.config_class, prefix="task."
-    )
+    validated = lineage.checked({**given, "name": name}, family.config_class, prefix="task.")
+    lookup.require_allowed(validated, allow)
     try:
         made: TaskDistribution = family(validated)
         return made

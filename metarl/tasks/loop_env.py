@@ -8,7 +8,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, flatten_space
 from numpy.typing import NDArray
 
 from metarl.config.schema import TaskConfig
@@ -166,6 +166,7 @@ def space_spec(env: Env, task_size: int = 0) -> SpaceSpec:
     else:
         raise ConfigError(
             f"expected Box or Discrete observations, got {seen}; the wrapper FlattenObservation makes a Box of most"
+            f"{_without_numbers(seen)}"
         )
     infinite = (np.inf,) * task_size
     observation = Space("box", len(low) + task_size, (*low, *(-bound for bound in infinite)), (*high, *infinite))
@@ -173,7 +174,7 @@ def space_spec(env: Env, task_size: int = 0) -> SpaceSpec:
         return SpaceSpec(observation, Space("discrete", int(done.n)))
     if isinstance(done, Box) and np.issubdtype(done.dtype, np.floating) and done.is_bounded():
         return SpaceSpec(observation, Space("box", math.prod(done.shape), *_bounds(done)))
-    raise ConfigError(f"expected Discrete actions, or a Box of floats with finite bounds, got {done}")
+    raise ConfigError(f"expected Discrete actions, or a Box of floats with finite bounds, got {done}: {_advice(done)}")
 
 
 def reports_success(env: Env) -> bool:
@@ -207,6 +208,38 @@ def native_action(space: gymnasium.Space[Any], control: Any) -> Any:
         return space.dtype.type(control + space.start)
     assert isinstance(space, Box)  # clipped once more: scaling may round to just outside
     return np.clip(control.reshape(space.shape), space.low, space.high).astype(space.dtype)
+
+
+def not_numbers(space: Dict) -> list[str]:
+    """The entries of a dictionary that cannot be flattened to numbers."""
+    return [name for name, entry in space.spaces.items() if not _is_numbers(entry)]
+
+
+def _is_numbers(space: gymnasium.Space[Any]) -> bool:
+    try:
+        return isinstance(flatten_space(space), Box)
+    except NotImplementedError:  # a space of the environment's own
+        return False
+
+
+def _without_numbers(space: gymnasium.Space[Any]) -> str:
+    """What to do about a dictionary's entries that are no numbers; nothing where there are none."""
+    names = not_numbers(space) if isinstance(space, Dict) else []
+    return f", but not of {', '.join(names)}: leave out what is no numbers, with FilterObservation" if names else ""
+
+
+def _advice(space: gymnasium.Space[Any]) -> str:
+    """What to do about an action space that no policy here can use."""
+    if isinstance(space, Box) and np.issubdtype(space.dtype, np.floating):
+        return "bound it by the range that is useful, such as Box(-1, 1, …), and scale in step"
+    if isinstance(space, MultiDiscrete | MultiBinary):
+        number = (
+            math.prod(space.nvec.ravel().tolist()) if isinstance(space, MultiDiscrete) else 2 ** space.sample().size
+        )
+        return f"number the {number} combinations, Discrete({number}), and take them apart in step"
+    if isinstance(space, Box):
+        return "number the choices, Discrete(n), and turn them into integers in step; or take floats and round them"
+    return "turn one of those into it, in step"
 
 
 def _bounds(space: Box[Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:

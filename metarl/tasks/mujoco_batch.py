@@ -88,7 +88,7 @@ class MujocoBatchEnv(VectorTaskEnv):
         import mujoco  # here, so that configs can be validated without loading the physics engine
 
         super().__init__(num_lanes, spaces, config)
-        self.model: mujoco.MjModel = mujoco.MjModel.from_xml_path(str(model_path))
+        self.model: mujoco.MjModel = _load(model_path)
         self.models: list[mujoco.MjModel] = [self.model] * num_lanes
         self.data: mujoco.MjData = mujoco.MjData(self.model)
         self._model_name = model_path.name
@@ -300,6 +300,16 @@ class MujocoBatchEnv(VectorTaskEnv):
     @abstractmethod
     def _reward(self, qpos_before: Floats, controls: Floats) -> Floats:
         """Reward [lanes] of the step from ``qpos_before`` to ``qpos`` under ``controls`` as applied."""
+
+
+def _load(path: Path) -> mujoco.MjModel:
+    """The model of a file. Raises EnvError where MuJoCo cannot read it."""
+    import mujoco
+
+    try:
+        return mujoco.MjModel.from_xml_path(str(path))
+    except ValueError as error:
+        raise EnvError(f"MuJoCo cannot read {path.name}: {' '.join(str(error).split())}") from error
 
 
 def _require_motors(name: str, model: mujoco.MjModel, action: Space) -> None:

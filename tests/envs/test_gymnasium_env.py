@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -343,7 +343,10 @@ def test_what_the_environment_does_not_take_is_explained(keys: dict[str, Any], m
 
 INVALID: list[tuple[dict[str, Any], str]] = [
     ({"env_id": "CartPole"}, "did you mean CartPole-v[01]"),
-    ({"env_id": "package.module:Env-v0"}, "expected an id registered with Gymnasium"),
+    ({"env_id": "package.module:"}, "expected an id registered with Gymnasium, or module:id"),
+    ({"env_id": "os;:Env-v0"}, "expected an id registered with Gymnasium, or module:id"),
+    ({"env_id": "GymV26Environment-v0"}, "imports what its arguments name"),
+    ({"observation_keys": []}, "at least 1 item"),
     ({"env_id": "metarl/Point-v0"}, "use its task.name"),
     ({"env_wrappers": [{"name": "ClipActions"}]}, "no such wrapper: did you mean ClipAction"),
     ({"env_wrappers": [{"name": "os.system"}]}, "no such wrapper"),
@@ -385,7 +388,10 @@ def test_every_wrapper_of_gymnasium_is_known_or_refused() -> None:
         ("task.parameters.length.range=[a, 1]", 'task.parameters.length.range = ["a", 1]: expected a list'),
         ("task.env_wrappers=[{name: FlatenObservation}]", "did you mean FlattenObservation"),
         ("task.parameters.length.set=[{attribute: lenght}]", "task.env_id = CartPole-v1: no attribute lenght"),
-        ("task.env_wrappers=[{name: TimeLimit}]", "task.env_id = CartPole-v1: TypeError"),
+        (
+            "task.env_wrappers=[{name: TimeLimit}]",
+            "task.env_id = CartPole-v1: the wrapper TimeLimit cannot be put around",
+        ),
     ],
 )
 def test_the_command_line_refuses_before_anything_exists(
@@ -444,3 +450,176 @@ agent: {name: maml_trpo}
     assert cli.main([*arguments, "wandb.mode=disabled", "eval.every=null"]) == 5
     err = capsys.readouterr().err
     assert "raised ArithmeticError: the battery is empty at step 5 of its episode, in lane 0 with task {'size': " in err
+
+
+# Environments of one's own module, and dictionary observations
+
+SPRING = """
+import gymnasium, numpy as np
+from gymnasium.spaces import Box, Dict, Discrete, Space
+
+class Words(Space):  # as MiniGrid's: no numbers
+    pass
+
+class Spring(gymnasium.Env):
+    observation_space = Dict(
+        goal=Box(-1, 1, (2, 2)), gear=Discrete(3), place=Box(-9, 9, (1,), np.float64), words=Words()
+    )
+    action_space = Box(-1, 1, (1,))
+
+    def __init__(self, pull=1.0, start=0.0):
+        self.pull, self.start = pull, start
+
+    def _see(self):
+        return {"place": np.array([self.x]), "goal": np.arange(4.0).reshape(2, 2) / 4, "gear": 1, "words": "hello"}
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.x = self.start
+        return self._see(), {}
+
+    def step(self, action):
+        self.x += self.pull * float(action[0])
+        return self._see(), -abs(self.x), False, False, {}
+
+gymnasium.register("Spring-v0", entry_point=Spring)
+open(__file__ + ".imported", "a").write("x")
+"""
+SPRING_YAML = """
+task:
+  name: gymnasium_env
+  env_id: {module}:Spring-v0
+  horizon: 5
+  observation_keys: [place, gear, goal]
+  parameters:
+    pull: {{range: [1.0, 2.0], argument: pull}}
+"""
+
+
+@pytest.fixture
+def spring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A module of one's own, importable and not yet imported, that registers ``Spring-v0``."""
+    module = f"spring_{abs(hash(tmp_path))}"
+    (tmp_path / f"{module}.py").write_text(SPRING)
+    (tmp_path / "spring.yaml").write_text(SPRING_YAML.format(module=module))
+    monkeypatch.syspath_prepend(tmp_path)
+    yield module
+    gymnasium.registry.pop("Spring-v0", None)
+
+
+def springs(module: str, **keys: Any) -> GymnasiumEnvDistribution:
+    pull = {"range": [1.0, 2.0], "argument": "pull"}
+    return family(
+        f"{module}:Spring-v0", **{"observation_keys": ["place", "gear", "goal"], "parameters": {"pull": pull}, **keys}
+    )
+
+
+def test_chosen_entries_are_flattened_in_the_order_of_the_keys(spring: str) -> None:
+    found = path(springs(spring), {"pull": 2.0}, [[0.5]])
+    assert found.tolist() == [[0.0, 0, 1, 0, 0.0, 0.25, 0.5, 0.75], [1.0, 0, 1, 0, 0.0, 0.25, 0.5, 0.75]]
+    other = springs(spring, observation_keys=["gear", "place"])
+    assert path(other, {"pull": 2.0}, [[0.5]]).tolist() == [[0, 1, 0, 0.0], [0, 1, 0, 1.0]]
+    assert other.spaces.observation.low == (0, 0, 0, -9) and other.spaces.observation.high == (1, 1, 1, 9)
+    assert other.config.model_dump(mode="json")["observation_keys"] == ["gear", "place"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (
+            {"observation_keys": None},
+            r"a dictionary of goal, gear, place, words: name .*observation_keys=\[goal, gear, place\]",
+        ),
+        ({"observation_keys": ["plase"]}, "no entry plase: did you mean place"),
+        ({"observation_keys": ["words"]}, "words is no numbers but .*Words"),
+        ({"observation_keys": ["gear", "gear"]}, "expected each entry once"),
+        (
+            {"observation_keys": None, "env_wrappers": [{"name": "FlattenObservation"}]},
+            "wrapper FlattenObservation cannot .*NotImplementedError.*leave it out and name the entries",
+        ),
+        ({"env_arguments": {"start": float("1e400")}}, "expected finite observations, got .*inf.* at reset in task"),
+    ],
+)
+def test_observations_that_cannot_be_shown_are_refused(spring: str, keys: dict[str, Any], message: str) -> None:
+    if "env_arguments" in keys:
+        config = springs(spring).config.model_copy(update=keys)
+        with pytest.raises(ConfigError, match=message):
+            GymnasiumEnvDistribution(config)
+        return
+    with pytest.raises(ConfigError, match=message):
+        springs(spring, **keys)
+
+
+def test_keys_need_a_dictionary() -> None:
+    with pytest.raises(ConfigError, match="expected a dictionary of observations, got Box"):
+        family(observation_keys=["x"])
+
+
+def test_lists_become_the_tuples_that_wrappers_need() -> None:
+    around = [{"name": "ReshapeObservation", "arguments": {"shape": [2, 2]}}]
+    assert family(env_wrappers=around).spaces.observation.size == 4
+
+
+def test_an_id_of_a_module_is_imported_only_if_the_command_line_allows_it(
+    spring: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, marker = str(tmp_path / "spring.yaml"), tmp_path / f"{spring}.py.imported"
+    env_id = f"{spring}:Spring-v0"
+    run = ["maml_trpo_cartpole", f"task.env_id={env_id}", "task.parameters={pull: {range: [1, 2], argument: pull}}"]
+    run += ["task.observation_keys=[place]", "--print-config"]
+    for command in (["check-env", file], ["train", *run]):
+        assert cli.main(command) == 2
+        assert f"only imported if the command line has --allow {env_id}" in capsys.readouterr().err
+        assert cli.main([*command, "--allow", f"{spring}:Other-v0"]) == 2
+        capsys.readouterr()
+    assert not marker.exists()
+    assert cli.main(["check-env", file, "--allow", env_id]) == 0, capsys.readouterr().err
+    assert marker.exists()
+    assert "observation 8" in capsys.readouterr().out
+    assert cli.main(["train", *run, "--allow", env_id]) == 0
+    assert env_id in capsys.readouterr().out
+
+
+def test_a_module_that_does_not_register_the_id_is_named(spring: str) -> None:
+    with pytest.raises(ConfigError, match=f"did you mean Spring-v0.*that {spring} registers"):
+        springs(spring).__class__(springs(spring).config.model_copy(update={"env_id": f"{spring}:Sprig-v0"}))
+    with pytest.raises(ConfigError, match=r"cannot import nowhere_at_all .*PYTHONPATH"):
+        family("nowhere_at_all:Env-v0")
+
+
+def test_a_mapping_on_the_command_line_takes_the_place_of_the_files(tmp_path: Path) -> None:
+    mass = "{range: [0.5, 2.0], set: [{attribute: masspole}]}"
+    loaded = loading.load("maml_trpo_cartpole", [f"task.parameters={{mass: {mass}}}"]).config.task
+    assert isinstance(loaded, GymnasiumEnvConfig) and list(loaded.parameters) == ["mass"]
+    added = loading.load("maml_trpo_cartpole", [f"task.parameters.mass={mass}"]).config.task
+    assert isinstance(added, GymnasiumEnvConfig) and list(added.parameters) == ["length", "mass"]
+    both = ["task.parameters={}", f"task.parameters.mass={mass}", "task.env_arguments={render_mode: null}"]
+    with pytest.raises(ConfigError, match="render_mode"):  # null is a value
+        loading.load("maml_trpo_cartpole", both)
+    section = loading.load("maml_trpo_cartpole", ["sampler={workers: 1}", "task={horizon: 7}"]).config
+    assert (section.task.horizon, section.sampler.workers, section.task.name) == (7, 1, "gymnasium_env")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed: 1", "expected a section task with a name"),
+        ("task: {horizon: 3}", "expected a section task with a name"),
+        ("task: {name: point, horizont: 3}", "unknown key task.horizont = 3: did you mean task.horizon"),
+        ("task: {name: os:system}", "--allow os:system"),
+    ],
+)
+def test_check_env_of_a_file_explains_what_is_wrong(
+    text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file.yaml").write_text(text)
+    assert cli.main(["check-env", str(tmp_path / "file.yaml")]) == 2
+    assert message in capsys.readouterr().err
+    assert cli.main(["check-env", str(tmp_path / "none.yaml")]) == 2
+
+
+def test_check_env_of_a_file_checks_its_task_with_overrides(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file.yaml").write_text("iterations: what?\ntask: {name: point, horizon: 9}\n")
+    assert cli.main(["check-env", str(tmp_path / "file.yaml"), "task.reveal=true", "--json"]) == 0
+    task = json.loads(capsys.readouterr().out)["task"]
+    assert (task["name"], task["horizon"], task["reveal"]) == ("point", 9, True)

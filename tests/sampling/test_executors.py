@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import os
 import re
 import signal
@@ -167,6 +168,16 @@ def descendants(pid: int) -> list[int]:
     return found[1:]
 
 
+def start_processes(seconds: float) -> list[int]:
+    """A unit whose environment starts processes, one of Python's and one that is no Python, and does not end them."""
+    forked = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    forked.start()
+    pids = [os.getpid(), forked.pid or 0, subprocess.Popen(["sleep", "60"]).pid]
+    print(*pids, flush=True)
+    time.sleep(seconds)
+    return pids
+
+
 # Results
 
 
@@ -303,6 +314,17 @@ def test_every_worker_killed_from_outside_changes_no_result() -> None:
         results, faults = new_faults(executor, square_after, [(number, 0.4) for number in range(8)])
     assert results == [0, 1, 4, 9, 16, 25, 36, 49]
     assert faults == {"worker_died": 2}
+
+
+def test_what_a_worker_has_started_ends_with_it_however_it_ends() -> None:
+    with Processes(1, timeout_s=2, retries=0, restarts=1) as executor:
+        killed = executor.map(start_processes, [0.0])[0]
+        assert killed[0] == executor.pids[0] and not any(map(gone, killed))
+        os.kill(killed[0], signal.SIGKILL)
+        assert wait_until(lambda: gone(killed[0]), 2)
+        closed = executor.map(start_processes, [0.0])[0]  # by a new worker
+        assert wait_until(lambda: all(map(gone, killed)), 2) and not any(map(gone, closed))
+    assert wait_until(lambda: all(map(gone, closed)), 2)
 
 
 def test_an_idle_worker_that_dies_costs_no_unit_a_retry() -> None:
@@ -473,6 +495,24 @@ def test_workers_go_with_a_parent_that_is_killed_even_busy_and_stopped_ones(tmp_
     parent.kill()
     parent.wait()
     assert wait_until(lambda: all(gone(pid) for pid in family), 2)
+    parent.communicate()
+
+
+def test_what_workers_have_started_goes_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    script = """
+        from tests.sampling.test_executors import start_processes
+        from metarl.sampling.executors.processes import Processes
+
+        if __name__ == "__main__":
+            Processes(1, timeout_s=300, retries=0, restarts=0).map(start_processes, [60.0])
+    """
+    parent = run_script(tmp_path / "script.py", script)
+    assert parent.stdout is not None
+    pids = [int(pid) for pid in parent.stdout.readline().split()]
+    assert len(pids) == 3 and not any(map(gone, pids))
+    parent.kill()
+    parent.wait()
+    assert wait_until(lambda: all(map(gone, pids)), 2)
     parent.communicate()
 
 

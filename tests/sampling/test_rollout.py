@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from probe_envs import ProbeConfig, ProbeDistribution, episode_length
+from probe_envs import ProbeConfig, ProbeDistribution, ProbeEnv, episode_length
 from probe_policies import MirrorPolicy, NaNPolicy, ScriptDistribution, UniformMirrorPolicy, shown
 
 from metarl.config.schema import TaskConfig
@@ -447,6 +448,46 @@ def test_an_environment_of_ones_own_gives_the_bits_of_the_recipe() -> None:
     found, expected = record(script().make_vector(4), how).arrays, rollout(RolloutUnit(script(), how)).arrays
     assert found.keys() == expected.keys()
     assert all(np.array_equal(found[name], expected[name]) for name in expected)
+
+
+class GradientEnv(ProbeEnv):
+    """Takes gradients wherever its own code runs: of a number of its own, and of one made when it was built."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._weight = torch.ones(1, requires_grad=True)
+
+    def _slope(self) -> float:
+        fresh = torch.full((1,), 3.0, requires_grad=True)
+        (own,) = torch.autograd.grad((fresh.square() * self._weight).sum(), self._weight)
+        fresh.square().sum().backward()
+        assert fresh.grad is not None and own.item() == 9.0
+        return fresh.grad.item()
+
+    def _assign(self, tasks: Sequence[Task]) -> None:
+        assert self._slope() == 6.0
+        super()._assign(tasks)
+
+    def _reset_lanes(self, lanes: Any, rngs: Any) -> None:
+        assert self._slope() == 6.0
+        super()._reset_lanes(lanes, rngs)
+
+    def _advance(self, controls: Any, live: Any) -> Any:
+        reward, ended = super()._advance(controls, live)
+        return reward + self._slope(), ended
+
+
+class GradientProbe(ProbeDistribution):
+    def make_vector(self, num_lanes: int) -> ProbeEnv:
+        return GradientEnv(num_lanes, self.spaces, self.config)
+
+
+def test_environments_may_take_gradients_and_the_policy_does_not() -> None:
+    tasks, plain = [{"id": 1}, {"id": 2}], probe()
+    policy, params = network(plain, 2)
+    families = (plain, GradientProbe(ProbeConfig()))
+    rewards = [run(family, policy, tasks, params, lanes=2, episodes=2)["reward"] for family in families]
+    np.testing.assert_allclose(rewards[1], rewards[0] + 6.0, rtol=1e-6)
 
 
 def test_environments_are_closed_when_others_take_their_place_and_in_the_end() -> None:

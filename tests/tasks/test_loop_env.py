@@ -7,7 +7,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
-from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Sequence, Tuple
 
 from metarl.config.schema import TaskConfig
 from metarl.errors import ConfigError
@@ -231,7 +231,17 @@ def test_environments_are_built_once_and_closed() -> None:
         (Dict(a=Discrete(2)), Discrete(2), "expected Box or Discrete observations, got Dict.*FlattenObservation"),
         (Tuple((Discrete(2),)), Discrete(2), "expected Box or Discrete observations, got Tuple"),
         (MultiBinary(3), Discrete(2), "expected Box or Discrete observations, got MultiBinary"),
-        (IMAGE, MultiDiscrete([2, 3]), r"expected Discrete actions, or a Box .* got MultiDiscrete\(\[2 3\]\)"),
+        (
+            Dict(a=Discrete(2), mission=Sequence(Discrete(2))),
+            Discrete(2),
+            "FlattenObservation makes a Box of most, but not of mission: leave out .* FilterObservation",
+        ),
+        (IMAGE, MultiDiscrete([2, 3]), r"expected Discrete actions, or a Box .* got MultiDiscrete\(\[2 3\]\): .*\(6\)"),
+        (IMAGE, MultiDiscrete([[2, 3], [2, 2]]), r"number the 24 combinations, Discrete\(24\), and take them apart"),
+        (IMAGE, MultiBinary(3), r"number the 8 combinations, Discrete\(8\)"),
+        (IMAGE, MultiBinary([2, 2]), r"number the 16 combinations"),
+        (IMAGE, Box(-np.inf, np.inf, (1,)), "bound it by the range that is useful"),
+        (IMAGE, Box(0, 3, (2,), np.int64), "number the choices"),
         (IMAGE, Dict(a=Discrete(2)), "expected Discrete actions, or a Box of floats with finite bounds, got Dict"),
         (IMAGE, Box(-np.inf, 1.0, (2,)), "expected Discrete actions, or a Box of floats with finite bounds, got Box"),
         (IMAGE, Box(0, 3, (2,), np.int64), "expected Discrete actions, or a Box of floats .* got Box"),

@@ -23,6 +23,18 @@ MJCF = """
   </actuator>
 </mujoco>
 """
+URDF = """
+<robot name="arm">
+  <link name="base"/>
+  <link name="pole">
+    <inertial><mass value="1"/><inertia ixx="1" iyy="1" izz="1" ixy="0" ixz="0" iyz="0"/></inertial>
+  </link>
+  <joint name="hinge" type="revolute">
+    <parent link="base"/><child link="pole"/><axis xyz="0 1 0"/>
+    <limit lower="-1" upper="1" effort="1" velocity="1"/>
+  </joint>
+</robot>
+"""
 SPACES = SpaceSpec(Space("box", 2, (-np.inf,) * 2, (np.inf,) * 2), Space("box", 1, (-2.0,), (2.0,)))
 
 
@@ -226,6 +238,24 @@ def test_other_warnings_of_mujoco_are_pythons(make):
     assert mujoco.get_mju_user_warning() is None
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "size", "message"),
+    [
+        ("two.xml", MJCF, 2, "two.xml: expected actions of 1 numbers, one per actuator, got spaces of 2"),
+        ("arm.urdf", URDF, 1, r"arm.urdf: expected a model with actuators, got none, .*URDF has no actuators"),
+        ("broken.xml", "<mujoco>", 1, "MuJoCo cannot read broken.xml: XML .*"),
+        ("none.xml", None, 1, "MuJoCo cannot read none.xml: .*No such file"),
+    ],
+)
+def test_a_file_that_does_not_go_with_the_action_is_refused(tmp_path, name, text, size, message):
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    spaces = SpaceSpec(SPACES.observation, Space("box", size, (-1.0,) * size, (1.0,) * size))
+    config = TaskConfig(name="pendulum", horizon=5)
+    with pytest.raises(EnvError, match=message):
+        PendulumEnv(1, spaces, config, model_path=tmp_path / name, frame_skip=4, reset_noise_scale=0.1)
+
+
 def test_dt_is_in_seconds(make):
     assert make(1).dt == pytest.approx(0.04)
 
@@ -273,14 +303,6 @@ def test_bounds_beyond_the_control_range_are_refused(tmp_path, low, high):
 def test_without_a_control_range_any_bounds_are_taken(tmp_path):
     unlimited = MJCF.replace('ctrlrange="-2 2" ctrllimited="true"', "")
     build(tmp_path, unlimited, action=spaces(-100.0, 100.0))
-
-
-def test_actions_are_as_many_as_actuators(tmp_path):
-    with pytest.raises(EnvError, match="expected actions of 1 numbers, one per actuator, got spaces of 2"):
-        build(tmp_path, MJCF, action=spaces(-2.0, 2.0, size=2))
-    without = MJCF[: MJCF.index("<actuator>")] + "</mujoco>"
-    with pytest.raises(EnvError, match="expected a model with actuators, got none"):
-        build(tmp_path, without)
 
 
 @pytest.mark.parametrize(

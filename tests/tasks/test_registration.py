@@ -145,6 +145,72 @@ def test_a_task_is_given_changed_and_drawn() -> None:
     assert truncations == [False] * 6 + [True]
 
 
+def test_a_reset_sets_the_task() -> None:
+    env, lanes = make("point", horizon=5), make_vec("point", 2, horizon=5)
+    env.reset(seed=0, options={"task": {"goal": [0.3, 0.0]}})
+    assert env.unwrapped.task == {"goal": [0.3, 0.0]}
+    assert env.step(np.array([1.0, 0.0]))[1] == pytest.approx(-0.2)  # from (0.1, 0) to (0.3, 0)
+    lanes.reset(seed=0, options={"task": {"goal": [0.3, 0.0]}})
+    np.testing.assert_allclose(lanes.step(np.array([[1.0, 0.0]] * 2))[1], [-0.2, -0.2])
+    lanes.reset(options={"tasks": [{"goal": [0.3, 0.0]}, {"goal": [0.0, 0.5]}]})
+    np.testing.assert_allclose(lanes.step(np.array([[1.0, 0.0], [0.0, 1.0]]))[1], [-0.2, -0.4])
+    assert lanes.tasks == [{"goal": [0.3, 0.0]}, {"goal": [0.0, 0.5]}]
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_every_reset_draws_a_task_from_the_environments_own_generator(split: str) -> None:
+    env = make("half_cheetah_params", resample=split)
+    drawn = []
+    for seed in (3, None, None, 3, None, None, 4):
+        env.reset(seed=seed)
+        drawn.append(env.unwrapped.task)
+    assert drawn[:3] == drawn[3:6] and len({str(task) for task in drawn}) == 4
+    expected = env.unwrapped.distribution.sample(1, split=split, rng=gymnasium.utils.seeding.np_random(3)[0])
+    assert drawn[0] == expected[0]
+    env.reset(options={"task": drawn[0]})  # the one that is named comes first
+    assert env.unwrapped.task == drawn[0]
+    lanes = make_vec("point", 2, "sync", resample=split)
+    lanes.reset(seed=3)
+    goals = [str(lane.unwrapped.task) for lane in lanes.envs]
+    lanes.reset(seed=3)
+    assert goals == [str(lane.unwrapped.task) for lane in lanes.envs] and goals[0] != goals[1]
+
+
+def test_parts_of_a_task_are_keyword_arguments() -> None:
+    env = make("half_cheetah_vel", velocity=1.3)
+    assert env.unwrapped.task == {"velocity": 1.3} == make_vec("half_cheetah_vel", 1, velocity=1.3).unwrapped.tasks[0]
+    part = make("gymnasium_env", force=7.0).unwrapped
+    assert part.task == {"force": 7.0}
+    with pytest.raises(ValueError, match="expected force within"):
+        make("gymnasium_env", force=70.0)
+
+
+def test_the_spec_says_the_horizon_and_nothing_else_ends_episodes() -> None:
+    env = make("point", horizon=3, goal=[0.3, 0.4])
+    assert env.spec.max_episode_steps == 3 and "TimeLimit" not in str(env)
+    assert make("point").spec.max_episode_steps == make("point").unwrapped.distribution.horizon
+    again = gymnasium.make(env.spec)
+    for one in (env, again):
+        one.reset(seed=0)
+        assert [one.step(np.zeros(2))[2:4] for _ in range(3)] == [(False, False)] * 2 + [(False, True)]
+    lanes = make_vec("point", 2, horizon=3, goal=[0.3, 0.4])
+    assert lanes.spec.max_episode_steps == 3
+    twin = gymnasium.make_vec(lanes.spec)
+    assert twin.spec.max_episode_steps == 3 and twin.unwrapped.tasks == lanes.unwrapped.tasks
+    assert gymnasium.make("metarl/Point-v0", max_episode_steps=2).spec.max_episode_steps == 2
+
+
+@pytest.mark.filterwarnings("ignore:.*being initialised with render_mode")
+def test_stable_baselines_makes_them_by_id() -> None:
+    """As stable-baselines3 2.9.2 does: ``maybe_make_env`` (common/base_class.py, line 61) and ``make_vec_env``
+    (common/env_util.py, line 95) ask for pictures first, and go without on a TypeError alone."""
+    try:
+        env = gymnasium.make("metarl/HalfCheetahVel-v0", render_mode="rgb_array")
+    except TypeError:
+        env = gymnasium.make("metarl/HalfCheetahVel-v0")
+    assert env.render_mode is None and env.reset(seed=0)[0].shape == (17,)
+
+
 def test_without_a_task_it_is_always_the_same_one() -> None:
     tasks = [make("half_cheetah_vel").unwrapped.task for _ in range(2)]
     assert tasks[0] == tasks[1] == default_tasks(make_distribution("half_cheetah_vel", {}), 1)[0]
@@ -167,9 +233,26 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: make("point", horizon=0), ConfigError, "horizon = 0: expected an integer > 0"),
     (lambda: make("half_cheetah_dir", lineage="promp"), ConfigError, 'lineage = "promp": did you mean promp2018'),
     (lambda: make("half_cheetah_dir", task={"direction": 3}), ValueError, "expected tasks"),
-    (lambda: make("point", render_mode="rgb_array"), ValueError, "expected render_mode=None"),
+    (lambda: make("point", render_mode="rgb_array"), TypeError, "expected render_mode=None"),
+    (lambda: make("half_cheetah_vel", velocty=1.3), ConfigError, "unknown key velocty = 1.3: did you mean velocity"),
+    (lambda: make("half_cheetah_vel", task={"velocity": 1}, velocity=1.3), ValueError, "got task= and velocity="),
+    (lambda: make("point", task={"goal": [0, 0]}, resample="test"), ValueError, "got task= and resample="),
+    (lambda: make("point", resample="all"), ValueError, "expected resample to be None, 'train' or 'test', got 'all'"),
+    (lambda: make_vec("point", 2, resample="train"), ValueError, 'vectorization_mode="sync"'),
+    (lambda: make_vec("point", 2, max_episode_steps=3), ValueError, "give the family's own key, horizon="),
+    (lambda: make("point").reset(options={"taks": 1}), ValueError, "no option 'taks' of reset: did you mean task"),
+    (lambda: make_vec("point", 2).reset(options={"goal": 1}), ValueError, "expected reset_mask or task or tasks"),
+    (
+        lambda: make_vec("point", 1).reset(options={"task": {"goal": [0, 0]}, "reset_mask": np.array([True])}),
+        ValueError,
+        r"got options\['task'\] and options\['reset_mask'\]",
+    ),
     (lambda: make_vec("point", 2, tasks=[{"goal": [0.0, 0.1]}]), ValueError, "expected one task per lane"),
-    (lambda: make_vec("point", 1, task={"goal": [0, 0]}, tasks=[{"goal": [0, 0]}]), ValueError, "got both"),
+    (
+        lambda: make_vec("point", 1, task={"goal": [0, 0]}, tasks=[{"goal": [0, 0]}]),
+        ValueError,
+        "task= for all lanes and tasks= for each",
+    ),
     (lambda: gymnasium.make("metarl/Pont-v0"), gymnasium.error.NameNotFound, "Did you mean: `Point`"),
 ]
 

@@ -84,7 +84,10 @@ def serve(channel: socket.socket) -> None:
     """The life of a worker process: say that it is up, then answer requests until the parent closes the socket."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides what to do
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.setpgid(0, 0)  # processes that environments start are in this group, and end with it
     _die_with_parent()
+    multiprocessing.current_process().daemon = False  # a daemon may start none
+    os.register_at_fork(after_in_child=channel.close)  # else a forked one would hide the end of this process
     os.environ.update(ENVIRONMENT)
     torch.set_num_threads(1)
     with contextlib.suppress(EOFError, OSError):  # the parent has closed the socket, or is gone
@@ -94,7 +97,7 @@ def serve(channel: socket.socket) -> None:
 
 
 def _die_with_parent() -> None:
-    """Have the kernel kill this process, even a busy or stopped one, when the parent's end of the sentinel pipe closes.
+    """Have the kernel kill this process's group, even busy or stopped ones, when the parent's end of the pipe closes.
 
     An idle worker sees the end of its socket, but a busy one would first run its unit to the end, or hang for ever.
     PR_SET_PDEATHSIG is no use: the kernel's parent of a worker is the fork server, which outlives it.
@@ -103,7 +106,7 @@ def _die_with_parent() -> None:
     if parent is None or not hasattr(fcntl, "F_SETSIG"):  # Linux only; elsewhere a worker finishes its unit first
         return
     sentinel: int = parent.sentinel
-    fcntl.fcntl(sentinel, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(sentinel, fcntl.F_SETOWN, -os.getpid())  # negative: the whole group
     fcntl.fcntl(sentinel, fcntl.F_SETSIG, signal.SIGKILL)
     fcntl.fcntl(sentinel, fcntl.F_SETFL, fcntl.fcntl(sentinel, fcntl.F_GETFL) | os.O_ASYNC)
 
@@ -184,8 +187,10 @@ class WorkerProcess:
         return f"worker {self.pid} was ended by signal {-code} ({signal.strsignal(-code)}{hint})"
 
     def kill(self) -> None:
-        """End the process and give back what it had here."""
+        """End the process and all that it has started, and give back what it had here."""
         self.channel.close()
+        with contextlib.suppress(ProcessLookupError):  # none is left, or it has not come to make its group
+            os.killpg(self.pid, signal.SIGKILL)
         if self.process.is_alive():
             self.process.kill()
             self.process.join(END_TIMEOUT_S)

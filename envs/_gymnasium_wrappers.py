@@ -1,0 +1,107 @@
+"""What ``gymnasium_env`` puts around an environment, and environments that a module registers when it is imported."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box, Dict
+
+from metarl.errors import ConfigError, nearest
+from metarl.tasks import Floats
+from metarl.tasks.loop_env import Env, not_numbers
+
+MODULE_AND_ID = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([^:\s]+)", re.ASCII)
+
+
+def registered_id(env_id: str) -> str:
+    """The id of ``id`` or ``module:id``, whose module is imported.
+
+    Raises:
+        ConfigError: the module cannot be imported, or no such environment is registered then.
+    """
+    match = MODULE_AND_ID.fullmatch(env_id)
+    if match is None:
+        return env_id
+    module, name = match.groups()
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        where = "is its folder on PYTHONPATH?" if error.name == module.partition(".")[0] else "install what it needs"
+        raise ConfigError(f"cannot import {module} ({error}); {where}") from error
+    if name not in gymnasium.registry:
+        known = nearest(name, list(gymnasium.registry))
+        raise ConfigError(f"{known}expected an id that {module} registers with Gymnasium when it is imported")
+    return name
+
+
+def wrapped(env: Env, wrappers: Sequence[tuple[str, Mapping[str, Any]]], keys: Sequence[str] | None) -> Env:
+    """The environment in wrappers of ``gymnasium.wrappers`` (name, arguments), the innermost first, and then with the
+    entries ``keys`` of its dictionary observations alone. Lists among the arguments become tuples.
+
+    Raises:
+        ConfigError: a wrapper that does not go around it, or keys that do not go with its observations.
+    """
+    for name, arguments in wrappers:
+        given = {key: _tuples(value) for key, value in arguments.items()}
+        try:
+            env = getattr(gymnasium.wrappers, name)(env, **given)
+        except Exception as error:
+            text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            raise ConfigError(
+                f"the wrapper {name} cannot be put around an environment with observations {env.observation_space} and "
+                f"actions {env.action_space} ({text}){_advice(env.observation_space, 'leave it out and ')}"
+            ) from error
+    space = env.observation_space
+    if keys is not None:
+        return ChosenObservations(env, keys)
+    if isinstance(space, Dict):
+        raise ConfigError(f"observations are a dictionary of {', '.join(space.spaces)}{_advice(space)}")
+    return env
+
+
+class ChosenObservations(gymnasium.ObservationWrapper[Floats, Any, Any]):
+    """Some entries of dictionary observations as one vector: flattened, one behind the other in the order of ``keys``.
+
+    Raises:
+        ConfigError: observations are no dictionary, an entry does not exist, is named twice, or is no numbers.
+    """
+
+    def __init__(self, env: Env, keys: Sequence[str]) -> None:
+        super().__init__(env)
+        space = env.observation_space
+        if not isinstance(space, Dict):
+            raise ConfigError(f"observation_keys = {list(keys)}: expected a dictionary of observations, got {space}")
+        if len(set(keys)) < len(keys):
+            raise ConfigError(f"observation_keys = {list(keys)}: expected each entry once")
+        known = list(space.spaces)
+        for key in keys:
+            if key not in known:
+                raise ConfigError(f"observation_keys: no entry {key}: {nearest(key, known)}one of {', '.join(known)}")
+            if key in not_numbers(space):
+                raise ConfigError(f"observation_keys: {key} is no numbers but {space[key]}: leave it out")
+        self._entries = {key: space[key] for key in keys}
+        boxes = [gymnasium.spaces.flatten_space(entry) for entry in self._entries.values()]
+        low, high = (np.concatenate([getattr(box, side) for box in boxes]).astype(float) for side in ("low", "high"))
+        self.observation_space = Box(low, high, dtype=np.float64)
+
+    def observation(self, observation: Mapping[str, Any]) -> Floats:
+        """See ``gymnasium.ObservationWrapper``."""
+        parts = [gymnasium.spaces.flatten(entry, observation[key]) for key, entry in self._entries.items()]
+        return np.concatenate([np.asarray(part, dtype=np.float64) for part in parts])
+
+
+def _advice(space: gymnasium.Space[Any], before: str = "") -> str:
+    """How to show a policy the entries of a dictionary that are numbers; nothing for other spaces."""
+    if not isinstance(space, Dict):
+        return ""
+    numbers = [key for key in space.spaces if key not in not_numbers(space)]
+    return f": {before}name the entries to be shown, such as task.observation_keys=[{', '.join(numbers)}]"
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
