@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from metarl.config.schema import TaskConfig
 from metarl.errors import NumericError
 from metarl.spaces import SpaceSpec
+from metarl.surroundings import import_without_graphics
 from metarl.tasks.vector_env import Bools, Floats, Task, VectorTaskEnv
 
 if TYPE_CHECKING:
@@ -76,16 +77,18 @@ class MujocoBatchEnv(VectorTaskEnv):
         reset_noise_scale: float,
         contact_forces: bool = False,
     ) -> None:
-        import mujoco  # here, so that configs can be validated without loading the physics engine
+        engine = import_without_graphics(
+            "mujoco"
+        )  # here, so that configs can be validated without loading the physics engine
 
         super().__init__(num_lanes, spaces, config)
-        self.model: mujoco.MjModel = mujoco.MjModel.from_xml_path(str(model_path))
+        self.model: mujoco.MjModel = engine.MjModel.from_xml_path(str(model_path))
         self.models: list[mujoco.MjModel] = [self.model] * num_lanes
-        self.data: mujoco.MjData = mujoco.MjData(self.model)
+        self.data: mujoco.MjData = engine.MjData(self.model)
         self.frame_skip = frame_skip
         self.dt: float = self.model.opt.timestep * frame_skip
         self._reset_noise_scale = reset_noise_scale
-        self._mujoco = mujoco
+        self._mujoco = engine
         self._model_of_task: dict[str, mujoco.MjModel] = {}  # by the task's JSON, the least recently used first
         self._init_qpos: Floats = self.data.qpos.copy()
         self._init_qvel: Floats = self.data.qvel.copy()
@@ -106,7 +109,7 @@ class MujocoBatchEnv(VectorTaskEnv):
             )
             for lane in range(num_lanes)
         ]
-        warning = mujoco.mjtWarning
+        warning = engine.mjtWarning
         self._instabilities = [
             int(kind) for kind in (warning.mjWARN_BADQPOS, warning.mjWARN_BADQVEL, warning.mjWARN_BADQACC)
         ]

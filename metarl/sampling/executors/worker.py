@@ -23,6 +23,7 @@ import torch
 
 from metarl.errors import WorkerError
 from metarl.sampling.executors.codec import Buffer, FaultError, answer
+from metarl.surroundings import SAFE_PATH, set_variables, variables
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 POLL_S = 0.2  # longest time that the parent waits for anything without looking around
@@ -80,12 +81,16 @@ def _read(channel: socket.socket, size: int, on_stall: Callable[[], None] | None
     return data
 
 
-def serve(channel: socket.socket) -> None:
-    """The life of a worker process: say that it is up, then answer requests until the parent closes the socket."""
+def serve(channel: socket.socket, safe_path: str | None) -> None:
+    """The life of a worker process: say that it is up, then answer requests until the parent closes the socket.
+
+    ``safe_path`` is the parent's SAFE_PATH: programs that an environment starts find their modules as in the parent.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides what to do
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _die_with_parent()
     os.environ.update(ENVIRONMENT)
+    set_variables({SAFE_PATH: safe_path})
     torch.set_num_threads(1)
     with contextlib.suppress(EOFError, OSError):  # the parent has closed the socket, or is gone
         send(channel, b"")
@@ -114,7 +119,8 @@ class WorkerProcess:
     def __init__(self) -> None:
         self.channel, theirs = socket.socketpair()
         self.channel.settimeout(POLL_S)
-        self.process = _context.Process(target=serve, args=(theirs,), name="metarl-worker", daemon=True)
+        arguments = (theirs, os.environ.get(SAFE_PATH))
+        self.process = _context.Process(target=serve, args=arguments, name="metarl-worker", daemon=True)
         try:
             _start(self.process)
         except (EOFError, OSError) as error:
@@ -207,16 +213,13 @@ def _start(process: ForkServerProcess) -> None:
 
 
 def _start_fork_server() -> None:
-    """Start the fork server, unless it runs: with one thread from its first import on, no GPU and deaf to Ctrl-C."""
-    saved = {name: os.environ.get(name) for name in ENVIRONMENT}
+    """Start the fork server, unless it runs: with one thread from its first import on, no GPU and deaf to Ctrl-C.
+
+    Nor does it run modules that lie in the working directory.
+    """
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    os.environ.update(ENVIRONMENT)
     try:
-        forkserver.ensure_running()
+        with variables({**ENVIRONMENT, SAFE_PATH: "1"}):
+            forkserver.ensure_running()
     finally:
-        for name, value in saved.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
