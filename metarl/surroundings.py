@@ -6,7 +6,7 @@ import importlib
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 # For a Python program that is started: it looks for no module in the working directory (safe_path says why).
@@ -45,6 +45,15 @@ def import_without_graphics(module: str) -> Any:
     if graphics is not None and not hasattr(graphics, "GLContext"):
         graphics.GLContext = sys.modules["mujoco"].GLContext = _graphics_context  # type: ignore[attr-defined]
     return imported
+
+
+def import_matplotlib() -> None:
+    """Import matplotlib whatever backend ``MPLBACKEND`` names: a notebook's may not be there."""
+    with variables({"MPLBACKEND": None}):
+        matplotlib = importlib.import_module("matplotlib")
+    if backend := os.environ.get("MPLBACKEND"):
+        with suppress(ValueError):  # not known to matplotlib
+            matplotlib.rcParams["backend"] = backend
 
 
 def _graphics_context(width: int, height: int) -> Any:

@@ -14,9 +14,11 @@ import os
 import signal
 import socket
 import struct
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
-from multiprocessing import forkserver
+from multiprocessing import forkserver, util
 from multiprocessing.context import ForkServerProcess
 
 import torch
@@ -29,6 +31,8 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THR
 POLL_S = 0.2  # longest time that the parent waits for anything without looking around
 START_TIMEOUT_S = 120.0  # importing torch and the environments from a cold network disk takes that long
 END_TIMEOUT_S = 2.0  # for a worker to end in
+LONGEST_FOLDER = 70  # bytes: a socket's path has 107 at most, with what multiprocessing appends
+SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
 
 _LENGTH = struct.Struct("!Q")  # a message is its length, then its bytes
 
@@ -117,6 +121,7 @@ class WorkerProcess:
     """The parent's side of one worker process. It owes at most one answer: that it has started, or to one unit."""
 
     def __init__(self) -> None:
+        _check_main_program()
         self.channel, theirs = socket.socketpair()
         self.channel.settimeout(POLL_S)
         arguments = (theirs, os.environ.get(SAFE_PATH))
@@ -217,9 +222,32 @@ def _start_fork_server() -> None:
 
     Nor does it run modules that lie in the working directory.
     """
+    _choose_folder_of_sockets()
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         with variables({**ENVIRONMENT, SAFE_PATH: "1"}):
             forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _choose_folder_of_sockets() -> None:
+    """Have multiprocessing make its sockets in another folder where the one for temporary files has too long a path."""
+    configured = tempfile.gettempdir()
+    if len(os.fsencode(configured)) > LONGEST_FOLDER:
+        tempfile.tempdir = next((folder for folder in SHORT_FOLDERS if os.access(folder, os.W_OK)), configured)
+        try:
+            util.get_temp_dir()  # is remembered
+        finally:
+            tempfile.tempdir = configured
+
+
+def _check_main_program() -> None:
+    """Raises WorkerError if the main program is no file: each worker would try to import it, and fail."""
+    main = sys.modules.get("__main__")
+    file = getattr(main, "__file__", None)
+    if file is not None and getattr(main, "__spec__", None) is None and not os.path.isfile(file):
+        raise WorkerError(
+            f"cannot start rollout workers: each of them imports the main program, and {file} is no file that it can "
+            "read; write the program into a file and run that, or sample in this process with sampler.workers=0"
+        )
