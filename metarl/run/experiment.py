@@ -11,6 +11,7 @@ import torch
 from metarl.agent import Agent
 from metarl.config import lookup
 from metarl.config.schema import RunConfig
+from metarl.monitor import wandb_sink
 from metarl.parallel import available_cores, one_torch_thread
 from metarl.sampling.executors.base import Executor
 from metarl.sampling.executors.make import make_executor
@@ -23,7 +24,10 @@ CPU_TASKS_PER_CHUNK = 4  # activations of 4 tasks × 2000 steps × 64 units fit 
 
 
 def resolve(config: RunConfig) -> RunConfig:
-    """Replace ``auto`` wherever it decides the bits of a result: device, learner threads and chunk size."""
+    """Replace ``auto`` wherever it decides the bits of a result: device, learner threads and chunk size.
+
+    wandb's environment variables come in as well: a resumed run goes on in the same project. Raises ConfigError.
+    """
     device = config.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -33,7 +37,9 @@ def resolve(config: RunConfig) -> RunConfig:
     if chunk == "auto":
         chunk = CPU_TASKS_PER_CHUNK if device == "cpu" else config.meta_batch_size
     learner = config.learner.model_copy(update={"threads": threads, "tasks_per_chunk": chunk})
-    return config.model_copy(update={"device": device, "learner": learner})
+    return config.model_copy(
+        update={"device": device, "learner": learner, "wandb": wandb_sink.from_environment(config.wandb)}
+    )
 
 
 @dataclass(frozen=True)
