@@ -529,6 +529,25 @@ def test_a_script_without_a_main_guard_is_told_so(tmp_path: Path) -> None:
 # Configuration
 
 
+def test_a_script_on_standard_input_is_told_to_be_a_file() -> None:
+    script = """if __name__ == "__main__":
+        from metarl.sampling.executors.processes import Processes
+        Processes(1, timeout_s=60, retries=0, restarts=0)
+    """
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    done = subprocess.run([sys.executable, "-"], input=script, env=environment, capture_output=True, text=True)
+    assert "WorkerError: cannot start rollout workers" in done.stderr and "<stdin> is no file" in done.stderr
+    assert "guard" not in done.stderr and "__main__" not in done.stderr.rpartition("WorkerError")[2]
+
+
+def test_no_more_workers_start_than_there_are_units() -> None:
+    with Processes(6, timeout_s=60, retries=0, restarts=0) as executor:
+        assert executor.map(abs, [-1, -2, -3]) == [1, 2, 3]
+        assert len(executor.pids) == 3
+        executor.map(abs, [1])
+        assert len(executor.pids) == 3  # those that are there stay
+
+
 def test_make_executor_follows_the_configuration() -> None:
     assert isinstance(make_executor(SamplerConfig(executor="in_process")), InProcess)
     assert isinstance(make_executor(SamplerConfig(workers=0)), InProcess)
