@@ -63,7 +63,8 @@ def build(config: RunConfig) -> Iterator[Experiment]:
         distribution: TaskDistribution = lookup.task_distribution(config.task.name, _validated(config))(config.task)
         agent = make_agent(config, distribution)
         try:
-            with make_executor(config.sampler) as executor:
+            most = max(config.meta_batch_size, config.eval.num_tasks)
+            with make_executor(config.sampler, most) as executor:
                 sampler = Sampler(distribution, executor, tasks_per_unit=config.sampler.tasks_per_unit)
                 yield Experiment(config, distribution, agent, executor, sampler)
         finally:

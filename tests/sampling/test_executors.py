@@ -540,12 +540,11 @@ def test_a_script_on_standard_input_is_told_to_be_a_file() -> None:
     assert "guard" not in done.stderr and "__main__" not in done.stderr.rpartition("WorkerError")[2]
 
 
-def test_no_more_workers_start_than_there_are_units() -> None:
-    with Processes(6, timeout_s=60, retries=0, restarts=0) as executor:
-        assert executor.map(abs, [-1, -2, -3]) == [1, 2, 3]
-        assert len(executor.pids) == 3
-        executor.map(abs, [1])
-        assert len(executor.pids) == 3  # those that are there stay
+@pytest.mark.parametrize(("tasks", "per_unit", "workers"), [(2, "auto", 2), (6, 3, 2), (7, 3, 3), (9, "auto", 3)])
+def test_no_more_workers_start_than_there_are_units(tasks: int, per_unit: int | str, workers: int) -> None:
+    config = SamplerConfig.model_validate({"workers": 3, "tasks_per_unit": per_unit})
+    with make_executor(config, tasks) as executor:
+        assert isinstance(executor, Processes) and len(executor.pids) == executor.workers == workers
 
 
 def test_make_executor_follows_the_configuration() -> None:

@@ -24,7 +24,7 @@ class Processes(Executor):
     later one; the next ``map`` starts new ones. If this process dies, however it dies, so do its workers.
 
     Args:
-        workers: worker processes at most, at least 1; no more are started than there are units.
+        workers: worker processes, at least 1.
         timeout_s: seconds after which a unit counts as hung.
         retries: times that one unit is run again.
         restarts: workers replaced because of a fault, over the executor's life, before a WorkerError.
@@ -40,7 +40,7 @@ class Processes(Executor):
         self._pool: list[WorkerProcess] = []
         # Also runs when this object is collected, and at exit before multiprocessing waits for its children there.
         self._finalizer = util.Finalize(self, _shut_down, args=(self._pool,), exitpriority=10)
-        self._fill_pool(1)  # a machine where none can be started says so at once
+        self._fill_pool()
 
     @property
     def pids(self) -> list[int]:
@@ -68,9 +68,8 @@ class Processes(Executor):
         """End all workers: two seconds for those that want to, then SIGKILL."""
         self._finalizer()
 
-    def _fill_pool(self, units: int) -> None:
-        """Start workers, no more than there are units for."""
-        while len(self._pool) < min(self.workers, units):
+    def _fill_pool(self) -> None:
+        while len(self._pool) < self.workers:
             self._pool.append(WorkerProcess())
 
     def _hand_out(self, call: Call) -> None:
@@ -84,7 +83,7 @@ class Processes(Executor):
                     idle.give(index, call.request(index), self._timeout_s, self._check_interrupt)
             except FaultError as fault:
                 self._replace(idle, call, fault)
-        self._fill_pool(len(call.units))
+        self._fill_pool()
 
     def _gather(self, call: Call) -> None:
         """Wait until something happens, and deal with it: answers, deaths and deadlines."""
