@@ -65,7 +65,7 @@ class SamplerConfig(Frozen):
     executor: Literal["in_process", "processes"] = Field("processes", description="where rollout units run")
     workers: NonNegativeInt | Literal["auto"] = Field(
         "auto",
-        description="worker processes, at most one per unit of tasks; auto = one per core that may be used, 0 = in_process",
+        description="worker processes, at most one per unit of tasks; auto = one per usable core, 0 = in_process",
     )
     tasks_per_unit: PositiveInt | Literal["auto"] = Field(
         "auto",
