@@ -2,7 +2,11 @@
 
 import sys
 
-from metarl.cli import main
-
 if __name__ == "__main__":
+    from metarl import safe_path
+
+    safe_path.leave_start_folder()
+
+    from metarl.cli import main
+
     sys.exit(main(["train", *sys.argv[1:]]))

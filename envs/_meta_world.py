@@ -18,6 +18,7 @@ from pydantic import Field, field_validator
 from metarl.config.schema import Lineage, TaskConfig
 from metarl.errors import ConfigError, nearest
 from metarl.spaces import Space, SpaceSpec
+from metarl.surroundings import import_without_graphics
 from metarl.tasks import Bools, Floats, Split, Task, TaskDistribution, VectorTaskEnv
 
 from ._meta_world_tasks import (
@@ -191,6 +192,7 @@ class MetaWorldEnv(VectorTaskEnv):
     """
 
     def __init__(self, num_lanes: int, spaces: SpaceSpec, config: MetaWorldConfig) -> None:
+        import_without_graphics("metaworld.sawyer_xyz_env")
         from ._meta_world_simulator import Lane, simulator  # here, so that configs can be validated without Meta-World
 
         super().__init__(num_lanes, spaces, config)

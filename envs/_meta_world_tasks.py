@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from importlib import metadata
 from typing import Any
 
+from metarl.surroundings import import_without_graphics
 from metarl.tasks import Task
 
 OBSERVATION_SIZE = 39  # 18 numbers of now, 18 of the step before, 3 of the goal, which stay zero
@@ -110,7 +111,8 @@ def _draw(env: Any, uniform: Callable[..., Any]) -> list[float]:
 @functools.cache
 def _light_class(name: str) -> Any:
     """A Meta-World class over a model whose meshes are spheres: built in 2 ms instead of 100."""
-    import mujoco
+    mujoco = import_without_graphics("mujoco")
+    import_without_graphics("metaworld.sawyer_xyz_env")
     from metaworld.env_dict import ALL_V3_ENVIRONMENTS
     from metaworld.sawyer_xyz_env import SawyerXYZEnv
 

@@ -16,6 +16,7 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 
 from metarl.config.schema import Frozen, TaskConfig
 from metarl.errors import ConfigError, nearest
+from metarl.surroundings import import_without_graphics
 from metarl.tasks import Floats, Split, Task, TaskDistribution, VectorTaskEnv, balanced_sample
 from metarl.tasks.loop_env import Env, LoopEnv, reports_success, space_spec
 
@@ -346,6 +347,8 @@ class ParametrisedEnv(gymnasium.Env[Any, Any]):
 def _check_arguments(env_id: str, config: GymnasiumEnvConfig, arguments: Mapping[str, Any]) -> None:
     """Raises ConfigError for an argument that the environment's constructor does not take."""
     entry_point = gymnasium.spec(env_id).entry_point
+    if isinstance(entry_point, str):
+        import_without_graphics(entry_point.partition(":")[0])
     creator = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
     assert creator is not None
     taken = inspect.signature(creator).parameters

@@ -1,20 +1,24 @@
 """metarl: meta-train robot policies that adapt within a few episodes, and measure that adaptation."""
 
+# Only what every Python has loaded by now: `python -m metarl` still looks first in the working directory (safe_path).
 import importlib
-from pathlib import Path
-from typing import Any
+import os
 
 from metarl.version import __version__ as __version__
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 # In a source tree envs/, agents/ and configs/ lie beside this package, not in it; installed, they are its sub-packages.
-_here = Path(__file__).resolve().parent
-if not (_here / "envs").is_dir():
-    __path__.append(str(_here.parent))
+_here = os.path.dirname(os.path.abspath(__file__))
+if not os.path.isdir(os.path.join(_here, "envs")):
+    __path__.append(os.path.dirname(_here))
 
 PUBLIC = ("agent", "agents", "envs", "errors", "tasks", "types")  # modules that are there once they are asked for
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     if name not in PUBLIC:
         raise AttributeError(f"module 'metarl' has no attribute {name!r}; it has {', '.join(PUBLIC)}")
     return importlib.import_module(f"metarl.{name}")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -14,11 +16,41 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def available_cores() -> int:
-    """CPU cores that this process may use: of those of the machine, where the system does not tell."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def available_cores(root: Path = Path("/")) -> int:
+    """CPU cores that this process may use, at least 1: by its affinity, a container's quota, and Slurm.
+
+    ``root`` is where /proc and /sys are.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    slurm = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    limits = [*_quotas(root), *([int(slurm)] if slurm.isdecimal() else [])]
+    return max(1, math.ceil(min([cores, *limits])))
+
+
+def _quotas(root: Path) -> Iterator[float]:
+    """CPUs' worth of time that control groups (version 1 and 2) allow this process; those above it count too."""
+    for line in _words(root / "proc/self/cgroup", "\n"):
+        _, controllers, path = line.split(":", 2)
+        version_1 = "cpu" in controllers.split(",")
+        if controllers and not version_1:
+            continue
+        top = root / "sys/fs/cgroup" / ("cpu" if version_1 else "")
+        own = top / path.lstrip("/")  # inside a container it may be the path of outside, and not be there
+        files = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if version_1 else ("cpu.max",)
+        for folder in (own, *own.parents):
+            if not folder.is_relative_to(top):
+                break
+            quota = [word for file in files for word in _words(folder / file)]
+            if len(quota) == 2 and all(map(str.isdecimal, quota)):  # "max" and -1: no limit
+                yield int(quota[0]) / int(quota[1])
+
+
+def _words(file: Path, separator: str | None = None) -> list[str]:
+    """The words of a small file, none if it cannot be read."""
+    try:
+        return [word for word in file.read_text(encoding="utf-8").split(separator) if word]
+    except (OSError, ValueError):
+        return []
 
 
 def task_chunks(num_tasks: int, size: int) -> Iterator[slice]:

@@ -1,10 +1,11 @@
 """Work over chunks of tasks: order, errors, threads."""
 
+import os
 import threading
 
 import pytest
 
-from metarl.parallel import TaskMap, task_chunks
+from metarl.parallel import TaskMap, available_cores, task_chunks
 
 THREADS = pytest.mark.parametrize("threads", [1, 2, 4])
 
@@ -35,3 +36,35 @@ def test_an_error_in_a_chunk_reaches_the_caller(threads):
     with pytest.raises(ZeroDivisionError):
         task_map(lambda part: 1 // (part.start - 2), 4)
     assert task_map(lambda part: part.start, 3) == [0, 1, 2]  # and the map goes on
+
+
+@pytest.mark.parametrize(
+    ("group", "files", "slurm", "expected"),
+    [
+        ("0::/", {}, "", 8),
+        ("0::/", {"cpu.max": "max 100000"}, "", 8),
+        ("0::/", {"cpu.max": "200000 100000"}, "", 2),
+        ("0::/", {"cpu.max": "150000 100000"}, "", 2),  # one and a half: the second worker is of use
+        ("0::/", {"cpu.max": "50000 100000"}, "", 1),
+        ("0::/a/b", {"a/cpu.max": "300000 100000", "a/b/cpu.max": "max 100000"}, "", 3),  # of the group above
+        ("0::/of/outside", {"cpu.max": "400000 100000"}, "", 4),  # a container that sees its own group only
+        ("3:cpu,cpuacct:/", {"cpu/cpu.cfs_quota_us": "250000", "cpu/cpu.cfs_period_us": "100000"}, "", 3),
+        ("3:cpu,cpuacct:/", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, "", 8),
+        ("4:memory:/", {"cpu.max": "100000 100000"}, "", 8),
+        ("0::/", {}, "5", 5),
+        ("0::/", {"cpu.max": "200000 100000"}, "64", 2),
+        ("0::/", {}, "x", 8),
+        ("0::/", {}, "0", 1),
+        (None, {}, "", 8),
+    ],
+)
+def test_cores_are_those_that_affinity_quotas_and_slurm_allow(tmp_path, monkeypatch, group, files, slurm, expected):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)))
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", slurm)
+    written = {f"sys/fs/cgroup/{name}": text for name, text in files.items()}
+    if group is not None:
+        written["proc/self/cgroup"] = f"{group}\n"
+    for name, text in written.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"{text}\n")
+    assert available_cores(tmp_path) == expected

@@ -19,6 +19,7 @@ from metarl.sampling.executors.make import make_executor
 from metarl.sampling.rollout import draw_reset_seeds
 from metarl.sampling.trial import TrainingTrial, training_tasks
 from metarl.seeding import Stream
+from metarl.surroundings import import_without_graphics
 from metarl.tasks import Task, TaskDistribution
 
 ROUNDS = 10
@@ -75,7 +76,7 @@ class _ReplayUnit:
 
 def replay(unit: _ReplayUnit) -> tuple[int, float]:
     """(environment steps, seconds) of the bare physics of a unit; only the loop itself is timed."""
-    import mujoco
+    mujoco = import_without_graphics("mujoco")
 
     n, lanes, steps = unit.actions.shape[:3]
     env: Any = unit.distribution.make_vector(n * lanes)

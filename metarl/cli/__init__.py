@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,6 +25,9 @@ OVERRIDES = "key=value with dotted keys, such as seed=3 agent.inner_lr=0.1"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, or that of the error (2 for a command line that cannot be run)."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, OSError, ValueError):  # none, or not a stream of text
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # "∞" on a terminal that has only ASCII
     try:
         options = _parse(list(sys.argv[1:] if argv is None else argv))
         handler: Callable[[argparse.Namespace], str] = options.handler

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from metarl import safe_path
 from metarl.errors import ConfigError, nearest
 
 if TYPE_CHECKING:  # pydantic would make `metarl --version` slow
@@ -116,12 +117,16 @@ def _allowed_class(package: Package, path: str, allow: Sequence[str]) -> type:
     if path not in allow:
         raise ConfigError(f"a class from outside metarl is only imported if the command line has --allow {path}")
     module_name, class_name = match.groups()
+    safe_path.look_here_too(module_name)
     try:
-        cls = getattr(importlib.import_module(module_name), class_name)
+        module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise ConfigError(f"cannot import {module_name} ({error}); is its folder on PYTHONPATH?") from error
-    except AttributeError as error:
-        raise ConfigError(f"module {module_name} has no class {class_name}") from error
+    if not hasattr(module, class_name):
+        raise ConfigError(
+            f"module {module_name} ({getattr(module, '__file__', None) or 'built in'}) has no class {class_name}"
+        )
+    cls = getattr(module, class_name)
     if not (inspect.isclass(cls) and _is_concrete(cls, package)):
         raise ConfigError(f"expected a concrete {_base_name(package)} with a config_class")
     return cls

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
 from metarl.spaces import SpaceSpec
 
@@ -77,7 +77,8 @@ class SamplerConfig(Frozen):
 
     executor: Literal["in_process", "processes"] = Field("processes", description="where rollout units run")
     workers: NonNegativeInt | Literal["auto"] = Field(
-        "auto", description="worker processes; auto = one per core, 0 = in_process"
+        "auto",
+        description="worker processes, at most one per unit of tasks; auto = one per usable core, 0 = in_process",
     )
     tasks_per_unit: PositiveInt | Literal["auto"] = Field(
         "auto",
@@ -144,10 +145,26 @@ class WandbConfig(Frozen):
     mode: Literal["auto", "online", "offline", "disabled"] = Field(
         "auto", description="auto = online with an API key, offline without one"
     )
-    project: str = Field("metarl", min_length=1, description="project")
-    entity: str | None = Field(None, description="user or team; null = the account's default")
-    group: str | None = Field(None, description="group; null = the config's name")
-    tags: list[str] = Field(default_factory=list, description="tags")
+    project: str = Field("metarl", description="project; where this is left as it is, WANDB_PROJECT counts")
+    entity: str | None = Field(None, description="user or team; null = WANDB_ENTITY, or the account's default")
+    group: str | None = Field(None, description="group; null = WANDB_RUN_GROUP, or the config's name")
+    tags: list[str] = Field(
+        default_factory=list, description="tags; [] = those of WANDB_TAGS, with commas between them"
+    )
+
+    @field_validator("project")
+    @classmethod
+    def _can_name_a_project(cls, name: str) -> str:
+        if not 1 <= len(name) <= 128 or set(name) & set("/\\#?%:"):
+            raise ValueError("expected 1 to 128 characters, none of / \\ # ? % :")
+        return name
+
+    @field_validator("tags")
+    @classmethod
+    def _can_be_tags(cls, tags: list[str]) -> list[str]:
+        if not all(1 <= len(tag) <= 64 for tag in tags):
+            raise ValueError("expected tags of 1 to 64 characters each")
+        return tags
 
 
 class RunConfig(Frozen):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import netrc
 import os
@@ -18,12 +19,21 @@ from pathlib import Path
 from typing import IO, Any, Literal
 from urllib.parse import urlsplit
 
+from pydantic import ValidationError
+
 from metarl.config.schema import WandbConfig
+from metarl.errors import ConfigError
 
 Mode = Literal["online", "offline", "disabled"]
 
 INIT_TIMEOUT_S = 12.0  # leaves time for the import and the way back offline within 15 s
 QUEUE_SIZE = 10_000  # iterations that may wait while wandb starts or the disk is slow
+VARIABLES = {  # key → wandb's own variable for it
+    "project": "WANDB_PROJECT",
+    "entity": "WANDB_ENTITY",
+    "group": "WANDB_RUN_GROUP",
+    "tags": "WANDB_TAGS",
+}
 PROCESS = Path(__file__).with_name("wandb_process.py")
 
 
@@ -31,7 +41,7 @@ class WandbSink:
     """One wandb run, fed in the background. Every method returns at once, except ``finish``, which is bounded.
 
     Whatever goes wrong costs one warning and the wandb record of the run, nothing else. ``mode="disabled"`` starts no
-    thread and no process. The run lies in ``<run>/wandb/``, named ``<config>-<timestamp>-s<seed>``.
+    thread and no process. The run lies in ``<run>/wandb/``, named by WANDB_NAME or ``<config>-<timestamp>-s<seed>``.
     """
 
     def __init__(
@@ -61,6 +71,7 @@ class WandbSink:
         self._process: subprocess.Popen[str] | None = None
         self._thread: threading.Thread | None = None
         self._run_id: str | None = None
+        self._folder = run.absolute()
         if self.mode == "disabled":
             return
         sweep = bool(os.environ.get("WANDB_SWEEP_ID"))  # the sweep's agent has chosen the id
@@ -71,10 +82,10 @@ class WandbSink:
                 "project": settings.project,
                 "entity": settings.entity,
                 "group": settings.group or name,
-                "name": f"{name}-{run.name}",
+                "name": os.environ.get("WANDB_NAME") or f"{name}-{run.name}",
                 "tags": list(settings.tags),
                 "config": dict(config),
-                "dir": str(run.absolute()),
+                "dir": str(self._folder),
             },
             "resume": {} if sweep else {"id": self._run_id, "resume": "allow"},
             "settings": {
@@ -136,6 +147,7 @@ class WandbSink:
                 text=True,
                 encoding="utf-8",
                 start_new_session=True,
+                env={**os.environ, **_missing_user(self._folder)},
             ) as process:
                 self._process = process
                 assert process.stdin is not None and process.stdout is not None
@@ -176,6 +188,29 @@ class WandbSink:
             self._warn(text)
 
 
+def from_environment(settings: WandbConfig) -> WandbConfig:
+    """The settings, with wandb's own environment variables where they are left at their defaults.
+
+    Raises:
+        ConfigError: a variable has a value that wandb does not take, and wandb is not disabled.
+    """
+    if resolve_mode(settings.mode) == "disabled":
+        return settings
+    default, problems = WandbConfig(), []
+    for key, variable in VARIABLES.items():
+        text = os.environ.get(variable)
+        if not text or getattr(settings, key) != getattr(default, key):
+            continue
+        value = [tag.strip() for tag in text.split(",") if tag.strip()] if key == "tags" else text
+        try:
+            settings = WandbConfig.model_validate({**settings.model_dump(), key: value})
+        except ValidationError as error:
+            problems.append(f"{variable} = {text!r}: {error.errors()[0]['msg'].removeprefix('Value error, ')}")
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return settings
+
+
 def new_run_id() -> str:
     """A random id in the form of wandb's own: 8 of a-z and 0-9."""
     return "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(8))
@@ -197,10 +232,24 @@ def has_credentials() -> bool:
     for file in (os.environ.get("NETRC"), "~/.netrc", "~/_netrc"):
         if file:
             with suppress(OSError, netrc.NetrcParseError):
-                if netrc.netrc(Path(file).expanduser()).authenticators(host):
+                if netrc.netrc(os.path.expanduser(file)).authenticators(host):
                     return True
     folder = os.environ.get("WANDB_CONFIG_DIR", "~/.config/wandb")
     with suppress(OSError, UnicodeDecodeError):
-        lines = (Path(folder).expanduser() / "settings").read_text(encoding="utf-8").splitlines()
+        lines = Path(os.path.expanduser(folder), "settings").read_text(encoding="utf-8").splitlines()
         return any(line.split("=")[0].strip() == "api_key" for line in lines)
     return False
+
+
+def _missing_user(folder: Path) -> dict[str, str]:
+    """Names for what wandb asks the system, where the system does not know: a home, for which ``folder`` will do, and a
+    user. So it is in containers that run under any user's number.
+    """
+    variables = {}
+    if os.path.expanduser("~") == "~":
+        variables["HOME"] = str(folder / "wandb")
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        variables["USER"] = str(os.getuid())
+    return variables

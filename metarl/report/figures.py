@@ -8,11 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from metarl import run_files
@@ -20,6 +15,16 @@ from metarl.report.curves import GRADIENT, Curves, method_of, read_curves, unit_
 from metarl.report.files import write_files
 from metarl.report.numbers import MILLION
 from metarl.report.palette import BLUE, GREY, LIGHT_GREY, VERMILION
+from metarl.surroundings import import_matplotlib
+
+import_matplotlib()
+
+from matplotlib import colormaps  # noqa: E402
+from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.axis import Axis  # noqa: E402
+from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.ticker import MaxNLocator  # noqa: E402
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -42,6 +47,11 @@ def tidy(axes: Axes) -> None:
     axes.grid(color=LIGHT_GREY, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def whole_numbers(axis: Axis) -> None:
+    """Ticks at whole numbers alone."""
+    axis.set_major_locator(MaxNLocator(integer=True))
 
 
 # The picture of a run
@@ -121,7 +131,7 @@ def _draw_adaptation(axes: Axes, evaluation: dict[str, Any] | None) -> None:
     label = f"95 % CI of the mean,\n{method_of(evaluation)}"
     axes.fill_between(steps, low, high, color=BLUE, alpha=0.25, linewidth=0, label=label)
     axes.plot(steps, evaluation["mean"], color=BLUE, linewidth=2.2, marker="o", markersize=5, label="mean over tasks")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    whole_numbers(axes.xaxis)
     _add_legend(axes)
 
 

@@ -12,6 +12,7 @@ from metarl.agent import Agent
 from metarl.config import lookup
 from metarl.config.schema import RunConfig
 from metarl.errors import ConfigError
+from metarl.monitor import wandb_sink
 from metarl.nn.policies import Policy
 from metarl.parallel import available_cores, one_torch_thread
 from metarl.run import memory
@@ -28,7 +29,10 @@ CPU_TASKS_PER_CHUNK = 4  # activations of 4 tasks × 2000 steps × 64 units fit 
 
 
 def resolve(config: RunConfig) -> RunConfig:
-    """Replace ``auto`` wherever it decides the bits of a result: device, learner threads and chunk size."""
+    """Replace ``auto`` wherever it decides the bits of a result: device, learner threads and chunk size.
+
+    wandb's environment variables come in as well: a resumed run goes on in the same project. Raises ConfigError.
+    """
     device = config.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -38,7 +42,9 @@ def resolve(config: RunConfig) -> RunConfig:
     if chunk == "auto":
         chunk = CPU_TASKS_PER_CHUNK if device == "cpu" else config.meta_batch_size
     learner = config.learner.model_copy(update={"threads": threads, "tasks_per_chunk": chunk})
-    return config.model_copy(update={"device": device, "learner": learner})
+    return config.model_copy(
+        update={"device": device, "learner": learner, "wandb": wandb_sink.from_environment(config.wandb)}
+    )
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,8 @@ def build(config: RunConfig) -> Iterator[Experiment]:
         _require_picklable(config.task.name, distribution)
         _require_picklable(config.agent.name, agent.policy())
         try:
-            with make_executor(config.sampler) as executor:
+            most = max(config.meta_batch_size, config.eval.num_tasks)
+            with make_executor(config.sampler, most) as executor:
                 sampler = Sampler(distribution, executor, tasks_per_unit=config.sampler.tasks_per_unit)
                 yield Experiment(config, distribution, agent, executor, sampler)
         finally:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import platform
 import socket
@@ -26,7 +27,9 @@ from metarl.config.schema import RunConfig
 from metarl.errors import CheckpointError, ConfigError, StorageError
 from metarl.parallel import available_cores
 from metarl.run import checkpoint, provenance
-from metarl.storage import replace_file
+from metarl.storage import NOT_SUPPORTED, replace_file
+
+log = logging.getLogger(__name__)
 
 
 def create(root: str, name: str, seed: int) -> Path:
@@ -38,7 +41,10 @@ def create(root: str, name: str, seed: int) -> Path:
     """
     if name in ("", ".", "..") or "/" in name or "\0" in name:
         raise ConfigError(f"expected a run name that can name a directory, got {name!r}")
-    parent = Path(root).expanduser() / name
+    try:
+        parent = Path(root).expanduser() / name
+    except RuntimeError as error:  # no HOME, and a user that the system does not know
+        raise StorageError(f"run_dir = {root}: {str(error).rstrip('.')}; write the folder without ~") from error
     stem = f"{time.strftime('%Y%m%d-%H%M%S')}-s{seed}"
     try:
         parent.mkdir(parents=True, exist_ok=True)
@@ -89,7 +95,8 @@ def lock(run: Path) -> Iterator[None]:
     """Be the only process that trains in a run.
 
     The kernel frees the lock when its process dies, however it dies, so a file left behind blocks nobody. On network
-    file systems this protects against other machines only where the mount passes ``flock`` on.
+    file systems this protects against other machines only where the mount passes ``flock`` on; without any locks there
+    is a warning.
 
     Raises:
         ConfigError: another process has it; names its pid and host.
@@ -111,7 +118,9 @@ def lock(run: Path) -> Iterator[None]:
                 f"{run} is in use by {_holder(path)}; wait for it, stop it, or start another run"
             ) from None
         except OSError as error:
-            raise StorageError(f"cannot lock {run}: {error}; choose a file system with locks") from error
+            if error.errno not in NOT_SUPPORTED:
+                raise StorageError(f"cannot lock {run}: {error}") from error
+            log.warning("%s has no lock (%s): see to it that no second process trains there", run, error.strerror)
         yield
 
 

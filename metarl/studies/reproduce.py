@@ -6,7 +6,6 @@ import json
 import shlex
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
-from metarl import run_files
+from metarl import run_files, safe_path
 from metarl.config import loading
 from metarl.config.schema import RunConfig
 from metarl.errors import ConfigError, Interrupted, MetarlError, StorageError
@@ -159,7 +158,7 @@ def run_jobs(jobs: Sequence[Job], out: Path) -> None:
             if job.state == "finished":
                 continue
             print(f"[{number}/{len(jobs)}] {job.cell}", flush=True)
-            code = relay.run([sys.executable, "-m", "metarl", *job.command(out)])
+            code = relay.run([*safe_path.command(), *job.command(out)])
             if relay.signum is not None:
                 print("stopped; the same command goes on", flush=True)
                 raise Interrupted(relay.signum)

@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from metarl.config.schema import TaskConfig
 from metarl.errors import EnvError, NumericError
 from metarl.spaces import Space, SpaceSpec
+from metarl.surroundings import import_without_graphics
 from metarl.tasks.vector_env import Bools, Floats, Task, VectorTaskEnv
 
 if TYPE_CHECKING:
@@ -85,18 +86,17 @@ class MujocoBatchEnv(VectorTaskEnv):
         reset_noise_scale: float,
         contact_forces: bool = False,
     ) -> None:
-        import mujoco  # here, so that configs can be validated without loading the physics engine
-
+        engine = import_without_graphics("mujoco")  # here: configs are validated without the physics engine
         super().__init__(num_lanes, spaces, config)
         self.model: mujoco.MjModel = _load(model_path)
         self.models: list[mujoco.MjModel] = [self.model] * num_lanes
-        self.data: mujoco.MjData = mujoco.MjData(self.model)
+        self.data: mujoco.MjData = engine.MjData(self.model)
         self._model_name = model_path.name
         _require_motors(self._model_name, self.model, spaces.action)
         self.frame_skip = frame_skip
         self.dt: float = self.model.opt.timestep * frame_skip
         self._reset_noise_scale = reset_noise_scale
-        self._mujoco = mujoco
+        self._mujoco = engine
         self._model_of_task: dict[str, mujoco.MjModel] = {}  # by the task's JSON, the least recently used first
         self._init_qpos: Floats = self.data.qpos.copy()
         self._init_qvel: Floats = self.data.qvel.copy()
@@ -120,7 +120,7 @@ class MujocoBatchEnv(VectorTaskEnv):
             for lane in range(num_lanes)
         ]
         self._warnings: NDArray[np.int32] = self.data.warning.number  # a live view, counts since a reset
-        kinds = mujoco.mjtWarning
+        kinds = engine.mjtWarning
         self._instabilities = [int(kind) for kind in (kinds.mjWARN_BADQPOS, kinds.mjWARN_BADQVEL, kinds.mjWARN_BADQACC)]
         self._dropped = [int(kind) for kind in (kinds.mjWARN_CONTACTFULL, kinds.mjWARN_CNSTRFULL)]
         self._watched = self._instabilities + self._dropped
@@ -304,10 +304,10 @@ class MujocoBatchEnv(VectorTaskEnv):
 
 def _load(path: Path) -> mujoco.MjModel:
     """The model of a file. Raises EnvError where MuJoCo cannot read it."""
-    import mujoco
-
+    engine = import_without_graphics("mujoco")
     try:
-        return mujoco.MjModel.from_xml_path(str(path))
+        model: mujoco.MjModel = engine.MjModel.from_xml_path(str(path))
+        return model
     except ValueError as error:
         raise EnvError(f"MuJoCo cannot read {path.name}: {' '.join(str(error).split())}") from error
 

@@ -12,14 +12,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 import metarl
 from metarl.config.schema import AgentConfig, RunConfig, TaskConfig, WandbConfig
-from metarl.errors import StorageError
+from metarl.errors import ConfigError, StorageError
 from metarl.monitor import console, wandb_sink
 from metarl.monitor.logger import Console, Logger, MetricsFile, WandbSink
 
@@ -105,6 +107,41 @@ def sink(run: Path, mode: str, warnings: list[str], **arguments: object) -> Wand
     run.mkdir(parents=True, exist_ok=True)
     settings = WandbConfig.model_validate({"mode": mode, "tags": ["t"]})
     return WandbSink(run, settings, name="config", config={"agent": {"lr": 0.1}}, warn=warnings.append, **arguments)
+
+
+class TestVariablesOfWandb:
+    NAMES: ClassVar = {"WANDB_PROJECT": "p", "WANDB_ENTITY": "e", "WANDB_RUN_GROUP": "g", "WANDB_TAGS": "a, b,"}
+
+    def test_they_count_where_a_key_is_left_at_its_default(self, monkeypatch):
+        for name, value in self.NAMES.items():
+            monkeypatch.setenv(name, value)
+        expected = WandbConfig(mode="offline", project="p", entity="e", group="g", tags=["a", "b"])
+        assert wandb_sink.from_environment(WandbConfig(mode="offline")) == expected
+        own = WandbConfig(project="own", entity="own", group="own", tags=["own"])
+        assert wandb_sink.from_environment(own) == own
+
+    def test_a_value_that_wandb_refuses_is_a_configuration_error(self, monkeypatch):
+        monkeypatch.setenv("WANDB_PROJECT", "a/b")
+        monkeypatch.setenv("WANDB_TAGS", "t" * 65)
+        with pytest.raises(ConfigError) as caught:
+            wandb_sink.from_environment(WandbConfig())
+        first, second = str(caught.value).splitlines()
+        assert first == r"WANDB_PROJECT = 'a/b': expected 1 to 128 characters, none of / \ # ? % :"
+        assert second.endswith("expected tags of 1 to 64 characters each")
+        assert wandb_sink.from_environment(WandbConfig(mode="disabled")) == WandbConfig(mode="disabled")
+
+    @pytest.mark.parametrize("wrong", [{"project": "a/b"}, {"project": ""}, {"tags": [""]}, {"tags": ["ok", "t" * 65]}])
+    def test_a_key_that_wandb_refuses_is_a_configuration_error(self, wrong):
+        with pytest.raises(ValidationError, match="expected"):
+            WandbConfig.model_validate(wrong)
+        WandbConfig.model_validate({"project": "p" * 128, "tags": ["t" * 64, "t"]})
+
+    def test_the_name_of_a_run(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("WANDB_NAME", "mine")
+        wandb = sink(tmp_path / "run", "offline", [])
+        wandb.finish()
+        (run,) = [record for record in records(tmp_path / "run", str(wandb.run_id)) if record["type"] == "run"]
+        assert "mine" in json.dumps(run)
 
 
 def records(run: Path, run_id: str) -> list[dict]:

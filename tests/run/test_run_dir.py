@@ -1,8 +1,11 @@
 """Run directories: made once, locked while in use, and one digest of what was trained."""
 
+import errno
+import fcntl
 import json
 import os
 import platform
+import pwd
 import re
 import signal
 import stat
@@ -133,6 +136,33 @@ def test_the_lock_is_free_again_after_an_error(tmp_path):
         raise OSError("training failed")
     with run_dir.lock(tmp_path), pytest.raises(ConfigError), run_dir.lock(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS])
+def test_where_the_file_system_has_no_locks_a_warning_says_what_that_means(tmp_path, monkeypatch, caplog, number):
+    def refuse(file, operation):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with run_dir.lock(tmp_path):
+        (record,) = caplog.records
+    assert "second process" in record.getMessage() and str(tmp_path) in record.getMessage()
+
+
+def test_a_lock_that_fails_otherwise_is_a_storage_error(tmp_path, monkeypatch):
+    def fail(file, operation):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    with pytest.raises(StorageError, match="cannot lock"), run_dir.lock(tmp_path):
+        pass
+
+
+def test_a_home_that_is_not_known_is_a_storage_error(tmp_path, monkeypatch):
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", lambda number: {}[number])
+    with pytest.raises(StorageError, match=r"run_dir = ~/runs: .*home directory.*; write the folder without ~"):
+        run_dir.create("~/runs", "name", 0)
 
 
 def test_a_run_that_is_not_there_cannot_be_locked(tmp_path):

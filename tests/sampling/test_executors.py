@@ -569,6 +569,24 @@ def test_a_script_without_a_main_guard_is_told_so(tmp_path: Path) -> None:
 # Configuration
 
 
+def test_a_script_on_standard_input_is_told_to_be_a_file() -> None:
+    script = """if __name__ == "__main__":
+        from metarl.sampling.executors.processes import Processes
+        Processes(1, timeout_s=60, retries=0, restarts=0)
+    """
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    done = subprocess.run([sys.executable, "-"], input=script, env=environment, capture_output=True, text=True)
+    assert "WorkerError: cannot start rollout workers" in done.stderr and "<stdin> is no file" in done.stderr
+    assert "guard" not in done.stderr and "__main__" not in done.stderr.rpartition("WorkerError")[2]
+
+
+@pytest.mark.parametrize(("tasks", "per_unit", "workers"), [(2, "auto", 2), (6, 3, 2), (7, 3, 3), (9, "auto", 3)])
+def test_no_more_workers_start_than_there_are_units(tasks: int, per_unit: int | str, workers: int) -> None:
+    config = SamplerConfig.model_validate({"workers": 3, "tasks_per_unit": per_unit})
+    with make_executor(config, tasks) as executor:
+        assert isinstance(executor, Processes) and len(executor.pids) == executor.workers == workers
+
+
 def test_make_executor_follows_the_configuration() -> None:
     assert isinstance(make_executor(SamplerConfig(executor="in_process")), InProcess)
     assert isinstance(make_executor(SamplerConfig(workers=0)), InProcess)

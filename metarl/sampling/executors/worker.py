@@ -14,20 +14,25 @@ import os
 import signal
 import socket
 import struct
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
-from multiprocessing import forkserver
+from multiprocessing import forkserver, util
 from multiprocessing.context import ForkServerProcess
 
 import torch
 
 from metarl.errors import WorkerError
 from metarl.sampling.executors.codec import Buffer, FaultError, answer
+from metarl.surroundings import SAFE_PATH, set_variables, variables
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 POLL_S = 0.2  # longest time that the parent waits for anything without looking around
 START_TIMEOUT_S = 120.0  # importing torch and the environments from a cold network disk takes that long
 END_TIMEOUT_S = 2.0  # for a worker to end in
+LONGEST_FOLDER = 70  # bytes: a socket's path has 107 at most, with what multiprocessing appends
+SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
 
 _LENGTH = struct.Struct("!Q")  # a message is its length, then its bytes
 
@@ -80,8 +85,11 @@ def _read(channel: socket.socket, size: int, on_stall: Callable[[], None] | None
     return data
 
 
-def serve(channel: socket.socket) -> None:
-    """The life of a worker process: say that it is up, then answer requests until the parent closes the socket."""
+def serve(channel: socket.socket, safe_path: str | None) -> None:
+    """The life of a worker process: say that it is up, then answer requests until the parent closes the socket.
+
+    ``safe_path`` is the parent's SAFE_PATH: programs that an environment starts find their modules as in the parent.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides what to do
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.setpgid(0, 0)  # processes that environments start are in this group, and end with it
@@ -89,6 +97,7 @@ def serve(channel: socket.socket) -> None:
     multiprocessing.current_process().daemon = False  # a daemon may start none
     os.register_at_fork(after_in_child=channel.close)  # else a forked one would hide the end of this process
     os.environ.update(ENVIRONMENT)
+    set_variables({SAFE_PATH: safe_path})
     torch.set_num_threads(1)
     with contextlib.suppress(EOFError, OSError):  # the parent has closed the socket, or is gone
         send(channel, b"")
@@ -115,9 +124,11 @@ class WorkerProcess:
     """The parent's side of one worker process. It owes at most one answer: that it has started, or to one unit."""
 
     def __init__(self) -> None:
+        _check_main_program()
         self.channel, theirs = socket.socketpair()
         self.channel.settimeout(POLL_S)
-        self.process = _context.Process(target=serve, args=(theirs,), name="metarl-worker", daemon=True)
+        arguments = (theirs, os.environ.get(SAFE_PATH))
+        self.process = _context.Process(target=serve, args=arguments, name="metarl-worker", daemon=True)
         try:
             _start(self.process)
         except (EOFError, OSError) as error:
@@ -212,16 +223,36 @@ def _start(process: ForkServerProcess) -> None:
 
 
 def _start_fork_server() -> None:
-    """Start the fork server, unless it runs: with one thread from its first import on, no GPU and deaf to Ctrl-C."""
-    saved = {name: os.environ.get(name) for name in ENVIRONMENT}
+    """Start the fork server, unless it runs: with one thread from its first import on, no GPU and deaf to Ctrl-C.
+
+    Nor does it run modules that lie in the working directory.
+    """
+    _choose_folder_of_sockets()
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    os.environ.update(ENVIRONMENT)
     try:
-        forkserver.ensure_running()
+        with variables({**ENVIRONMENT, SAFE_PATH: "1"}):
+            forkserver.ensure_running()
     finally:
-        for name, value in saved.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _choose_folder_of_sockets() -> None:
+    """Have multiprocessing make its sockets in another folder where the one for temporary files has too long a path."""
+    configured = tempfile.gettempdir()
+    if len(os.fsencode(configured)) > LONGEST_FOLDER:
+        tempfile.tempdir = next((folder for folder in SHORT_FOLDERS if os.access(folder, os.W_OK)), configured)
+        try:
+            util.get_temp_dir()  # is remembered
+        finally:
+            tempfile.tempdir = configured
+
+
+def _check_main_program() -> None:
+    """Raises WorkerError if the main program is no file: each worker would try to import it, and fail."""
+    main = sys.modules.get("__main__")
+    file = getattr(main, "__file__", None)
+    if file is not None and getattr(main, "__spec__", None) is None and not os.path.isfile(file):
+        raise WorkerError(
+            f"cannot start rollout workers: each of them imports the main program, and {file} is no file that it can "
+            "read; write the program into a file and run that, or sample in this process with sampler.workers=0"
+        )

@@ -7,18 +7,20 @@ import io
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from metarl.report.curves import GRADIENT, unit_of
-from metarl.report.figures import new_figure, png, tidy
+from metarl.report.figures import new_figure, png, tidy, whole_numbers
 from metarl.report.files import write_files
 from metarl.report.markdown import WITHOUT_MEANING, Summary, made, missing, settings, table
 from metarl.report.numbers import MILLION, count, duration, number
 from metarl.report.palette import GREY
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 GRID_POINTS = 60
 
@@ -216,7 +218,7 @@ def picture(summary: Summary, task: str) -> bytes:
     memory = ", ".join(_in_episodes(methods))
     by = f"{GRADIENT} ({memory}: episodes)" if memory else GRADIENT
     right.set(title="Adaptation: IQM and 95 % CI, as in the table", xlabel=by)
-    right.xaxis.set_major_locator(MaxNLocator(integer=True))
+    whole_numbers(right.xaxis)
     for axes in (left, right):
         axes.set_ylabel("return per episode")
         tidy(axes)

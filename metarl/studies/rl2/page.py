@@ -7,15 +7,18 @@ import io
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
 
 from metarl.report.figures import new_figure, png, tidy
 from metarl.report.files import write_files
 from metarl.report.markdown import WITHOUT_MEANING, Summary, made, missing, settings, table
 from metarl.report.numbers import count, duration, number
 from metarl.report.palette import BLUE, GREY
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 ACROSS = 3  # pictures side by side
 
