@@ -40,7 +40,7 @@ LONG_FILE, LONG_FUNCTION = 400, 60  # lines at which a reader would be glad of a
 
 # The order of the layers: what each folder of the core may import beside itself. See docs/architecture.md.
 VOCABULARY = {
-    *("errors", "parallel", "run_files", "seeding", "spaces", "statistics", "storage", "types", "version"),
+    *("errors", "faults", "parallel", "run_files", "seeding", "spaces", "statistics", "storage", "types", "version"),
 }
 BASE = {"vocabulary", "config"}
 LAYERS = {

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 
 import torch
@@ -54,8 +55,9 @@ def build(config: RunConfig) -> Iterator[Experiment]:
     Meanwhile torch has one thread: rollouts and chunks of tasks are what runs in parallel, not tensor operations.
     """
     with one_torch_thread():
-        distribution: TaskDistribution = lookup.task_distribution(config.task.name, _validated(config))(config.task)
-        agent = make_agent(config, distribution)
+        with redirect_stdout(sys.stderr):  # standard output is for results, not for what environments print
+            distribution: TaskDistribution = lookup.task_distribution(config.task.name, _validated(config))(config.task)
+            agent = make_agent(config, distribution)
         try:
             with make_executor(config.sampler) as executor:
                 sampler = Sampler(distribution, executor, tasks_per_unit=config.sampler.tasks_per_unit)

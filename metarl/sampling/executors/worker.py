@@ -15,9 +15,10 @@ import signal
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
+from types import FrameType
 
 import torch
 
@@ -28,6 +29,8 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THR
 POLL_S = 0.2  # longest time that the parent waits for anything without looking around
 START_TIMEOUT_S = 120.0  # importing torch and the environments from a cold network disk takes that long
 END_TIMEOUT_S = 2.0  # for a worker to end in
+# Ctrl-C, the end of a terminal, a scheduler's warning: they reach all processes, and the parent decides what to do.
+TO_THE_GROUP = {signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
 
 _LENGTH = struct.Struct("!Q")  # a message is its length, then its bytes
 
@@ -82,15 +85,28 @@ def _read(channel: socket.socket, size: int, on_stall: Callable[[], None] | None
 
 def serve(channel: socket.socket) -> None:
     """The life of a worker process: say that it is up, then answer requests until the parent closes the socket."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides what to do
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in TO_THE_GROUP:
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end)
     _die_with_parent()
+    os.dup2(2, 1)  # standard output is for the parent's results, not for what environments print
     os.environ.update(ENVIRONMENT)
     torch.set_num_threads(1)
-    with contextlib.suppress(EOFError, OSError):  # the parent has closed the socket, or is gone
-        send(channel, b"")
-        while True:
-            send(channel, answer(receive(channel)))
+    try:
+        with contextlib.suppress(EOFError, OSError, EndedError):  # the parent has closed the socket, or is gone
+            send(channel, b"")
+            while True:
+                send(channel, answer(receive(channel)))
+    finally:  # what has been opened is closed on the way out, by finalizers of multiprocessing; within END_TIMEOUT_S
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+class EndedError(BaseException):
+    """SIGTERM in a worker: no exception of a unit's, it ends the process from wherever it is."""
+
+
+def _end(signum: int, frame: FrameType | None) -> None:
+    raise EndedError
 
 
 def _die_with_parent() -> None:
@@ -148,6 +164,11 @@ class WorkerProcess:
         with self._watched(poll) as on_stall:
             return receive(self.channel, on_stall)
 
+    @property
+    def waited(self) -> float:
+        """Seconds since it got what it is busy with."""
+        return time.monotonic() - (self._deadline - self._limit_s)
+
     def rest(self) -> None:
         """The answer has been dealt with."""
         self.unit = None
@@ -183,6 +204,12 @@ class WorkerProcess:
         hint = "; out of memory?" if code == -signal.SIGKILL else ""
         return f"worker {self.pid} was ended by signal {-code} ({signal.strsignal(-code)}{hint})"
 
+    def ask_to_end(self) -> None:
+        """An idle process ends when its socket is closed, a busy one leaves its unit; both close what they opened."""
+        self.channel.close()
+        if self.busy and self.process.is_alive():
+            self.process.terminate()
+
     def kill(self) -> None:
         """End the process and give back what it had here."""
         self.channel.close()
@@ -192,6 +219,16 @@ class WorkerProcess:
         self.process_exit = self.process.exitcode
         with contextlib.suppress(ValueError):  # not even SIGKILL ends a process that waits for a dead disk
             self.process.close()  # closes the sentinel pipe too: see _die_with_parent
+
+
+def end(workers: Sequence[WorkerProcess], within_s: float = END_TIMEOUT_S) -> None:
+    """Ask workers to end, together; make those that have not done so in time."""
+    for worker in workers:
+        worker.ask_to_end()
+    deadline = time.monotonic() + within_s
+    for worker in workers:
+        worker.process.join(max(0.0, deadline - time.monotonic()))
+        worker.kill()
 
 
 def _start(process: ForkServerProcess) -> None:
@@ -207,9 +244,10 @@ def _start(process: ForkServerProcess) -> None:
 
 
 def _start_fork_server() -> None:
-    """Start the fork server, unless it runs: with one thread from its first import on, no GPU and deaf to Ctrl-C."""
+    """Start the fork server, unless it runs: with one thread from its first import on, no GPU and deaf to
+    what is meant for this process alone."""
     saved = {name: os.environ.get(name) for name in ENVIRONMENT}
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, TO_THE_GROUP)
     os.environ.update(ENVIRONMENT)
     try:
         forkserver.ensure_running()
