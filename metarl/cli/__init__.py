@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,6 +17,7 @@ from metarl import studies
 from metarl.cli import commands
 from metarl.cli.tables import write
 from metarl.errors import ConfigError, MetarlError, nearest
+from metarl.faults import UNEXPECTED, explained
 from metarl.version import __version__
 
 DESCRIPTION = "metarl: meta-train robot policies that adapt within a few episodes, and measure that adaptation."
@@ -26,8 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, or that of the error (2 for a command line that cannot be run)."""
     try:
         options = _parse(list(sys.argv[1:] if argv is None else argv))
-        handler: Callable[[argparse.Namespace], str] = options.handler
-        write(handler(options))
+        write(_run(options))
     except MetarlError as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
@@ -36,6 +37,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("error: interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _run(options: argparse.Namespace) -> str:
+    """What a command prints. Code of the user's may raise anything in it; a traceback comes before the error then."""
+    handler: Callable[[argparse.Namespace], str] = options.handler
+    try:
+        return handler(options)
+    except MetarlError:
+        raise
+    except UNEXPECTED as error:
+        traceback.print_exception(error)
+        raise explained(error) from error
 
 
 class _Parser(argparse.ArgumentParser):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 
@@ -14,19 +15,25 @@ def curve_table(result: dict[str, Any]) -> str:
     from rich.table import Table
 
     columns = [result["unit"], "mean return", "95 % low", "95 % high"]
-    success = result.get("success")
+    success, diverged = result.get("success"), result.get("diverged", [])
     table = Table(*columns, *(["success", "95 % low", "95 % high"] if success else []), title="held-out tasks")
+    if any(diverged):
+        table.add_column("diverged")
     for step in result["steps"]:
-        cells = [f"{result[name][step]:.1f}" for name in ("mean", "low", "high")]
+        cells = [_number(result[name][step]) for name in ("mean", "low", "high")]
         cells += [f"{success[name][step]:.2f}" for name in ("mean", "low", "high")] if success else []
-        table.add_row(str(step), *cells)
+        table.add_row(str(step), *cells, *([str(diverged[step])] if any(diverged) else []))
     for name, what in (("trial", "whole trial"), ("restored", "memory restored")):
         if name in result:
-            table.add_row(what, *(f"{result[name][bound]:.1f}" for bound in ("mean", "low", "high")))
+            table.add_row(what, *(_number(result[name][bound]) for bound in ("mean", "low", "high")))
     console = Console(width=80)
     with console.capture() as capture:
         console.print(table)
     return capture.get().rstrip()
+
+
+def _number(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.1f}"
 
 
 def task_cells(row: dict[str, Any]) -> list[str]:
@@ -58,6 +65,24 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     with console.capture() as capture:
         console.print(table)
     return capture.get().rstrip()
+
+
+@contextmanager
+def results_only() -> Iterator[None]:
+    """Standard output is for results: what an environment prints in this context goes to standard error, also from
+    code that is not Python's."""
+    if sys.stdout is None:  # started without one
+        yield
+        return
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def write(text: str) -> None:

@@ -58,10 +58,10 @@ class Logger:
         """Log an adaptation curve (``steps``, ``mean``, ``low``, ``high``) at a position of iteration and env_steps.
 
         It goes to wandb as ``eval/return/<step>`` with its interval, ``eval/success/<step>`` likewise where the summary
-        has ``success``, ``eval/trial`` and ``eval/restored`` where an agent has a memory, and to the console, of long
-        curves a few points; ``evaluations.jsonl`` has all.
+        has ``success``, ``eval/trial`` and ``eval/restored`` where an agent has a memory, ``eval/diverged/<step>``; and
+        to the console, of long curves a few points. ``evaluations.jsonl`` has all.
         """
-        values: dict[str, float | int] = dict(position)
+        values: dict[str, float | int | None] = dict(position)
         words = []
         for quantity, curve in {"return": summary, "success": summary.get("success")}.items():
             if curve is None:
@@ -71,20 +71,23 @@ class Logger:
                 values[f"eval/{quantity}/{step}"] = mean
                 values |= {f"eval/{quantity}_low/{step}": low, f"eval/{quantity}_high/{step}": high}
             shown = points[:: max(1, len(points) // MAX_POINTS_SHOWN)]
-            words.append(
-                f"{quantity} " + " → ".join(f"{mean:.4g} [{low:.4g}, {high:.4g}]" for _, mean, low, high in shown)
-            )
+            words.append(f"{quantity} " + " → ".join(_interval(*numbers) for _, *numbers in shown))
         for name in ("trial", "restored", "restored_success"):
             if name in summary:
                 mean, low, high = (summary[name][bound] for bound in ("mean", "low", "high"))
                 values |= {f"eval/{name}": mean, f"eval/{name}_low": low, f"eval/{name}_high": high}
-                words.append(f"{name.replace('_', ' ')} {mean:.4g} [{low:.4g}, {high:.4g}]")
+                words.append(f"{name.replace('_', ' ')} {_interval(mean, low, high)}")
         if "restored_official_success" in summary:
             values["eval/restored_official_success"] = summary["restored_official_success"]
             words.append(f"by the benchmark's own count {summary['restored_official_success']:.4g}")
         for step, count in zip(summary["steps"], summary.get("official_success", ()), strict=False):
             values[f"eval/official_success/{step}"] = count
-        self.wandb.log(_numbers(values))
+        for step, count in zip(summary["steps"], summary.get("diverged", ()), strict=False):
+            values[f"eval/diverged/{step}"] = count
+        diverged = sum(summary.get("diverged", ())) + summary.get("restored_diverged", 0)
+        if diverged:
+            words.append(f"{diverged} episodes diverged and are in no mean")
+        self.wandb.log(_numbers({name: value for name, value in values.items() if value is not None}))
         self.message(f"evaluation at iteration {position['iteration']}: {', '.join(words)}")
 
     def message(self, text: str) -> None:
@@ -96,6 +99,11 @@ class Logger:
         self.console.close()
         self.metrics.close()
         self.wandb.finish()
+
+
+def _interval(mean: float | None, low: float | None, high: float | None) -> str:
+    """A mean and its interval in words."""
+    return "unknown" if mean is None else f"{mean:.4g} [{low:.4g}, {high:.4g}]"
 
 
 def _numbers(metrics: Mapping[str, float | int]) -> dict[str, float | int]:

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
 from metarl import run_files
 from metarl.report.curves import GRADIENT, Curves, read_curves, unit_of
@@ -83,15 +85,11 @@ def _draw_learning(axes: Axes, curves: Curves) -> None:
 
 def _draw_evaluations(axes: Axes, evaluations: Sequence[dict[str, Any]], point: int, color: str, marker: str) -> None:
     shown = [line for line in evaluations if point < len(line["steps"])]
-    mean = [line["mean"][point] for line in shown]
-    error = [
-        [line["mean"][point] - line["low"][point] for line in shown],
-        [line["high"][point] - line["mean"][point] for line in shown],
-    ]
+    mean, low, high = (_floats([line[name][point] for line in shown]) for name in ("mean", "low", "high"))
     axes.errorbar(
         _millions([line["env_steps"] for line in shown]),
         mean,
-        yerr=error,
+        yerr=[mean - low, high - mean],
         fmt=marker,
         markersize=4.5,
         markeredgecolor="white",
@@ -116,15 +114,19 @@ def _draw_adaptation(axes: Axes, evaluation: dict[str, Any] | None) -> None:
         axes.set(xticks=[], yticks=[])
         return
     steps, tasks = evaluation["steps"], list(zip(*evaluation["returns"], strict=True))
+    mean, low, high = (_floats(evaluation[name]) for name in ("mean", "low", "high"))
     for index, task in enumerate(tasks):
         label = f"each of {len(tasks)} tasks" if index == 0 else None
-        axes.plot(steps, task, color=GREY, linewidth=0.7, alpha=0.3, label=label)
-    axes.fill_between(
-        steps, evaluation["low"], evaluation["high"], color=BLUE, alpha=0.25, linewidth=0, label="95 % CI of the mean"
-    )
-    axes.plot(steps, evaluation["mean"], color=BLUE, linewidth=2.2, marker="o", markersize=5, label="mean over tasks")
+        axes.plot(steps, _floats(task), color=GREY, linewidth=0.7, alpha=0.3, label=label)
+    axes.fill_between(steps, low, high, color=BLUE, alpha=0.25, linewidth=0, label="95 % CI of the mean")
+    axes.plot(steps, mean, color=BLUE, linewidth=2.2, marker="o", markersize=5, label="mean over tasks")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _add_legend(axes)
+
+
+def _floats(values: Sequence[float | None]) -> NDArray[np.float64]:
+    """Recorded numbers, with gaps as NaN."""
+    return np.array(values, dtype=np.float64)
 
 
 def _add_legend(axes: Axes) -> None:

@@ -24,7 +24,9 @@ from metarl.types import Trajectory
 class MemoryScores:
     """What else there is to say of an agent with a memory."""
 
-    trial: NDArray[np.float64]  # [tasks, trials] return of as many episodes as a trial has in training
+    trial: NDArray[
+        np.float64
+    ]  # [tasks, trials] return of as many episodes as a trial has in training; NaN if one diverged
     restored: NDArray[np.float64]  # [tasks, episodes] each started with the memory that such a trial leaves
     restored_success: NDArray[np.float64] | None = None  # [tasks, episodes] at any step
     restored_official_success: float | None = None  # see TaskDistribution.official_success
@@ -35,13 +37,12 @@ class MemoryScores:
         Where there is one, the benchmark's own count is ``restored_official_success``, a plain number.
         """
         scores = {"trial": self.trial, "restored": self.restored, "restored_success": self.restored_success}
-        found = {name: values.mean(axis=1) for name, values in scores.items() if values is not None}
+        found = {name: _over_episodes(values) for name, values in scores.items() if values is not None}
         summary: dict[str, Any] = {
-            name: dict(
-                zip(("mean", "low", "high"), (float(values.mean()), *bootstrap_ci(values, rng=rng)), strict=True)
-            )
+            name: dict(zip(("mean", "low", "high"), _over_tasks(values, rng), strict=True))
             for name, values in found.items()
         }
+        summary["restored_diverged"] = int(np.isnan(self.restored).sum())
         if self.restored_official_success is not None:
             summary["restored_official_success"] = self.restored_official_success
         return summary
@@ -55,15 +56,15 @@ class AdaptationCurve:
     it is an episode: point k is the return of a trial's episode k, after k others.
     """
 
-    returns: NDArray[np.float64]  # [points, tasks, episodes], undiscounted
+    returns: NDArray[np.float64]  # [points, tasks, episodes], undiscounted; NaN where the simulation diverged
     success: NDArray[np.float64] | None = None  # [3, points, tasks, episodes]: the fields of EpisodeSuccess
     memory: MemoryScores | None = None
     official_success: list[float] | None = None  # [points], see TaskDistribution.official_success; not with a memory
 
     @property
     def by_task(self) -> NDArray[np.float64]:
-        """Mean over episodes, [points, tasks]."""
-        return np.asarray(self.returns.mean(axis=2))
+        """Mean over episodes, [points, tasks]; NaN where all of a task's diverged."""
+        return _over_episodes(self.returns)
 
     def summary(self, seed: int) -> dict[str, Any]:
         """Mean over tasks with a 95 % bootstrap interval at every point, as plain JSON data; ``steps`` are in ``unit``.
@@ -72,11 +73,16 @@ class AdaptationCurve:
         ``success_final`` of those with success at the last step, and ``first_success_step`` the mean number of steps
         until the first success over the episodes that have one, None where none has. ``official_success`` is the
         benchmark's own count, where it has another one.
+
+        ``diverged`` counts the episodes of every point in which the simulation diverged, ``restored_diverged`` those of
+        the restored memory. They are in no mean; a task without another episode is in no mean over tasks, and None
+        stands where nothing is left. They succeed if they had until then.
         """
         rng = generator(seed, Domain.BOOTSTRAP)
         unit = "adaptation steps" if self.memory is None else "episodes before"
         result = {"unit": unit, "steps": list(range(len(self.returns))), **_mean_and_interval(self.by_task, rng)}
-        result["returns"] = self.by_task.tolist()
+        result["returns"] = [[_known(value) for value in values] for values in self.by_task]
+        result["diverged"] = np.isnan(self.returns).sum(axis=(1, 2)).tolist()
         if self.memory is not None:
             result |= self.memory.summary(rng)
         if self.official_success is not None:
@@ -92,13 +98,38 @@ class AdaptationCurve:
 
 
 def _mean_and_interval(by_task: NDArray[np.float64], rng: np.random.Generator) -> dict[str, Any]:
-    """Means of [points, tasks] over tasks with their 95 % bootstrap intervals."""
-    intervals = [bootstrap_ci(values, rng=rng) for values in by_task]
+    """Means of [points, tasks] over tasks with their 95 % bootstrap intervals; see :func:`_over_tasks`."""
+    intervals = [_over_tasks(values, rng)[1:] for values in by_task]
+    sound = not np.isnan(by_task).any()
     return {
-        "mean": [float(value) for value in by_task.mean(axis=1)],
+        "mean": by_task.mean(axis=1).tolist() if sound else [_over_tasks(values, rng)[0] for values in by_task],
         "low": [low for low, _ in intervals],
         "high": [high for _, high in intervals],
     }
+
+
+def _over_episodes(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Means over the last axis, of the episodes that have not diverged; NaN without one."""
+    diverged = np.isnan(values)
+    if not diverged.any():
+        return np.asarray(values.mean(axis=-1))
+    sums, counts = np.where(diverged, 0.0, values).sum(axis=-1), (~diverged).sum(axis=-1)
+    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+
+
+def _over_tasks(
+    values: NDArray[np.float64], rng: np.random.Generator
+) -> tuple[float | None, float | None, float | None]:
+    """Mean and 95 % bootstrap interval over the tasks that have a value; None without one."""
+    sound = values[~np.isnan(values)]
+    if not sound.size:
+        return None, None, None
+    return float(sound.mean()), *bootstrap_ci(sound, rng=rng)
+
+
+def _known(value: float) -> float | None:
+    """A number as JSON has it."""
+    return None if np.isnan(value) else float(value)
 
 
 class Evaluator:
@@ -142,7 +173,7 @@ class Evaluator:
             deterministic=mode,
             start=state.repeat(scored),
         )
-        returns = running.episode_returns().numpy()  # [tasks, trials, episodes]
+        returns = running.sound_returns().numpy()  # [tasks, trials, episodes]
         succeeded, kept = running.episode_success(), restored.episode_success()
         official = self.sampler.distribution.official_success
         return AdaptationCurve(
@@ -150,7 +181,7 @@ class Evaluator:
             None if succeeded is None else np.stack([np.moveaxis(field.numpy(), 2, 0) for field in succeeded]),
             MemoryScores(
                 returns[:, :, :n].sum(axis=2),
-                restored.episode_returns().flatten(1).numpy(),
+                restored.sound_returns().flatten(1).numpy(),
                 None if kept is None else kept.any.flatten(1).double().numpy(),
                 None if kept is None else official(self.tasks, kept.first_step.flatten(1).numpy()),
             ),
@@ -175,7 +206,7 @@ class Evaluator:
                 lanes=config.score_episodes,
                 deterministic=config.deterministic,
             )
-            returns.append(scored.episode_returns().squeeze(-1).numpy())
+            returns.append(scored.sound_returns().squeeze(-1).numpy())
             succeeded = scored.episode_success()
             if succeeded is not None:
                 success.append(np.stack([field.squeeze(-1).numpy() for field in succeeded]))

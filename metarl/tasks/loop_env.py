@@ -12,8 +12,10 @@ from gymnasium.spaces import Box, Discrete
 from numpy.typing import NDArray
 
 from metarl.config.schema import TaskConfig
-from metarl.errors import ConfigError, MetarlError
+from metarl.errors import ConfigError, MetarlError, NumericError
 from metarl.spaces import Space, SpaceSpec
+from metarl.tasks.closing import close_quietly
+from metarl.tasks.instability import Instabilities, instabilities
 from metarl.tasks.vector_env import Bools, Floats, Task, VectorTaskEnv
 
 Env = gymnasium.Env[Any, Any]
@@ -29,7 +31,8 @@ class LoopEnv(VectorTaskEnv):
     * Every reset is seeded with a number from the lane's generator. An environment must keep nothing from one episode
       to the next but its task, or results depend on which worker ran which lane.
     * Where the environment truncates an episode itself, so does the lane; the horizon truncates what goes on.
-    * A step whose observation or reward is not finite counts as divergence: the lane keeps its last good observation.
+    * A step whose observation or reward is not finite, or in which MuJoCo gave up on the simulation, counts as
+      divergence: the lane keeps its last good observation.
     * ``info["success"]`` is the environment's own ``success`` or ``is_success``, if ``reports_success``.
 
     Args:
@@ -70,7 +73,7 @@ class LoopEnv(VectorTaskEnv):
         for lane, env in enumerate(self._envs):
             self._envs[lane] = None
             if env is not None:
-                env.close()
+                close_quietly(env)
 
     def _assign(self, tasks: Sequence[Task]) -> None:
         if self.reveal:
@@ -94,7 +97,7 @@ class LoopEnv(VectorTaskEnv):
         spaces = (env.observation_space, env.action_space)
         if all(new is old for new, old in zip(spaces, self._checked[lane], strict=True)):
             return
-        own, revealed = space_spec(env), self._vectors.shape[1]
+        own, revealed = spaces_of(env), self._vectors.shape[1]
         if own.action != self.spaces.action or own.observation.size + revealed != self.spaces.observation.size:
             raise ConfigError(
                 f"expected {self.spaces.observation.size} observations, {revealed} of them the task, and actions "
@@ -107,7 +110,12 @@ class LoopEnv(VectorTaskEnv):
             env = self._envs[lane]
             assert env is not None
             try:
-                obs, _ = env.reset(seed=int(rng.integers(2**31)))
+                with instabilities() as unstable:
+                    obs, _ = env.reset(seed=int(rng.integers(2**31)))
+                if unstable.any_new():
+                    raise NumericError(
+                        f"{env}: the simulation is unstable in its reset, in task {dict(self._tasks[lane])}"
+                    )
                 self._obs[lane] = flat(env.observation_space, obs)
             except Exception as error:
                 raise self._failure(lane, "reset", error) from error
@@ -115,6 +123,10 @@ class LoopEnv(VectorTaskEnv):
                 self._success[lane] = False
 
     def _advance(self, controls: NDArray[Any], live: Bools) -> tuple[Floats, Bools]:
+        with instabilities() as unstable:
+            return self._step_lanes(controls, live, unstable)
+
+    def _step_lanes(self, controls: NDArray[Any], live: Bools, unstable: Instabilities) -> tuple[Floats, Bools]:
         obs = self._obs.copy()
         reward, terminated = np.zeros(self.num_envs), np.zeros(self.num_envs, dtype=np.bool_)
         for lane in np.flatnonzero(live).tolist():
@@ -126,10 +138,11 @@ class LoopEnv(VectorTaskEnv):
                 reward[lane], terminated[lane], truncated = result[1:4]
             except Exception as error:
                 raise self._failure(lane, f"step {self._elapsed[lane] + 1} of its episode", error) from error
+            self._diverged[lane] = unstable.any_new()
             self._truncated[lane] |= bool(truncated)
             if self._success is not None:
                 self._success[lane] = _success(result[4])
-        good = np.isfinite(obs).all(axis=1) & np.isfinite(reward)
+        good = np.isfinite(obs).all(axis=1) & np.isfinite(reward) & ~self._diverged
         self._diverged |= live & ~good
         self._obs = np.where(good[:, np.newaxis], obs, self._obs)
         return reward, terminated
@@ -143,6 +156,8 @@ class LoopEnv(VectorTaskEnv):
     def _failure(self, lane: int, when: str, error: Exception) -> Exception:
         """What to raise for an environment's own exception; the environment is not used again."""
         env, self._envs[lane] = self._envs[lane], None
+        if env is not None:
+            close_quietly(env)
         if isinstance(error, MetarlError):
             return error
         return RuntimeError(
@@ -152,6 +167,14 @@ class LoopEnv(VectorTaskEnv):
 
 
 def space_spec(env: Env, task_size: int = 0) -> SpaceSpec:
+    """:func:`spaces_of` an environment that was made to be asked for them: it is closed afterwards."""
+    try:
+        return spaces_of(env, task_size)
+    finally:
+        close_quietly(env)
+
+
+def spaces_of(env: Env, task_size: int = 0) -> SpaceSpec:
     """The spaces of an environment as a policy sees them, with ``task_size`` numbers appended for ``reveal``.
 
     Raises:
