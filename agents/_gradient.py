@@ -195,7 +195,7 @@ class GradientAgent(Agent):
     ) -> Metrics:
         """What all agents that learn log: of their tasks' gradients [N, Q], the inner steps, and every phase."""
         adaptation = {f"adapt/{name}": value for name, value in diagnostics.items() if name != "entropy"}
-        returns = [float(batch.episode_returns().mean()) for batch in batches]
+        returns = [batch.mean_return() for batch in batches]
         explained = (float(e.explained_variance.nanmean()) for e in estimates)  # undefined where all returns are equal
         return {
             "loss/meta_gradient_norm": float(gradients.mean(0).norm()),

@@ -325,5 +325,6 @@ def initial_state(policy: MemoryPolicy, inputs: Tensor) -> State:
 
 def _first_and_last_episode(batch: Trajectory) -> Metrics:
     """Mean returns at both ends of the trials: what remembering brings."""
-    means = batch.episode_returns().mean((0, 1))
+    diverged = bool(batch.diverged.any())
+    means = batch.sound_returns().nanmean((0, 1)) if diverged else batch.episode_returns().mean((0, 1))
     return {"train/first_episode_return": float(means[0]), "train/last_episode_return": float(means[-1])}

@@ -20,6 +20,7 @@ from metarl.errors import ConfigError, nearest
 from metarl.spaces import Space, SpaceSpec
 from metarl.surroundings import import_without_graphics
 from metarl.tasks import Bools, Floats, Split, Task, TaskDistribution, VectorTaskEnv
+from metarl.tasks.instability import instabilities
 
 from ._meta_world_tasks import (
     GOALS_PER_CLASS,
@@ -217,7 +218,8 @@ class MetaWorldEnv(VectorTaskEnv):
 
     def _reset_lanes(self, lanes: NDArray[np.int64], rngs: Sequence[np.random.Generator]) -> None:
         for lane in lanes.tolist():
-            simulator, start = self._simulators[lane], self._start(lane)
+            with instabilities():  # the simulator finds them by MuJoCo's counters, and raises
+                simulator, start = self._simulators[lane], self._start(lane)
             simulator.begin(self._lanes[lane], start)
             self._target[lane], self._mocap_pos[lane] = start.target, start.mocap_pos
             self._mocap_low[lane], self._mocap_high[lane] = simulator.mocap_low, simulator.mocap_high
@@ -228,14 +230,15 @@ class MetaWorldEnv(VectorTaskEnv):
         actions = controls.astype(np.float32)
         mocap_pos = self._moved(self._mocap_pos, actions)
         assert self._success is not None
-        for lane in self._order[live[self._order]].tolist():
-            stepped = self._simulators[lane].step(self._lanes[lane], mocap_pos[lane], actions[lane])
-            if stepped is None:
-                self._diverged[lane] = True
-                self._success[lane] = False
-            else:
-                self._reward[lane] = stepped[0]
-                self._success[lane] = stepped[1]["success"] == 1.0
+        with instabilities():  # which the simulator finds by MuJoCo's counters
+            for lane in self._order[live[self._order]].tolist():
+                stepped = self._simulators[lane].step(self._lanes[lane], mocap_pos[lane], actions[lane])
+                if stepped is None:
+                    self._diverged[lane] = True
+                    self._success[lane] = False
+                else:
+                    self._reward[lane] = stepped[0]
+                    self._success[lane] = stepped[1]["success"] == 1.0
         self._mocap_pos = mocap_pos
         return self._reward, np.zeros(self.num_envs, dtype=np.bool_)
 

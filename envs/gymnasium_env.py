@@ -7,6 +7,7 @@ import itertools
 import math
 import numbers
 from collections.abc import Mapping
+from contextlib import closing
 from typing import Annotated, Any
 
 import gymnasium
@@ -15,10 +16,12 @@ from gymnasium.envs.registration import load_env_creator
 from pydantic import Field, JsonValue, field_validator, model_validator
 
 from metarl.config.schema import Frozen, TaskConfig
-from metarl.errors import ConfigError, nearest
+from metarl.errors import ConfigError, MetarlError, nearest
+from metarl.faults import UNEXPECTED
 from metarl.surroundings import import_without_graphics
 from metarl.tasks import Floats, Split, Task, TaskDistribution, VectorTaskEnv, balanced_sample
-from metarl.tasks.loop_env import Env, LoopEnv, reports_success, space_spec
+from metarl.tasks.closing import close_quietly
+from metarl.tasks.loop_env import Env, LoopEnv, reports_success, spaces_of
 
 from ._gymnasium_wrappers import MODULE_AND_ID, registered_id, wrapped
 
@@ -199,26 +202,22 @@ class GymnasiumEnvDistribution(TaskDistribution):
         super().__init__(config)
         tasks = self._extreme_tasks()
         try:
-            env = ParametrisedEnv(config)
-            env.set_task(tasks[0])
-            self.spaces = space_spec(env, len(self._task_vector(tasks[0])) if config.reveal else 0)
-            self._reports_success = reports_success(env)
-            for task in tasks:
-                env.set_task(task)
-                env.reset(seed=0)
-                env.check_assignments()
-            vector = self.make_vector(1)
-            for task in tasks:
-                vector.set_tasks([task])
-                start = vector.reset(seed=[0])[0]
-                if not np.isfinite(start).all():
-                    raise ConfigError(f"expected finite observations, got {start[0]} at reset in task {dict(task)}")
-                vector.step(np.zeros_like(vector.action_space.sample()))
-            env.close()
-            vector.close()
-        except Exception as error:
+            with closing(ParametrisedEnv(config)) as env:
+                env.set_task(tasks[0])
+                self.spaces = spaces_of(env, len(self._task_vector(tasks[0])) if config.reveal else 0)
+                self._reports_success = reports_success(env)
+                for task in tasks:
+                    env.set_task(task)
+                    env.reset(seed=0)
+                    env.check_assignments()
+            with closing(self.make_vector(1)) as vector:
+                for task in tasks:
+                    vector.set_tasks([task])
+                    vector.reset(seed=[0])
+                    vector.step(np.zeros_like(vector.action_space.sample()))
+        except UNEXPECTED as error:
             text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            reason = str(error) if isinstance(error, ConfigError) else text
+            reason = str(error) if isinstance(error, MetarlError) else text
             raise ConfigError(f"task.env_id = {config.env_id}: {reason}") from error
 
     def size(self, split: Split) -> int | None:
@@ -315,9 +314,9 @@ class ParametrisedEnv(gymnasium.Env[Any, Any]):
 
     def close(self) -> None:
         """Close the environment; another task builds it again."""
-        if self._env is not None:
-            self._env.close()
-            self._env = None
+        env, self._env = self._env, None
+        if env is not None:
+            close_quietly(env)
 
     def __str__(self) -> str:
         return str(self._env or self.config.env_id)
@@ -337,9 +336,13 @@ class ParametrisedEnv(gymnasium.Env[Any, Any]):
         env: Env = gymnasium.make(
             env_id, max_episode_steps=-1, disable_env_checker=True, **config.env_arguments, **arguments
         )
-        wrappers = [(wrapper.name, wrapper.arguments) for wrapper in config.env_wrappers]
-        env = wrapped(env, wrappers, config.observation_keys)
-        self._nominal = _nominal_values(config.parameters, env.unwrapped)
+        try:
+            wrappers = [(wrapper.name, wrapper.arguments) for wrapper in config.env_wrappers]
+            env = wrapped(env, wrappers, config.observation_keys)
+            self._nominal = _nominal_values(config.parameters, env.unwrapped)
+        except Exception:
+            close_quietly(env)
+            raise
         self.observation_space, self.action_space = env.observation_space, env.action_space
         self._env, self._arguments = env, arguments
 

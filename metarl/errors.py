@@ -25,13 +25,13 @@ class CheckpointError(MetarlError):
 
 
 class NumericError(MetarlError):
-    """A non-finite loss, gradient or action; parameters are untouched."""
+    """A non-finite loss, gradient or action, or too many diverged episodes; parameters are untouched."""
 
     exit_code = 4
 
 
 class WorkerError(MetarlError):
-    """An environment or a rollout worker failed more often than its budget allows."""
+    """An environment or a rollout worker failed more often than its budget allows, or other code of the user's did."""
 
     exit_code = 5
 
@@ -47,7 +47,7 @@ class StorageError(MetarlError):
 
 
 class Interrupted(MetarlError):
-    """SIGINT or SIGTERM arrived; the exit code is 128 + the signal's number (130 or 143)."""
+    """A signal asked for a stop; the exit code is 128 + its number (SIGINT 130, SIGTERM 143)."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(f"stopped by signal {signum}")

@@ -9,6 +9,7 @@ VERSIONS = "versions.json"
 METRICS = "metrics.jsonl"  # one line per iteration
 EVALUATIONS = "evaluations.jsonl"  # one line per evaluation
 CHECKPOINTS = "checkpoints"
+ERRORS = "errors.log"  # tracebacks of what was not expected
 LOCK = "lock"
 REPORT = "report"
 

@@ -5,7 +5,7 @@ How often the intervals cover the truth is measured in tests/test_coverage.py; t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -84,10 +84,11 @@ def rate_interval(successes: ArrayLike, *, level: float = 0.95) -> Interval:
     episodes of n tasks, and v the variance of p from how tasks differ, the design effect is
     d = v / (p(1 − p)/(N − 1)), held within 1 (episodes are independent) and N/n (those of a task are alike), and
 
-        N_effective = N/d · (t_{N−1} / t_{n−1})²
+        N_effective = N/d · (t_{N−1} / t_{n−1})²,
 
-    with t the quantiles of Student's distribution: v is known from n tasks only. Without any success, or any failure, v
-    tells nothing, and d is N/n. It is never of width 0, and never beyond 0 and 1.
+    held within n and N, with t the quantiles of Student's distribution: v is known from n tasks only. In t, n counts
+    those with a success, or with a failure where these are fewer, as the others tell nothing of how tasks differ.
+    Without any success, or any failure, the size is the number of tasks. The width is never 0, no end beyond 0 and 1.
 
     Args:
         successes: ``[tasks, episodes]``, each 0 or 1.
@@ -105,14 +106,20 @@ def rate_interval(successes: ArrayLike, *, level: float = 0.95) -> Interval:
     rate, tail = float(data.mean()), (1 - level) / 2
     if n == 1:  # nothing is known of how tasks differ
         return Interval(0.0, 1.0, _marked(KORN_GRAUBARD, n))
-    independent = rate * (1 - rate) / (data.size - 1)
-    found = float(data.mean(axis=1).var(ddof=1)) / n
-    effect = np.clip(found / independent, 1.0, each) if independent else each
-    size = data.size / effect * (stdtrit(data.size - 1, tail) / stdtrit(n - 1, tail)) ** 2
+    by_task, independent = data.mean(axis=1), rate * (1 - rate) / (data.size - 1)
+    effect = np.clip(float(by_task.var(ddof=1)) / n / independent, 1.0, each) if independent else each
+    telling = max(2, min(int((by_task > 0).sum()), int((by_task < 1).sum())))
+    size = data.size / effect * (stdtrit(data.size - 1, tail) / stdtrit(telling - 1, tail)) ** 2
+    size = min(max(size, n), data.size)
     count = rate * size
     low = float(betaincinv(count, size - count + 1, tail)) if rate > 0 else 0.0
     high = float(betaincinv(count + 1, size - count, 1 - tail)) if rate < 1 else 1.0
     return Interval(low, high, _marked(KORN_GRAUBARD, n))
+
+
+def method_of(record: Mapping[str, Any]) -> str:
+    """The method of a recorded interval or curve; records that do not name it are older than any other method."""
+    return str(record.get("interval", PERCENTILE))
 
 
 def method_names(intervals: Iterable[Interval]) -> str:

@@ -57,7 +57,7 @@ class Trajectory:
     valid: Tensor  # [N, E, T] bool
     log_prob: Tensor  # [N, E, T] of ``action`` under the behaviour policy
     final_obs: Tensor  # [N, E, episodes, obs], the observation after each episode's last step
-    diverged: Tensor  # [N, E] steps at which the simulation diverged and the episode was cut off
+    diverged: Tensor  # [N, E, episodes] bool, the simulation diverged and the episode was cut off there
     success: Tensor | None = None  # [N, E, T] bool where the family knows success
     executed: Tensor | None = None  # [N, E, T, act] as executed, in units of the control range: for Box and a memory
 
@@ -110,6 +110,15 @@ class Trajectory:
     def episode_returns(self) -> Tensor:
         """Undiscounted return of every episode, [N, E, episodes], in the task's reward units."""
         return self._by_episode(self.reward.double() * self.valid)
+
+    def sound_returns(self) -> Tensor:
+        """:meth:`episode_returns`, NaN where the simulation diverged: what was cut off there is no whole episode, and
+        would count as a good one wherever rewards are negative."""
+        return self.episode_returns().masked_fill(self.diverged, torch.nan)
+
+    def mean_return(self) -> float:
+        """The mean of :meth:`sound_returns` over the episodes that have one; NaN without any."""
+        return float(self.episode_returns()[~self.diverged].mean())
 
     def episode_success(self) -> EpisodeSuccess | None:
         """Success of every episode; None where nobody knows."""

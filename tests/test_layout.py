@@ -40,8 +40,8 @@ LONG_FILE, LONG_FUNCTION = 400, 60  # lines at which a reader would be glad of a
 
 # The order of the layers: what each folder of the core may import beside itself. See docs/architecture.md.
 VOCABULARY = {
-    *("errors", "parallel", "run_files", "safe_path", "seeding", "spaces", "statistics", "storage", "surroundings"),
-    *("types", "version"),
+    *("errors", "faults", "parallel", "run_files", "safe_path", "seeding", "spaces", "statistics", "storage"),
+    *("surroundings", "types", "version"),
 }
 BASE = {"vocabulary", "config"}
 LAYERS = {

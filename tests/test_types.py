@@ -66,7 +66,7 @@ def test_trajectories_side_by_side_are_lanes_of_one():
 
     short, long = roll(4, 0), replace(roll(6, 1), success=None)
     both = type(short).side_by_side([short, long])
-    assert both.obs.shape[:3] == (2, 6, 6) and both.final_obs.shape[:2] == (2, 6) and both.diverged.shape == (2, 6)
+    assert both.obs.shape[:3] == (2, 6, 6) and both.final_obs.shape[:2] == (2, 6) and both.diverged.shape == (2, 6, 1)
     assert torch.equal(both.obs[:, :3, :4], short.obs) and torch.equal(both.reward[:, 3:], long.reward)
     assert not both.valid[:, :3, 4:].any() and not both.log_prob[:, :3, 4:].any()
     assert both.success is None and both.num_steps == short.num_steps + long.num_steps

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ from metarl import studies
 from metarl.cli import commands
 from metarl.cli.tables import write
 from metarl.errors import ConfigError, MetarlError, nearest
+from metarl.faults import UNEXPECTED, explained
 from metarl.version import __version__
 
 DESCRIPTION = "metarl: meta-train robot policies that adapt within a few episodes, and measure that adaptation."
@@ -30,8 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # "∞" on a terminal that has only ASCII
     try:
         options = _parse(list(sys.argv[1:] if argv is None else argv))
-        handler: Callable[[argparse.Namespace], str] = options.handler
-        write(handler(options))
+        write(_run(options))
     except MetarlError as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
@@ -40,6 +41,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("error: interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _run(options: argparse.Namespace) -> str:
+    """What a command prints. Code of the user's may raise anything in it; a traceback comes before the error then."""
+    handler: Callable[[argparse.Namespace], str] = options.handler
+    try:
+        return handler(options)
+    except MetarlError:
+        raise
+    except UNEXPECTED as error:
+        traceback.print_exception(error)
+        raise explained(error) from error
 
 
 class _Parser(argparse.ArgumentParser):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from metarl import run_files
-from metarl.cli.tables import curve_table, table, task_cells, write
+from metarl.cli.tables import curve_table, results_only, table, task_cells, write
 from metarl.config import lookup
 from metarl.errors import CheckpointError, ConfigError, WorkerError
 
@@ -30,7 +30,8 @@ def train(options: argparse.Namespace) -> str:
         raise ConfigError(
             f"expected a CONFIG: a YAML file, or one of {', '.join(lookup.available('configs')) or 'none'}"
         )
-    loaded = loading.load(options.config, options.overrides, options.allow)
+    with results_only():  # classes that are allowed are imported
+        loaded = loading.load(options.config, options.overrides, options.allow)
     if options.help:
         return f"{options.parser.format_help()}\nkeys of {loaded.name}:\n\n{loading.describe(loaded)}"
     if options.print_config:
@@ -56,7 +57,8 @@ def evaluate(options: argparse.Namespace) -> str:
     _check_overrides(options, "evaluate")
     from metarl.run import runs
 
-    result = runs.evaluate(run, options.overrides, options.allow)
+    with results_only():
+        result = runs.evaluate(run, options.overrides, options.allow)
     return json.dumps(result) if options.json else curve_table(result)
 
 
@@ -76,7 +78,8 @@ def list_(options: argparse.Namespace) -> str:
         if kind == "tasks":
             from metarl.tasks import families
 
-            found[kind] = families.overview()
+            with results_only():
+                found[kind] = families.overview()
         else:
             package = KINDS[kind]
             names = lookup.available(package)
@@ -99,10 +102,11 @@ def check_env(options: argparse.Namespace) -> str:
     """Whether a task family keeps its promises."""
     from metarl.tasks import families
 
-    distribution = families.build(options.task, options.overrides, [options.task, *options.allow])
-    from metarl.tasks.checks import check_env
+    with results_only():
+        distribution = families.build(options.task, options.overrides, [options.task, *options.allow])
+        from metarl.tasks.checks import check_env
 
-    found = check_env.report(distribution)
+        found = check_env.report(distribution)
     checks = found["checks"]
     if options.json:
         text = json.dumps(found)
@@ -128,17 +132,21 @@ def bench(options: argparse.Namespace) -> str:
             raise ConfigError("bench metaworld always measures ML10: expected no CONFIG and no overrides")
         from metarl.bench import metaworld
 
-        return json.dumps(metaworld.measure())
+        with results_only():
+            measured = metaworld.measure()
+        return json.dumps(measured)
     if options.config is None:
         raise ConfigError(f"bench {options.part}: expected a CONFIG")
     from metarl.config import loading
 
-    loaded = loading.load(options.config, options.overrides, options.allow)
-    _notify(loaded.notices)
-    from metarl.bench import iteration, learner, sampling
+    with results_only():
+        loaded = loading.load(options.config, options.overrides, options.allow)
+        _notify(loaded.notices)
+        from metarl.bench import iteration, learner, sampling
 
-    part = {"sampling": sampling, "learner": learner, "iteration": iteration}[options.part]
-    return json.dumps(part.measure(loaded.config))
+        part = {"sampling": sampling, "learner": learner, "iteration": iteration}[options.part]
+        measured = part.measure(loaded.config)
+    return json.dumps(measured)
 
 
 def reproduce(options: argparse.Namespace) -> str:

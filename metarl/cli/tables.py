@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
+
+from metarl.statistics import method_of
 
 
 def curve_table(result: dict[str, Any]) -> str:
@@ -14,12 +17,13 @@ def curve_table(result: dict[str, Any]) -> str:
     from rich.table import Table
 
     columns = [result["unit"], "mean return", "95 % low", "95 % high"]
-    success = result.get("success")
-    caption = [f"95 % of returns: {result['interval']}"]
-    caption += [f"95 % of success: {success['interval']}"] if success else []
+    success, diverged = result.get("success"), result.get("diverged", [])
+    caption = [f"95 % of returns: {method_of(result)}"]
+    caption += [f"95 % of success: {method_of(success)}"] if success else []
     table = Table(
         *columns,
         *(["success", "95 % low", "95 % high"] if success else []),
+        *(["diverged"] if any(diverged) else []),
         title="held-out tasks",
         caption="\n".join(caption),
         caption_justify="left",
@@ -27,7 +31,7 @@ def curve_table(result: dict[str, Any]) -> str:
     for step in result["steps"]:
         cells = [_cell(result[name][step], 1) for name in ("mean", "low", "high")]
         cells += [_cell(success[name][step], 2) for name in ("mean", "low", "high")] if success else []
-        table.add_row(str(step), *cells)
+        table.add_row(str(step), *cells, *([str(diverged[step])] if any(diverged) else []))
     for name, what in (("trial", "whole trial"), ("restored", "memory restored")):
         if name in result:
             table.add_row(what, *(_cell(result[name][bound], 1) for bound in ("mean", "low", "high")))
@@ -70,6 +74,24 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     with console.capture() as capture:
         console.print(table)
     return capture.get().rstrip()
+
+
+@contextmanager
+def results_only() -> Iterator[None]:
+    """Standard output is for results: what an environment prints in this context goes to standard error, also from
+    code that is not Python's."""
+    if sys.stdout is None:  # started without one
+        yield
+        return
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def write(text: str) -> None:

@@ -94,6 +94,13 @@ class SamplerConfig(Frozen):
     worker_restarts: NonNegativeInt = Field(
         10, description="workers replaced in one run before it stops with exit code 5"
     )
+    max_diverged: float = Field(
+        0.01,
+        ge=0.0,
+        le=1.0,
+        description="share of the training episodes of 10 iterations that may be cut off because the simulation "
+        "diverged, before the run stops with exit code 4; 1 = all",
+    )
 
 
 class LearnerConfig(Frozen):

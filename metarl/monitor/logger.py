@@ -12,6 +12,7 @@ from metarl.config.schema import RunConfig
 from metarl.monitor.console import Console
 from metarl.monitor.metrics_file import MetricsFile
 from metarl.monitor.wandb_sink import WandbSink
+from metarl.statistics import method_of
 
 MAX_POINTS_SHOWN = 6  # of an adaptation curve, on the console
 
@@ -57,12 +58,13 @@ class Logger:
     def evaluation(self, position: Mapping[str, int], summary: Mapping[str, Any]) -> None:
         """Log an adaptation curve (``steps``, ``mean``, ``low``, ``high``) at a position of iteration and env_steps.
 
-        It goes to wandb as ``eval/return/<step>`` with its interval, ``eval/success/<step>`` likewise where the summary
-        has ``success``, ``eval/trial`` and ``eval/restored`` where an agent has a memory, and to the console, of long
-        curves a few points; ``evaluations.jsonl`` has all.
+        It goes to wandb as ``eval/return/<step>`` with its interval and the name of its method
+        (``eval/return_interval``), ``eval/success/<step>`` likewise where the summary
+        has ``success``, ``eval/trial`` and ``eval/restored`` where an agent has a memory, ``eval/diverged/<step>``; and
+        to the console, of long curves a few points. ``evaluations.jsonl`` has all.
         """
-        values: dict[str, float | int] = dict(position)
-        words = []
+        values: dict[str, float | int | None] = dict(position)
+        words, methods = [], {}
         for quantity, curve in {"return": summary, "success": summary.get("success")}.items():
             if curve is None:
                 continue
@@ -71,20 +73,24 @@ class Logger:
                 values[f"eval/{quantity}/{step}"] = mean
                 values |= _bounds(f"eval/{quantity}", low, high, f"/{step}")
             shown = points[:: max(1, len(points) // MAX_POINTS_SHOWN)]
-            words.append(
-                f"{quantity} " + " → ".join(f"{mean:.4g} {_interval(low, high)}" for _, mean, low, high in shown)
-            )
+            methods[f"eval/{quantity}_interval"] = method_of(curve)
+            words.append(f"{quantity} " + " → ".join(_interval(*numbers) for _, *numbers in shown))
         for name in ("trial", "restored", "restored_success"):
             if name in summary:
                 mean, low, high = (summary[name][bound] for bound in ("mean", "low", "high"))
                 values |= {f"eval/{name}": mean, **_bounds(f"eval/{name}", low, high)}
-                words.append(f"{name.replace('_', ' ')} {mean:.4g} {_interval(low, high)}")
+                words.append(f"{name.replace('_', ' ')} {_interval(mean, low, high)}")
         if "restored_official_success" in summary:
             values["eval/restored_official_success"] = summary["restored_official_success"]
             words.append(f"by the benchmark's own count {summary['restored_official_success']:.4g}")
         for step, count in zip(summary["steps"], summary.get("official_success", ()), strict=False):
             values[f"eval/official_success/{step}"] = count
-        self.wandb.log(_numbers(values))
+        for step, count in zip(summary["steps"], summary.get("diverged", ()), strict=False):
+            values[f"eval/diverged/{step}"] = count
+        diverged = sum(summary.get("diverged", ())) + summary.get("restored_diverged", 0)
+        if diverged:
+            words.append(f"{diverged} episodes diverged and are in no mean")
+        self.wandb.log(_numbers({name: value for name, value in values.items() if value is not None}))
         self.message(f"evaluation at iteration {position['iteration']}: {', '.join(words)}")
 
     def message(self, text: str) -> None:
@@ -103,8 +109,11 @@ def _bounds(name: str, low: float | None, high: float | None, point: str = "") -
     return {} if low is None or high is None else {f"{name}_low{point}": low, f"{name}_high{point}": high}
 
 
-def _interval(low: float | None, high: float | None) -> str:
-    return "[undefined]" if low is None or high is None else f"[{low:.4g}, {high:.4g}]"
+def _interval(mean: float | None, low: float | None, high: float | None) -> str:
+    """A mean and its interval in words."""
+    if mean is None:
+        return "unknown"
+    return f"{mean:.4g} " + ("[undefined]" if low is None or high is None else f"[{low:.4g}, {high:.4g}]")
 
 
 def _numbers(metrics: Mapping[str, float | int]) -> dict[str, float | int]:

@@ -21,7 +21,8 @@ from typing import Any, TextIO
 
 def main() -> None:
     """Start a wandb run, log what comes, finish."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the trainer's to handle; it then ends our input
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)  # they reach the whole group; the trainer stops, and ends our input
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever wandb prints must not get between the answers
     request = json.loads(sys.stdin.readline())

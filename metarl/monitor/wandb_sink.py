@@ -110,7 +110,7 @@ class WandbSink:
         """The wandb run's id, to be stored for resuming; None when disabled, and in a sweep until wandb has started."""
         return self._run_id
 
-    def log(self, metrics: Mapping[str, float | int | None]) -> None:
+    def log(self, metrics: Mapping[str, float | int | str | None]) -> None:
         """Queue one iteration's metrics."""
         if self._thread is None or not self._thread.is_alive():
             return

@@ -13,7 +13,7 @@ from metarl import run_files
 from metarl.errors import ConfigError
 from metarl.monitor.metrics_file import MetricsFile
 from metarl.report.files import write_files
-from metarl.statistics import PERCENTILE
+from metarl.statistics import method_of
 
 GRADIENT = "adaptation steps"  # what adaptation is counted in, unless an agent adapts in episodes
 
@@ -50,11 +50,6 @@ def _number(value: Any) -> float:
 def unit_of(evaluation: Mapping[str, Any] | None) -> str:
     """What the adaptation of an evaluation is counted in."""
     return str(evaluation.get("unit", GRADIENT)) if evaluation else GRADIENT
-
-
-def method_of(evaluation: Mapping[str, Any]) -> str:
-    """The method of an evaluation's intervals; records that do not name it are older than any other."""
-    return str(evaluation.get("interval", PERCENTILE))
 
 
 def read_curves(run: Path) -> Curves:

@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metarl import run_files
-from metarl.report.curves import GRADIENT, Curves, method_of, read_curves, unit_of
+from metarl.report.curves import GRADIENT, Curves, read_curves, unit_of
 from metarl.report.files import write_files
 from metarl.report.numbers import MILLION
 from metarl.report.palette import BLUE, GREY, LIGHT_GREY, VERMILION
+from metarl.statistics import method_of
 from metarl.surroundings import import_matplotlib
 
 import_matplotlib()
@@ -124,13 +125,13 @@ def _draw_adaptation(axes: Axes, evaluation: dict[str, Any] | None) -> None:
         axes.set(xticks=[], yticks=[])
         return
     steps, tasks = evaluation["steps"], list(zip(*evaluation["returns"], strict=True))
+    mean, low, high = (_floats(evaluation[name]) for name in ("mean", "low", "high"))
     for index, task in enumerate(tasks):
         label = f"each of {len(tasks)} tasks" if index == 0 else None
-        axes.plot(steps, task, color=GREY, linewidth=0.7, alpha=0.3, label=label)
-    low, high = _floats(evaluation["low"]), _floats(evaluation["high"])
+        axes.plot(steps, _floats(task), color=GREY, linewidth=0.7, alpha=0.3, label=label)
     label = f"95 % CI of the mean,\n{method_of(evaluation)}"
     axes.fill_between(steps, low, high, color=BLUE, alpha=0.25, linewidth=0, label=label)
-    axes.plot(steps, evaluation["mean"], color=BLUE, linewidth=2.2, marker="o", markersize=5, label="mean over tasks")
+    axes.plot(steps, mean, color=BLUE, linewidth=2.2, marker="o", markersize=5, label="mean over tasks")
     whole_numbers(axes.xaxis)
     _add_legend(axes)
 

@@ -19,12 +19,16 @@ from metarl.statistics import Interval, mean_interval, method_names, rate_interv
 from metarl.tasks import held_out_tasks
 from metarl.types import Trajectory
 
+ALL_DIVERGED = "undefined, as every episode diverged"
+
 
 @dataclass(frozen=True)
 class MemoryScores:
     """What else there is to say of an agent with a memory."""
 
-    trial: NDArray[np.float64]  # [tasks, trials] return of as many episodes as a trial has in training
+    trial: NDArray[
+        np.float64
+    ]  # [tasks, trials] return of as many episodes as a trial has in training; NaN if one diverged
     restored: NDArray[np.float64]  # [tasks, episodes] each started with the memory that such a trial leaves
     restored_success: NDArray[np.float64] | None = None  # [tasks, episodes] at any step
     restored_official_success: float | None = None  # see TaskDistribution.official_success
@@ -34,16 +38,14 @@ class MemoryScores:
 
         Where there is one, the benchmark's own count is ``restored_official_success``, a plain number.
         """
-        scores = {
-            "trial": (self.trial, _of_return(self.trial, rng)),
-            "restored": (self.restored, _of_return(self.restored, rng)),
-        }
+        scores = {"trial": _of_returns(self.trial, rng), "restored": _of_returns(self.restored, rng)}
         if self.restored_success is not None:
-            scores["restored_success"] = (self.restored_success, rate_interval(self.restored_success))
+            scores["restored_success"] = _of_rates(self.restored_success)
         summary: dict[str, Any] = {
-            name: {"mean": float(values.mean(axis=1).mean()), "low": low, "high": high, "interval": method}
-            for name, (values, (low, high, method)) in scores.items()
+            name: {"mean": mean, "low": low, "high": high, "interval": method}
+            for name, (mean, (low, high, method)) in scores.items()
         }
+        summary["restored_diverged"] = int(np.isnan(self.restored).sum())
         if self.restored_official_success is not None:
             summary["restored_official_success"] = self.restored_official_success
         return summary
@@ -57,15 +59,15 @@ class AdaptationCurve:
     it is an episode: point k is the return of a trial's episode k, after k others.
     """
 
-    returns: NDArray[np.float64]  # [points, tasks, episodes], undiscounted
+    returns: NDArray[np.float64]  # [points, tasks, episodes], undiscounted; NaN where the simulation diverged
     success: NDArray[np.float64] | None = None  # [3, points, tasks, episodes]: the fields of EpisodeSuccess
     memory: MemoryScores | None = None
     official_success: list[float] | None = None  # [points], see TaskDistribution.official_success; not with a memory
 
     @property
     def by_task(self) -> NDArray[np.float64]:
-        """Mean over episodes, [points, tasks]."""
-        return np.asarray(self.returns.mean(axis=2))
+        """Mean over episodes, [points, tasks]; NaN where all of a task's diverged."""
+        return _over_episodes(self.returns)
 
     def summary(self, seed: int) -> dict[str, Any]:
         """Mean over tasks with a 95 % interval at every point, as plain JSON data; ``steps`` are in ``unit``.
@@ -75,39 +77,70 @@ class AdaptationCurve:
         ``success_final`` of those with success at the last step, and ``first_success_step`` the mean number of steps
         until the first success over the episodes that have one, None where none has. ``official_success`` is the
         benchmark's own count, where it has another one.
+
+        ``diverged`` counts the episodes of every point in which the simulation diverged, ``restored_diverged`` those of
+        the restored memory. They are in no mean; a task without another episode is in no mean over tasks, and None
+        stands where nothing is left. They succeed if they had until then.
         """
         rng = generator(seed, Domain.BOOTSTRAP)
         unit = "adaptation steps" if self.memory is None else "episodes before"
         result: dict[str, Any] = {"unit": unit, "steps": list(range(len(self.returns)))}
-        result |= _curve(self.returns, [_of_return(values, rng) for values in self.returns])
-        result["returns"] = self.by_task.tolist()
+        result |= _curve([_of_returns(values, rng) for values in self.returns])
+        result["returns"] = [[_known(value) for value in values] for values in self.by_task]
+        result["diverged"] = np.isnan(self.returns).sum(axis=(1, 2)).tolist()
         if self.memory is not None:
             result |= self.memory.summary(rng)
         if self.official_success is not None:
             result["official_success"] = self.official_success
         if self.success is not None:
             succeeded, final, first_step = self.success
-            result["success"] = _curve(succeeded, [rate_interval(values) for values in succeeded])
-            result["success_final"] = _curve(final, [rate_interval(values) for values in final])
+            result["success"] = _curve([_of_rates(values) for values in succeeded])
+            result["success_final"] = _curve([_of_rates(values) for values in final])
             result["first_success_step"] = [
                 float(steps[hit].mean()) if (hit := np.isfinite(steps)).any() else None for steps in first_step
             ]
         return result
 
 
-def _of_return(values: NDArray[np.float64], rng: np.random.Generator) -> Interval:
-    """The interval of the mean return of [tasks, episodes]."""
-    return mean_interval(values.mean(axis=1), rng=rng)
+Estimate = tuple[float | None, Interval]  # a mean over tasks and its interval; None where every episode diverged
 
 
-def _curve(values: NDArray[np.float64], intervals: list[Interval]) -> dict[str, Any]:
-    """Means of [points, tasks, episodes] over tasks with the points' intervals."""
+def _of_returns(values: NDArray[np.float64], rng: np.random.Generator) -> Estimate:
+    """Of [tasks, episodes], over the tasks of which an episode has not diverged."""
+    by_task = _over_episodes(values)
+    sound = by_task[~np.isnan(by_task)]
+    if not sound.size:
+        return None, Interval(None, None, ALL_DIVERGED)
+    return float(sound.mean()), mean_interval(sound, rng=rng)
+
+
+def _of_rates(values: NDArray[np.float64]) -> Estimate:
+    """Of the success of [tasks, episodes], those that diverged as they stood."""
+    return float(values.mean(axis=1).mean()), rate_interval(values)
+
+
+def _curve(estimates: list[Estimate]) -> dict[str, Any]:
+    """The estimates of several points, and the names of their intervals' methods."""
     return {
-        "mean": [float(mean) for mean in values.mean(axis=2).mean(axis=1)],
-        "low": [interval.low for interval in intervals],
-        "high": [interval.high for interval in intervals],
-        "interval": method_names(intervals),
+        "mean": [mean for mean, _ in estimates],
+        "low": [interval.low for _, interval in estimates],
+        "high": [interval.high for _, interval in estimates],
+        "interval": method_names(interval for _, interval in estimates),
     }
+
+
+def _over_episodes(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Means over the last axis, of the episodes that have not diverged; NaN without one."""
+    diverged = np.isnan(values)
+    if not diverged.any():
+        return np.asarray(values.mean(axis=-1))
+    sums, counts = np.where(diverged, 0.0, values).sum(axis=-1), (~diverged).sum(axis=-1)
+    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+
+
+def _known(value: float) -> float | None:
+    """A number as JSON has it."""
+    return None if np.isnan(value) else float(value)
 
 
 class Evaluator:
@@ -151,7 +184,7 @@ class Evaluator:
             deterministic=mode,
             start=state.repeat(scored),
         )
-        returns = running.episode_returns().numpy()  # [tasks, trials, episodes]
+        returns = running.sound_returns().numpy()  # [tasks, trials, episodes]
         succeeded, kept = running.episode_success(), restored.episode_success()
         official = self.sampler.distribution.official_success
         return AdaptationCurve(
@@ -159,7 +192,7 @@ class Evaluator:
             None if succeeded is None else np.stack([np.moveaxis(field.numpy(), 2, 0) for field in succeeded]),
             MemoryScores(
                 returns[:, :, :n].sum(axis=2),
-                restored.episode_returns().flatten(1).numpy(),
+                restored.sound_returns().flatten(1).numpy(),
                 None if kept is None else kept.any.flatten(1).double().numpy(),
                 None if kept is None else official(self.tasks, kept.first_step.flatten(1).numpy()),
             ),
@@ -184,7 +217,7 @@ class Evaluator:
                 lanes=config.score_episodes,
                 deterministic=config.deterministic,
             )
-            returns.append(scored.episode_returns().squeeze(-1).numpy())
+            returns.append(scored.sound_returns().squeeze(-1).numpy())
             succeeded = scored.episode_success()
             if succeeded is not None:
                 success.append(np.stack([field.squeeze(-1).numpy() for field in succeeded]))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 
 import torch
@@ -65,12 +66,13 @@ def build(config: RunConfig) -> Iterator[Experiment]:
     Meanwhile torch has one thread: rollouts and chunks of tasks are what runs in parallel, not tensor operations.
     """
     with one_torch_thread():
-        distribution: TaskDistribution = lookup.task_distribution(config.task.name, _validated(config))(config.task)
-        _require_sizes(config.task.name, distribution.spaces)
-        memory.check_learner(config, distribution.spaces)
-        agent = make_agent(config, distribution)
-        _require_picklable(config.task.name, distribution)
-        _require_picklable(config.agent.name, agent.policy())
+        with redirect_stdout(sys.stderr):  # standard output is for results, not for what environments print
+            distribution: TaskDistribution = lookup.task_distribution(config.task.name, _validated(config))(config.task)
+            _require_sizes(config.task.name, distribution.spaces)
+            memory.check_learner(config, distribution.spaces)
+            agent = make_agent(config, distribution)
+            _require_picklable(config.task.name, distribution)
+            _require_picklable(config.agent.name, agent.policy())
         try:
             most = max(config.meta_batch_size, config.eval.num_tasks)
             with make_executor(config.sampler, most) as executor:

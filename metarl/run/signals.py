@@ -1,19 +1,23 @@
-"""SIGINT and SIGTERM as a request to stop at the next safe point."""
+"""Signals as a request to stop at the next safe point."""
 
 from __future__ import annotations
 
+import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from metarl.errors import Interrupted
 
-STOPPING = (signal.SIGINT, signal.SIGTERM)
+INSISTENT = (signal.SIGINT, signal.SIGTERM)  # people and schedulers send these again where the first is not enough
+# Sent once, or again and again (SIGXCPU: every second), where a terminal closes or a scheduler's limit comes near.
+WARNINGS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
 
 
 class StopRequest:
-    """Whether a signal has asked for a stop; a second signal stops at once."""
+    """Whether a signal has asked for a stop; a second SIGINT or SIGTERM stops at once."""
 
     def __init__(self) -> None:
         self._signum: int | None = None
@@ -24,18 +28,40 @@ class StopRequest:
             raise Interrupted(self._signum)
 
     @contextmanager
-    def heard(self) -> Iterator[None]:
-        """Listen to signals in this context; raises at its end where one came too late for a safe point in it."""
+    def heard(self, loss: Callable[[], str]) -> Iterator[None]:
+        """Listen to signals in this context; raises at its end where one came too late for a safe point in it.
+
+        Python hears signals in the main thread alone: in another one this does nothing. ``loss`` says in words what a
+        stop at once would lose.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
 
         def stop(signum: int, frame: FrameType | None) -> None:
-            self._signum = signum
-            for number in STOPPING:
-                signal.signal(number, signal.SIG_DFL)
+            if self._signum is None:
+                self._signum = signum
+                _say(f"signal {signum}: saves at the next safe point and stops; a second one ends it at once, {loss()}")
+            elif signum in INSISTENT:
+                _say(f"ended at once by a second signal, {loss()}")
+                signal.signal(signum, signal.SIG_DFL)
+                os.kill(os.getpid(), signum)
 
-        before = {number: signal.signal(number, stop) for number in STOPPING}
+        before = {number: signal.signal(number, stop) for number in to_hear()}
         try:
             yield
             self.raise_if_made()
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def to_hear() -> list[signal.Signals]:
+    """The signals that mean to stop, without warnings that are ignored or that somebody else listens to."""
+    return [*INSISTENT, *(number for number in WARNINGS if signal.getsignal(number) is signal.SIG_DFL)]
+
+
+def _say(text: str) -> None:
+    """A line on standard error, past Python's buffers, which a signal may find half-way through another line."""
+    with suppress(OSError):  # the terminal is gone
+        os.write(2, f"\n{text}\n".encode())

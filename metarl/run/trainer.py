@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
+
+from torch import Tensor
 
 from metarl import run_files
 from metarl.errors import Interrupted, MetarlError, NumericError, StorageError
+from metarl.faults import UNEXPECTED, explained
 from metarl.monitor.logger import Logger
 from metarl.monitor.metrics_file import MetricsFile
 from metarl.report.curves import write_curves_csv
 from metarl.report.figures import write_report
 from metarl.run import checkpoint, run_dir
+from metarl.run.divergence import DivergenceBudget
 from metarl.run.evaluation import Evaluator
 from metarl.run.experiment import Experiment
 from metarl.run.signals import StopRequest
@@ -22,9 +27,7 @@ from metarl.sampling.trial import TrainingTrial, training_tasks
 from metarl.storage import replace_file
 from metarl.types import Metrics, Trajectory
 
-MAX_FAILED_SAVES = 3  # in a row
-
-R = TypeVar("R")
+MAX_MISSED_SAVES = 3  # multiples of checkpoint.every that may pass without a checkpoint
 
 
 @dataclass
@@ -65,39 +68,49 @@ class Trainer:
         self._before = progress
         self._started = time.monotonic()
         self._saved = progress.saved
-        self._failed_saves = 0
+        self._evaluated = _last_evaluation(run)
+        self._divergences = DivergenceBudget(self.config.sampler.max_diverged)
         self._stop = StopRequest()
         experiment.executor.interrupt = self._stop.raise_if_made
         experiment.sampler.notify = lambda text: logger.message(f"notice: {text}")
 
     def run_to_end(self) -> None:
-        """Iterate, evaluate and save until the configured end, the time limit or a signal."""
+        """Iterate, evaluate and save until the configured end, the time limit or a signal.
+
+        Whatever ends it earlier, the last complete iteration is saved first. What is no MetarlError becomes one; its
+        traceback is written to the run.
+        """
         try:
-            with self._stop.heard():
+            with self._stop.heard(self._loss):
                 self._loop()
         except MetarlError as error:
-            self._message_of_stop(error)
+            self._save_before(error)
             raise
+        except UNEXPECTED as error:
+            told = explained(error)
+            told = type(told)(f"{told}, after iteration {self.iteration}{self._keep_traceback(error)}")
+            self._save_before(told)
+            raise told from error
         finally:
             self.logger.close()
 
     def _loop(self) -> None:
         if self._evaluation_is_due():  # a stop came between the iteration and its evaluation
-            self._or_save(self.evaluate)
+            self.evaluate()
         while not self._finished() and not self._out_of_time():
-            metrics = self._or_save(self.iterate)
+            metrics = self.iterate()
             self.logger.log({"iteration": self.iteration, "env_steps": self.env_steps, **metrics})
             if self._evaluation_is_due():
-                self._or_save(self.evaluate)
+                self.evaluate()
             if self._finished():
                 self.save()
-            elif self.iteration % self.config.checkpoint.every == 0:
+            elif self._missed_saves():
                 self._try_to_save()
         if not self._finished():
             self.save()
             self.logger.message(f"stopped at the time limit; go on with: metarl resume {self.run}")
             return
-        self._or_save(self.evaluate)
+        self.evaluate()
         report = write_report(self.run)
         write_curves_csv(self.run)
         self.logger.message(f"results: {self.run}\ncurves:  {report}")
@@ -116,8 +129,9 @@ class Trainer:
         trial = TrainingTrial(experiment.agent, experiment.sampler, tasks, config.rollouts_per_task, **where)
         try:
             adapted = trial.run()
+            self._divergences.spend(trial.phases)
             self._stop.raise_if_made()
-            metrics = trial.learn(adapted)
+            metrics = self._learn(trial, adapted)
         except NumericError as error:
             raise NumericError(f"{error}{self._keep_offending(trial.phases)}") from error
         # from here on the iteration counts
@@ -143,6 +157,7 @@ class Trainer:
         except StorageError as error:
             self.logger.message(f"{error}; the run goes on without this evaluation")
         self.logger.evaluation(position, summary)
+        self._evaluated = self.iteration
 
     def save(self) -> None:
         """Write a checkpoint of the current boundary, unless it is there already."""
@@ -159,13 +174,27 @@ class Trainer:
         return self.iteration >= self.config.iterations or (limit is not None and self.env_steps >= limit)
 
     def _evaluation_is_due(self) -> bool:
-        """Whether this boundary has a periodic evaluation not on record; the final one comes after the loop."""
+        """Whether a multiple of ``eval.every`` has passed since the last evaluation; the final one comes behind all."""
         every = self.config.eval.every
-        if every is None or self.iteration == 0 or self._finished() or self.iteration % every:
+        if every is None or self._finished():
             return False
-        return all(
-            record["iteration"] != self.iteration for record in MetricsFile.read(self.run / run_files.EVALUATIONS)
-        )
+        return self.iteration // every > self._evaluated // every
+
+    def _missed_saves(self) -> int:
+        """How many multiples of ``checkpoint.every`` have passed since the newest checkpoint."""
+        every = self.config.checkpoint.every
+        return self.iteration // every - max(self._saved, 0) // every
+
+    def _learn(self, trial: TrainingTrial, adapted: Tensor) -> Metrics:
+        """The meta-update; where something unexpected ends it half-way, the agent goes back to where it was."""
+        before = {name: tensor.clone() for name, tensor in self.experiment.agent.state().items()}
+        try:
+            return trial.learn(adapted)
+        except MetarlError:  # an agent's own errors leave it as it was
+            raise
+        except UNEXPECTED:
+            self.experiment.agent.load_state(before)
+            raise
 
     def _keep_offending(self, batches: Sequence[Trajectory]) -> str:
         """Write the phases of a failed iteration beside the checkpoints; returns what to tell about it."""
@@ -180,29 +209,47 @@ class Trainer:
         return f"\nthe batch is in {path}; the parameters that gathered it are in the newest checkpoint"
 
     def _try_to_save(self) -> None:
-        """Save; failures are passed over with a message, up to the third in a row: there is an older checkpoint."""
+        """Save; a failure is passed over with a message, as the next iteration tries again and there is an older
+        checkpoint, until three multiples of ``checkpoint.every`` are without one."""
         try:
             self.save()
-            self._failed_saves = 0
         except StorageError as error:
-            self._failed_saves += 1
-            if self._failed_saves == MAX_FAILED_SAVES:
+            if self._missed_saves() >= MAX_MISSED_SAVES:
                 raise
             self.logger.message(f"no checkpoint at iteration {self.iteration}: {error}")
 
-    def _or_save(self, action: Callable[[], R]) -> R:
-        """Run ``action``; if it fails or is interrupted, save the last boundary before the error goes on."""
-        try:
-            return action()
-        except MetarlError:
-            self.save()
-            raise
+    def _save_before(self, error: MetarlError) -> None:
+        """Save the last boundary before an error ends the run, and say where it stands.
 
-    def _message_of_stop(self, error: MetarlError) -> None:
+        Raises:
+            StorageError: it cannot be saved; says both.
+        """
+        try:
+            self.save()
+        except StorageError as failed:
+            if failed is error or str(failed) == str(error):
+                return
+            raise StorageError(f"{error}\nand then iteration {self.iteration} was not saved: {failed}") from error
         if isinstance(error, Interrupted):
             self.logger.message(f"saved at iteration {self.iteration}; go on with: metarl resume {self.run}")
         else:
             self.logger.message(f"failed after iteration {self.iteration}; the run is in {self.run}")
+
+    def _keep_traceback(self, error: BaseException) -> str:
+        """Add an exception's traceback to the run's file of them; returns what to tell about it."""
+        path = self.run / run_files.ERRORS
+        story = "".join(traceback.format_exception(error))
+        try:
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(f"after iteration {self.iteration}:\n{story}\n")
+        except OSError as failed:
+            return f"; its traceback could not be written ({failed}):\n{story}"
+        return f"; its traceback is in {path}"
+
+    def _loss(self) -> str:
+        """What a stop at once would lose."""
+        kept = max(self._saved, 0)
+        return f"which loses what came after iteration {kept}; from there: metarl resume {self.run}"
 
     def _faults(self) -> dict[str, int]:
         """Faults survived since the run began, by kind."""
@@ -217,11 +264,19 @@ class Trainer:
         return limit is not None and time.monotonic() - self._started >= limit
 
 
+def _last_evaluation(run: Path) -> int:
+    """The iteration of the newest evaluation on record; 0 without one."""
+    return max((record["iteration"] for record in MetricsFile.read(run / run_files.EVALUATIONS)), default=0)
+
+
 def _outcomes(batches: Sequence[Trajectory]) -> Metrics:
-    """What the episodes of each phase came to: returns, successes where known, divergences where any."""
+    """What the episodes of each phase came to: returns, successes where known, divergences.
+
+    Episodes that were cut off by a divergence have no return, NaN where all were, and succeed if they had until then.
+    """
     outcomes: Metrics = {}
     for k, batch in enumerate(batches):
-        outcomes[f"train/return/{k}"] = float(batch.episode_returns().mean())
+        outcomes[f"train/return/{k}"] = batch.mean_return()
         success = batch.episode_success()
         if success is not None:
             outcomes[f"train/success/{k}"] = float(success.any.double().mean())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
+from multiprocessing import util
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +17,7 @@ from metarl.sampling.trial_state import TrialState
 from metarl.seeding import Stream
 from metarl.spaces import Space
 from metarl.tasks import Task, TaskDistribution, VectorTaskEnv
+from metarl.tasks.closing import close_quietly
 from metarl.types import PolicyInput
 
 BOUND_TOLERANCE = 1e-6  # relative: bounds may have been rounded to float32
@@ -103,7 +106,7 @@ class _Recorder:
         self.terminated, self.truncated, self.first, self.valid = (np.zeros(shape, np.bool_) for _ in range(4))
         self.success: NDArray[np.bool_] | None = None
         self.final_obs = np.zeros((self.rows, lanes.episodes, obs_size), np.float32)
-        self.diverged = np.zeros(self.rows, np.int64)
+        self.diverged = np.zeros((self.rows, lanes.episodes), np.bool_)
         self.outputs: list[torch.Tensor] = []
         self.final_state: TrialState | None = None
 
@@ -137,7 +140,7 @@ class _Recorder:
             self.terminated[t], self.truncated[t] = terminated & live, truncated & live
             self.first[t], self.valid[t] = first & live, live
             if info:
-                self._record_info(info, live, t)
+                self._record_info(info, live, episode, t)
             # what the policy is shown next: of an episode's last step, too
             trial.action = drawn.clamp(-self.bound, self.bound) / self.bound if self.bound else drawn
             outcome[0], outcome[1], outcome[2], outcome[3] = reward, self.terminated[t], self.truncated[t], ended
@@ -178,13 +181,14 @@ class _Recorder:
             for name in ("obs", "action", "reward", "executed", "log_prob"):
                 if name in result:
                     result[name][padding] = 0
-        result["diverged"] = self.diverged.reshape(n, lanes)
+        result["diverged"] = self.diverged.reshape(n, lanes, -1)
         result["final_obs"] = self.final_obs.reshape(n, lanes, *self.final_obs.shape[1:])
         return result
 
-    def _record_info(self, info: dict[str, Any], live: NDArray[np.bool_], t: int) -> None:
+    def _record_info(self, info: dict[str, Any], live: NDArray[np.bool_], episode: NDArray[np.int64], t: int) -> None:
         if "diverged" in info:
-            self.diverged += info["diverged"] & live
+            rows = np.flatnonzero(info["diverged"] & live)
+            self.diverged[rows, episode[rows]] = True
         if "success" in info:
             if self.success is None:
                 self.success = np.zeros((self.steps, self.rows), np.bool_)
@@ -258,12 +262,19 @@ def _environment(distribution: TaskDistribution, num_lanes: int) -> VectorTaskEn
     family = type(distribution)
     key = (f"{family.__module__}:{family.__qualname__}:{distribution.config!r}", num_lanes)
     if key not in _environments:
+        _close_at_exit()
         close_environments()  # one is enough: sizes alternate only between training and evaluation
         _environments[key] = distribution.make_vector(num_lanes)
     return _environments[key]
 
 
+@functools.cache
+def _close_at_exit() -> None:
+    """Once in a process: multiprocessing's finalizers also run at the end of a worker, which has no ``atexit``."""
+    util.Finalize(None, close_environments, exitpriority=0)
+
+
 def close_environments() -> None:
     """Close the environments that this process has built for its units."""
     while _environments:
-        _environments.popitem()[1].close()
+        close_quietly(_environments.popitem()[1])

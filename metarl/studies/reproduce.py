@@ -19,7 +19,7 @@ from metarl.config.schema import RunConfig
 from metarl.errors import ConfigError, Interrupted, MetarlError, StorageError
 from metarl.monitor.metrics_file import MetricsFile
 from metarl.report.files import write_files
-from metarl.run import checkpoint, run_dir
+from metarl.run import checkpoint, run_dir, signals
 from metarl.studies.study import Cell, Result, Study, read_result
 
 # What decides no number of a run but its place, its speed and how it can go on.
@@ -67,7 +67,7 @@ def reproduce(
         ConfigError: a configuration of the study cannot be run, or there is a run in ``out`` with other settings.
         StorageError: ``out`` or the page cannot be written.
         RunFailedError: a run failed; those behind it have not been tried.
-        Interrupted: SIGINT or SIGTERM came; the run has saved.
+        Interrupted: a signal to stop came; the run has saved.
     """
     page = page or out / f"{study.name}.md"
     if page.suffix != ".md":
@@ -173,7 +173,7 @@ def run_jobs(jobs: Sequence[Job], out: Path) -> None:
 
 
 class _Relay:
-    """Runs processes that hear of SIGINT and SIGTERM from here only, once for each time that one arrives."""
+    """Runs processes that hear of signals to stop from here only, once for each time that one arrives."""
 
     def __init__(self) -> None:
         self.signum: int | None = None  # the first that came
@@ -199,7 +199,7 @@ class _Relay:
 @contextmanager
 def _relay() -> Iterator[_Relay]:
     relay = _Relay()
-    before = {number: signal.signal(number, relay.hear) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, relay.hear) for number in signals.to_hear()}
     try:
         yield relay
     finally:

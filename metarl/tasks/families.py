@@ -12,6 +12,7 @@ import numpy as np
 
 from metarl.config import lineage, loading, lookup, messages, strict_yaml
 from metarl.errors import ConfigError, MetarlError, WorkerError
+from metarl.faults import UNEXPECTED
 from metarl.spaces import Space
 from metarl.tasks.distribution import TaskDistribution
 
@@ -37,7 +38,7 @@ def build(name: str, overrides: Sequence[str] = (), allow: Sequence[str] = ()) -
         family = lookup.task_distribution(name, allow)
     except ConfigError as error:
         raise ConfigError(f"{name!r}: {error}") from error
-    except Exception as error:
+    except UNEXPECTED as error:
         raise WorkerError(f"importing {name} failed: {explain(error)}") from error
     validated = lineage.checked({**given, "name": name}, family.config_class, prefix="task.")
     lookup.require_allowed(validated, allow)
@@ -46,7 +47,7 @@ def build(name: str, overrides: Sequence[str] = (), allow: Sequence[str] = ()) -
         return made
     except MetarlError:
         raise
-    except Exception as error:
+    except UNEXPECTED as error:
         raise WorkerError(f"building {family.__name__} failed: {explain(error)}") from error
 
 
@@ -93,5 +94,5 @@ def _describe(name: str) -> dict[str, Any]:
         spaces = distribution.spaces
         space_words = {"observation": describe_space(spaces.observation), "action": describe_space(spaces.action)}
         return row | space_words | {"train": distribution.size("train"), "test": distribution.size("test")}
-    except Exception as error:  # one broken family must not hide the others
+    except UNEXPECTED as error:  # one broken family must not hide the others
         return {"problem": " ".join(str(error).split()) or type(error).__name__}

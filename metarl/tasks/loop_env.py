@@ -12,9 +12,11 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, fl
 from numpy.typing import NDArray
 
 from metarl.config.schema import TaskConfig
-from metarl.errors import ConfigError, EnvError, MetarlError
+from metarl.errors import ConfigError, EnvError, MetarlError, NumericError
 from metarl.spaces import Space, SpaceSpec
 from metarl.tasks.answers import read_reset, read_step
+from metarl.tasks.closing import close_quietly
+from metarl.tasks.instability import Instabilities, instabilities
 from metarl.tasks.vector_env import Bools, Floats, Task, VectorTaskEnv
 
 Env = gymnasium.Env[Any, Any]
@@ -30,7 +32,8 @@ class LoopEnv(VectorTaskEnv):
     * Every reset is seeded with a number from the lane's generator. An environment must keep nothing from one episode
       to the next but its task, or results depend on which worker ran which lane.
     * Where the environment truncates an episode itself, so does the lane; the horizon truncates what goes on.
-    * A step whose observation or reward is not finite counts as divergence: the lane keeps its last good observation.
+    * A step whose observation or reward is not finite, or in which MuJoCo gave up on the simulation, counts as
+      divergence: the lane keeps its last good observation.
     * ``info["success"]`` is the environment's own ``success`` or ``is_success``, if ``reports_success``.
 
     Args:
@@ -72,7 +75,7 @@ class LoopEnv(VectorTaskEnv):
         for lane, env in enumerate(self._envs):
             self._envs[lane] = None
             if env is not None:
-                env.close()
+                close_quietly(env)
 
     def _assign(self, tasks: Sequence[Task]) -> None:
         if self.reveal:
@@ -96,7 +99,7 @@ class LoopEnv(VectorTaskEnv):
         spaces = (env.observation_space, env.action_space)
         if all(new is old for new, old in zip(spaces, self._checked[lane], strict=True)):
             return
-        own, revealed = space_spec(env), self._vectors.shape[1]
+        own, revealed = spaces_of(env), self._vectors.shape[1]
         if own.action != self.spaces.action or own.observation.size + revealed != self.spaces.observation.size:
             raise ConfigError(
                 f"expected {self.spaces.observation.size} observations, {revealed} of them the task, and actions "
@@ -109,7 +112,13 @@ class LoopEnv(VectorTaskEnv):
             env = self._envs[lane]
             assert env is not None
             try:
-                answer = env.reset(seed=int(rng.integers(2**31)))
+                with instabilities() as unstable:
+                    answer = env.reset(seed=int(rng.integers(2**31)))
+                if unstable.any_new():
+                    raise NumericError(
+                        f"{env}: the simulation is unstable in its reset, in task {dict(self._tasks[lane])}"
+                    )
+                unstable.require_contacts()
                 self._obs[lane] = read_reset(env.observation_space, answer)
             except Exception as error:
                 raise self._failure(lane, "reset", error) from error
@@ -117,6 +126,10 @@ class LoopEnv(VectorTaskEnv):
                 self._success[lane] = False
 
     def _advance(self, controls: NDArray[Any], live: Bools) -> tuple[Floats, Bools]:
+        with instabilities() as unstable:
+            return self._step_lanes(controls, live, unstable)
+
+    def _step_lanes(self, controls: NDArray[Any], live: Bools, unstable: Instabilities) -> tuple[Floats, Bools]:
         obs = self._obs.copy()
         reward, terminated = np.zeros(self.num_envs), np.zeros(self.num_envs, dtype=np.bool_)
         for lane in np.flatnonzero(live).tolist():
@@ -125,12 +138,14 @@ class LoopEnv(VectorTaskEnv):
             try:
                 answer = env.step(native_action(env.action_space, controls[lane]))
                 obs[lane], reward[lane], terminated[lane], truncated, info = read_step(env.observation_space, answer)
+                unstable.require_contacts()
             except Exception as error:
                 raise self._failure(lane, f"step {self._elapsed[lane] + 1} of its episode", error) from error
+            self._diverged[lane] = unstable.any_new()
             self._truncated[lane] |= truncated
             if self._success is not None:
                 self._success[lane] = _success(info)
-        good = np.isfinite(obs).all(axis=1) & np.isfinite(reward)
+        good = np.isfinite(obs).all(axis=1) & np.isfinite(reward) & ~self._diverged
         self._diverged |= live & ~good
         self._obs = np.where(good[:, np.newaxis], obs, self._obs)
         return reward, terminated
@@ -145,6 +160,8 @@ class LoopEnv(VectorTaskEnv):
         """What to raise for an environment's own exception; the environment is not used again."""
         env, self._envs[lane] = self._envs[lane], None
         where = f"at {when}, in lane {lane} with task {dict(self._tasks[lane])}"
+        if env is not None:
+            close_quietly(env)
         if isinstance(error, EnvError):
             return EnvError(f"{env}: {error}, {where}")
         if isinstance(error, MetarlError):
@@ -153,6 +170,14 @@ class LoopEnv(VectorTaskEnv):
 
 
 def space_spec(env: Env, task_size: int = 0) -> SpaceSpec:
+    """:func:`spaces_of` an environment that was made to be asked for them: it is closed afterwards."""
+    try:
+        return spaces_of(env, task_size)
+    finally:
+        close_quietly(env)
+
+
+def spaces_of(env: Env, task_size: int = 0) -> SpaceSpec:
     """The spaces of an environment as a policy sees them, with ``task_size`` numbers appended for ``reveal``.
 
     Raises:

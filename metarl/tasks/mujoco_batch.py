@@ -19,10 +19,8 @@ from __future__ import annotations
 import copy
 import ctypes
 import json
-import warnings
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +31,7 @@ from metarl.config.schema import TaskConfig
 from metarl.errors import EnvError, NumericError
 from metarl.spaces import Space, SpaceSpec
 from metarl.surroundings import import_without_graphics
+from metarl.tasks.instability import FULL, instabilities
 from metarl.tasks.vector_env import Bools, Floats, Task, VectorTaskEnv
 
 if TYPE_CHECKING:
@@ -40,8 +39,6 @@ if TYPE_CHECKING:
 
 ALIGNMENT = 64  # bytes to which MuJoCo rounds each array's place in memory
 RANGE_TOLERANCE = 1e-6  # relative: bounds may have been rounded to float32
-ROOMY = "16M"
-REPORTED = ("simulation is unstable", "Too many contacts", "Insufficient arena memory")  # these we report ourselves
 MAX_MODELS = 64  # kept per environment, half a megabyte each; more tasks than that are built again when they return
 
 
@@ -167,7 +164,7 @@ class MujocoBatchEnv(VectorTaskEnv):
 
     def _reset_lanes(self, lanes: NDArray[np.int64], rngs: Sequence[np.random.Generator]) -> None:
         data = self.data
-        with self._quiet():
+        with instabilities():  # counted here; without MuJoCo's own lines
             for lane, rng in zip(lanes.tolist(), rngs, strict=True):
                 model = self.models[lane]
                 self._mujoco.mj_resetData(model, data)
@@ -191,7 +188,7 @@ class MujocoBatchEnv(VectorTaskEnv):
         lanes = np.flatnonzero(live)
         qpos_before = self.qpos.copy()
         before = [array.copy() for array in self._state]
-        with self._quiet():
+        with instabilities():  # counted here; without MuJoCo's own lines
             self._simulate(lanes, controls)
             if self._suspicious():
                 self._put_back_diverged(lanes, controls, before)
@@ -259,21 +256,9 @@ class MujocoBatchEnv(VectorTaskEnv):
         """Raise EnvError where MuJoCo has dropped contacts since the counters were cleared."""
         if self._warnings[self._dropped].any():
             raise EnvError(
-                f"{self._model_name}: expected room for all contacts, but MuJoCo's memory for them is full "
-                f"({self.data.narena} bytes) and it dropped some, in lane {lane} with task {dict(self._tasks[lane])}; "
-                f'bodies would pass through each other. Give the model more, e.g. <size memory="{ROOMY}"/>'
+                f"{self._model_name}: MuJoCo dropped contacts in lane {lane} with task {dict(self._tasks[lane])}, with "
+                f"{self.data.narena} bytes: {FULL}"
             )
-
-    @contextmanager
-    def _quiet(self) -> Iterator[None]:
-        """Without MuJoCo's own report of an instability, a line on the screen and in a file in the working directory:
-        it is reported in ``info``. So are lost contacts, as an error. Its other warnings become Python's."""
-        previous = self._mujoco.get_mju_user_warning()
-        self._mujoco.set_mju_user_warning(_warn_unless_unstable)
-        try:
-            yield
-        finally:
-            self._mujoco.set_mju_user_warning(previous)
 
     def _initial_state(self, rng: np.random.Generator) -> tuple[Floats, Floats]:
         """Position uniform within ±reset_noise_scale around the model's, velocity normal with that standard deviation.
@@ -348,11 +333,6 @@ def _require_live(name: str, view: Any, data: mujoco.MjData) -> None:
             f"{expected}, got an array with memory of its own, which would never change: return whole fields or rows "
             'of them, such as self.data.xpos or self.data.body("hand").xpos, and combine them in _observe'
         )
-
-
-def _warn_unless_unstable(message: str) -> None:
-    if not any(known in message for known in REPORTED):
-        warnings.warn(f"MuJoCo: {message}", RuntimeWarning, stacklevel=2)
 
 
 def _bytes(array: Floats) -> memoryview:

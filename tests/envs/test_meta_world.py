@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import metaworld
@@ -282,8 +283,11 @@ def test_lanes_do_not_influence_each_other() -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, 1e12])
-def test_a_diverging_simulation_is_truncated_at_its_last_good_state(value: float) -> None:
-    """MuJoCo alone would start again from its initial state, and Meta-World reward that."""
+def test_a_diverging_simulation_is_truncated_at_its_last_good_state(
+    value: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """MuJoCo alone would start again from its initial state, and Meta-World reward that. It is not heard of."""
+    monkeypatch.chdir(tmp_path)
     tasks = ml1("push-v3")._table("train")["push-v3"][:2]
     actions = np.random.default_rng(0).uniform(-1, 1, (8, 2, 4))
     episodes = []
@@ -306,6 +310,7 @@ def test_a_diverging_simulation_is_truncated_at_its_last_good_state(value: float
             assert "diverged" in bad[4] if step == 5 else "diverged" not in bad[4]
     env.reset(options={"reset_mask": [True, False]})
     assert env.step(actions[0])[0][0].tobytes() == episodes[0][0][0][0].tobytes()
+    assert capfd.readouterr() == ("", "") and not list(tmp_path.iterdir())  # no MUJOCO_LOG.TXT
 
 
 def test_both_rewards_are_served_side_by_side() -> None:

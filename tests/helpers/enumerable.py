@@ -187,7 +187,7 @@ def trajectory(sets: Tensor, world: World) -> Trajectory:
         valid=torch.ones_like(time, dtype=torch.bool),
         log_prob=zeros,
         final_obs=torch.zeros(*sets.shape, 1, S, dtype=torch.float64),
-        diverged=torch.zeros(sets.shape, dtype=torch.int64),
+        diverged=torch.zeros(*sets.shape, 1, dtype=torch.bool),
     )
 
 

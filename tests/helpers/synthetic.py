@@ -111,7 +111,7 @@ def trajectory(reward: list[list[float]], first: Tensor, end: Tensor, valid: Ten
         valid=valid,
         log_prob=torch.zeros_like(rewards),
         final_obs=torch.zeros(1, lanes, int(first[0, 0].sum()), 1),
-        diverged=torch.zeros(1, lanes, dtype=torch.int64),
+        diverged=torch.zeros(1, lanes, int(first[0, 0].sum()), dtype=torch.bool),
     )
 
 
@@ -285,7 +285,7 @@ def roll_out(
         valid=valid,
         log_prob=stacked(3),
         final_obs=obs.unsqueeze(2),
-        diverged=torch.zeros(tasks, lanes, dtype=torch.int64),
+        diverged=torch.zeros(tasks, lanes, 1, dtype=torch.bool),
     )
 
 

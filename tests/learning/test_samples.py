@@ -33,7 +33,7 @@ def packed(batch: Trajectory, task: int) -> Trajectory:
     names = ["obs", "action", "reward", "terminated", "truncated", "first", "valid", "log_prob"]
     fields = {name: pack(getattr(batch, name)) for name in names}
     final_obs = batch.final_obs[task].view(1, 1, -1, batch.obs.shape[-1])
-    return Trajectory(**fields, final_obs=final_obs, diverged=torch.zeros(1, 1, dtype=torch.int64))
+    return Trajectory(**fields, final_obs=final_obs, diverged=torch.zeros(final_obs.shape[:3], dtype=torch.bool))
 
 
 def one_episode(*reward: float) -> Trajectory:

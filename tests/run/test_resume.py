@@ -34,6 +34,7 @@ from metarl.config import loading
 from metarl.errors import StorageError
 from metarl.run import run_dir, trainer
 from metarl.run.evaluation import Evaluator
+from metarl.run.signals import WARNINGS
 from metarl.run.trainer import Trainer
 from metarl.sampling.sampler import Sampler
 
@@ -55,8 +56,8 @@ def finished(reference: Path, tmp_path: Path) -> Path:
     return copy
 
 
-class PowerCutError(Exception):
-    """No error of metarl's: nothing is saved on its way out, as if the machine had gone."""
+class PowerCutError(BaseException):
+    """No error of anybody's: nothing is saved on its way out, as if the machine had gone."""
 
 
 def cut_power() -> None:
@@ -82,7 +83,7 @@ PLACES: dict[str, tuple[Any, str, int, int]] = {  # where the signal comes: owne
     ("place", "signum"),
     [
         *(pytest.param(place, signal.SIGTERM, id=place) for place in PLACES),
-        pytest.param("learning", signal.SIGINT, id="learning, SIGINT"),
+        *(pytest.param("learning", signum, id=f"learning, {signum.name}") for signum in (signal.SIGINT, *WARNINGS)),
     ],
 )
 def test_a_signal_saves_the_last_iteration_and_resume_ends_as_if_there_had_been_none(
@@ -107,8 +108,8 @@ def test_a_signal_saves_the_last_iteration_and_resume_ends_as_if_there_had_been_
 
 @pytest.mark.parametrize(
     ("signum", "workers_before", "workers_after"),
-    [(signal.SIGTERM, 2, 1), (signal.SIGINT, 0, 2)],
-    ids=["SIGTERM", "SIGINT"],
+    [(signal.SIGTERM, 2, 1), (signal.SIGINT, 0, 2), (signal.SIGHUP, 1, 0)],
+    ids=["SIGTERM", "SIGINT", "SIGHUP"],
 )
 def test_a_signal_to_a_real_process_and_another_number_of_workers_afterwards(
     signum: signal.Signals, workers_before: int, workers_after: int, tmp_path: Path
@@ -120,7 +121,9 @@ def test_a_signal_to_a_real_process_and_another_number_of_workers_afterwards(
     assert len(family) >= workers_before
     process.send_signal(signum)
     output, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors) == (128 + signum, f"error: stopped by signal {signum.value}\n")
+    assert process.returncode == 128 + signum
+    assert errors.endswith(f"error: stopped by signal {signum.value}\n")
+    assert "a second one ends it at once, which loses what came after iteration " in errors
     assert f"go on with: metarl resume {run}" in output
     assert tiny_runs.all_gone(family)
     undisturbed = resume_beside_an_undisturbed_run(run, tmp_path, f"sampler.workers={workers_after}")
@@ -231,10 +234,12 @@ def test_a_second_signal_ends_at_once_and_a_second_start_is_refused(
     assert still_learns(process, time.monotonic() + 0.2)
     process.send_signal(second)
     try:
-        process.communicate(timeout=10)
+        _, errors = process.communicate(timeout=10)
     finally:
         process.kill()
     assert process.returncode == -second
+    lost = f"which loses what came after iteration 0; from there: metarl resume {run}"
+    assert f"ended at once by a second signal, {lost}" in errors
     assert metarl("resume", run) == 0
     assert outcome(run) == outcome(reference)
 
@@ -260,6 +265,24 @@ def test_two_checkpoints_in_a_row_may_fail_a_third_ends_the_run(
     assert output.out.count("no checkpoint at iteration") == 2
     assert output.err == ("" if code == 0 else "error: no space left\n")
     assert metarl("resume", run) == 0
+    assert outcome(run) == outcome(reference)
+
+
+def test_a_save_that_failed_is_tried_again_in_the_next_iteration(
+    reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every second iteration is due. The save at 2 fails, so that the next ones are at 3 and 4; the last is at 5."""
+    save, saved = trainer.checkpoint.save, []
+
+    def save_but_once(directory: Path, iteration: int, *args: Any, **kwargs: Any) -> Path:
+        saved.append(iteration)
+        if saved.count(2) and len(saved) == 2:
+            raise StorageError("no space left")
+        return save(directory, iteration, *args, **kwargs)
+
+    monkeypatch.setattr(trainer.checkpoint, "save", save_but_once)
+    run = tiny_runs.train(tmp_path)
+    assert saved == [0, 2, 3, 4, 5]
     assert outcome(run) == outcome(reference)
 
 

@@ -78,6 +78,19 @@ def raise_always(unit: Any) -> None:
     raise ArithmeticError("a lasting failure")
 
 
+def end_the_program(unit: int) -> None:
+    raise (SystemExit(0), GeneratorExit())[unit]
+
+
+def clean_up(log: Path) -> None:
+    """Takes a minute, and says when it has cleaned up."""
+    log.with_suffix(".started").write_text("")
+    try:
+        time.sleep(60)
+    finally:
+        log.write_text("clean")
+
+
 def die_always(unit: Any) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -290,6 +303,13 @@ def test_what_cannot_be_pickled_is_an_error_that_leaves_the_executor_usable(eith
     assert either.map(square, [3]) == [9]
 
 
+@pytest.mark.parametrize(("unit", "name"), [(0, "SystemExit: 0"), (1, "GeneratorExit")])
+def test_a_unit_cannot_end_the_program(either: Executor, unit: int, name: str) -> None:
+    with pytest.raises(WorkerError, match=f"unit 0 failed .*: {name}"):
+        either.map(end_the_program, [unit])
+    assert either.map(square, [3]) == [9]
+
+
 # Workers that die or hang
 
 
@@ -355,7 +375,9 @@ def test_an_idle_stopped_worker_cannot_block_a_unit_that_no_buffer_holds() -> No
 
 def test_a_unit_that_hangs_again_ends_the_map() -> None:
     with Processes(1, timeout_s=0.3, retries=1, restarts=5) as executor:
-        with pytest.raises(WorkerError, match=r"unit 0 .*no answer within 0\.3 s"):
+        with pytest.raises(
+            WorkerError, match=r"unit 0 .* 0\.3 s, which sampler\.unit_timeout_s .*sampler\.tasks_per_unit"
+        ):
             executor.map(square_after, [(0, 60.0)])
         assert executor.faults["worker_hung"] == 2
 
@@ -412,6 +434,33 @@ def test_an_interrupt_gets_through_a_transfer_that_a_stopped_worker_blocks() -> 
         assert time.monotonic() - start < 15
         executor.interrupt = None
         assert executor.map(square, [2]) == [4]
+
+
+@pytest.mark.parametrize("way", ["interrupt", "close"])
+def test_a_busy_worker_that_is_ended_cleans_up(way: str, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+
+    def interrupt() -> None:
+        if log.with_suffix(".started").exists():
+            raise Interrupted(signal.SIGTERM)
+
+    with Processes(1, timeout_s=300, retries=0, restarts=0) as executor:
+        if way == "interrupt":
+            executor.interrupt = interrupt
+            with pytest.raises(Interrupted):
+                executor.map(clean_up, [log])
+        else:
+            executor.map(square, [0])
+            executor._hand_out(Call(clean_up, [log], retries=0))
+            assert wait_until(log.with_suffix(".started").exists, 60)
+    assert log.read_text() == "clean"
+
+
+def test_what_is_sent_to_the_whole_group_is_left_to_the_parent(shared: Processes) -> None:
+    for signum in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        for pid in shared.pids:
+            os.kill(pid, signum)
+    assert new_faults(shared, square, [2, 3]) == ([4, 9], {})
 
 
 def test_in_process_looks_for_an_interrupt_between_units() -> None:

@@ -144,7 +144,8 @@ def test_a_diverged_lane_is_truncated_at_its_last_good_state_and_plays_on() -> N
     """Lane 1 diverges in its step 1: reward 0, cut off there, and its second episode follows."""
     tasks = [{**SCRIPT[0], "diverges": 1}, SCRIPT[1]]
     arrays = run(script(), MirrorPolicy(), tasks, [[0.1], [0.2]], lanes=2, episodes=2)
-    assert arrays["diverged"].tolist() == [[0, 2], [0, 0]]  # the lane's time stands still: it diverges at once again
+    cut = [[False, False], [True, True]], [[False, False], [False, False]]
+    assert arrays["diverged"].tolist() == list(cut)  # the lane's time stands still: it diverges at once again
     assert arrays["truncated"][0, 1].tolist() == bits(".xx.")
     assert not arrays["terminated"][0, 1].any()
     assert arrays["reward"][0, 1].tolist() == [110, 0, 0, 0]
@@ -174,7 +175,7 @@ def test_shapes_and_dtypes() -> None:
         "valid": ((6,), "bool"),
         "log_prob": ((6,), "float32"),
         "final_obs": ((2, 2), "float32"),
-        "diverged": ((), "int64"),
+        "diverged": ((2,), "bool"),
         "shown/obs": ((6, 2), "float32"),
         **{f"shown/{name}": ((6, 1), "float32") for name in ("prev_action", "prev_reward", "prev_terminated")},
         **{f"shown/{name}": ((6, 1), "float32") for name in ("prev_truncated", "first", "steps")},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -204,6 +205,65 @@ def test_spaces_that_change_with_the_task_are_refused() -> None:
     env = LoopEnv(1, spaces, TaskConfig(name="ledger", horizon=1), Picker)
     with pytest.raises(ConfigError, match=r"(?s)expected 4 observations.* and Discrete\(5, start=3\) in task"):
         env.set_tasks([{"id": 0}])
+
+
+class Cheetah(gymnasium.Wrapper):
+    """Gymnasium's own, which in its third step gets a velocity that MuJoCo gives up on."""
+
+    def __init__(self) -> None:
+        super().__init__(gymnasium.make("HalfCheetah-v5").unwrapped)
+
+    @property
+    def unwrapped(self) -> Any:
+        return self
+
+    def set_task(self, task: dict[str, Any]) -> None:
+        self.fails = task["fails"]
+
+    def reset(self, **kwargs: Any) -> Any:
+        self.steps = 0
+        return self.env.reset(**kwargs)
+
+    def step(self, action: Any) -> Any:
+        self.steps += 1
+        if self.fails and self.steps == 3:
+            self.env.unwrapped.data.qvel[:] = 1e9
+        return self.env.step(action)
+
+
+def test_a_mujoco_simulation_that_starts_anew_has_diverged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its observation and reward are finite again: MuJoCo alone knows, and says it on the screen and in a file."""
+    monkeypatch.chdir(tmp_path)
+    env = LoopEnv(2, space_spec(Cheetah()), TaskConfig(name="cheetah", horizon=6), Cheetah)
+    env.set_tasks([{"fails": True}, {"fails": False}])
+    env.reset(seed=[0, 0])
+    seen = [env.step(np.zeros((2, 6))) for _ in range(4)]
+    assert [step[3].tolist() for step in seen] == [[False, False], [False, False], [True, False], [True, False]]
+    assert seen[2][4]["diverged"].tolist() == [True, False] and seen[2][1][0] == 0
+    assert np.array_equal(seen[2][0][0], seen[1][0][0]) and not np.array_equal(seen[2][0][1], seen[1][0][1])
+    assert capfd.readouterr() == ("", "") and not list(tmp_path.iterdir())
+    env.close()
+
+
+def test_environments_are_closed_and_one_that_raised_too() -> None:
+    made: list[Ledger] = []
+
+    def make() -> Ledger:
+        made.append(Ledger({1: "raise"}))
+        return made[-1]
+
+    env = loop(make, lanes=2)
+    env.reset(seed=[0, 1])
+    with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+        env.step(np.zeros((2, 2)))
+    assert [ledger.closed for ledger in made] == [True, False]
+    env.close()
+    assert [ledger.closed for ledger in made] == [True, True]
+    asked = Ledger()
+    space_spec(asked)
+    assert asked.closed
 
 
 def test_reveal_appends_the_tasks_numbers() -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metarl import errors
+from metarl.faults import UNEXPECTED
 
 Buffer = bytes | bytearray | memoryview
 
@@ -62,7 +63,7 @@ class Failure:
     exit_code: int
 
     @classmethod
-    def of(cls, error: Exception) -> Failure:
+    def of(cls, error: BaseException) -> Failure:
         """Describe the exception that is being handled."""
         known = next((base for base in type(error).__mro__ if base.__module__ == errors.__name__), None)
         code = getattr(error, "exit_code", errors.WorkerError.exit_code)
@@ -91,5 +92,5 @@ def answer(request: Buffer) -> Buffer:
     try:
         function, unit = decode(request)
         return encode((True, function(unit)))
-    except Exception as error:
+    except UNEXPECTED as error:
         return encode((False, Failure.of(error)))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from typing import Any
 
 from metarl.parallel import one_torch_thread
@@ -25,7 +27,9 @@ class InProcess(Executor):
                 self._check_interrupt()
                 index = call.waiting.popleft()
                 try:
-                    call.settle(index, answer(call.request(index)))
+                    with redirect_stdout(sys.stderr):  # standard output is for results, not for what units print
+                        reply = answer(call.request(index))
+                    call.settle(index, reply)
                 except FaultError as fault:
                     self.faults[fault.kind] += 1
                     call.run_again(index, fault)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
 from multiprocessing import connection, util
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from metarl.errors import WorkerError
 from metarl.sampling.executors.base import Call, Executor, Function
 from metarl.sampling.executors.codec import FaultError
-from metarl.sampling.executors.worker import END_TIMEOUT_S, POLL_S, WorkerProcess
+from metarl.sampling.executors.worker import END_TIMEOUT_S, POLL_S, WorkerProcess, end
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +36,7 @@ class Processes(Executor):
         self._timeout_s = timeout_s
         self._retries = retries
         self._restarts = restarts
+        self._longest_s = 0.0  # that a unit has taken so far
         self._pool: list[WorkerProcess] = []
         # Also runs when this object is collected, and at exit before multiprocessing waits for its children there.
         self._finalizer = util.Finalize(self, _shut_down, args=(self._pool,), exitpriority=10)
@@ -58,14 +58,15 @@ class Processes(Executor):
                 self._hand_out(call)
                 self._gather(call)
         except BaseException:
-            for busy in [worker for worker in self._pool if worker.busy]:
-                self._pool.remove(busy)
-                busy.kill()
+            busy = [worker for worker in self._pool if worker.busy]
+            for worker in busy:
+                self._pool.remove(worker)
+            end(busy)
             raise
         return call.results
 
     def close(self) -> None:
-        """End all workers: two seconds for those that want to, then SIGKILL."""
+        """End all workers: two seconds for those that want to, in which they close their environments, then SIGKILL."""
         self._finalizer()
 
     def _fill_pool(self) -> None:
@@ -95,6 +96,7 @@ class Processes(Executor):
                 if member.channel in ready:  # looked at before the sentinel: a last answer counts
                     reply = member.take(self._check_interrupt)
                     if member.unit is not None:
+                        self._longest_s = max(self._longest_s, member.waited)
                         call.settle(member.unit, reply)
                     member.rest()
                 elif member.process.sentinel in ready:
@@ -103,12 +105,16 @@ class Processes(Executor):
                     member.check_deadline()
             except FaultError as fault:
                 self._replace(member, call, fault)
+                return  # it took time: look again who has answered meanwhile
 
     def _replace(self, lost: WorkerProcess, call: Call, fault: FaultError) -> None:
         """End a worker, whatever is left of it, and put its unit back in front of the queue."""
         self.faults[fault.kind] += 1
         self._pool.remove(lost)
-        lost.kill()
+        hung = fault.kind == "worker_hung"
+        end([lost], within_s=POLL_S if hung else END_TIMEOUT_S)
+        if hung and not lost.starting:
+            fault = FaultError(fault.kind, f"{fault}, {self._allowed()}")
         if lost.starting and (lost.process_exit or 0) > 0:  # an exception in the start-up would come again and again
             raise WorkerError(
                 f"a rollout worker could not start: {fault}; its own error is printed above. A script that starts "
@@ -124,15 +130,16 @@ class Processes(Executor):
         self._restarts -= 1
         log.warning("rollout worker %d is replaced, %d more may be: %s", lost.pid, self._restarts, fault)
 
+    def _allowed(self) -> str:
+        """What a unit that was too slow may mean, in words."""
+        known = f"others took up to {self._longest_s:.2g} s" if self._longest_s else "none has ended yet"
+        return (
+            f"which sampler.unit_timeout_s allows for a unit ({known}): if the environment does not hang but is "
+            "slow, raise sampler.unit_timeout_s, or lower sampler.tasks_per_unit, the tasks of a unit"
+        )
+
 
 def _shut_down(pool: list[WorkerProcess]) -> None:
-    """Ask all workers to end, together; then make them."""
-    for member in pool:
-        member.channel.close()
-        if member.process.is_alive():
-            member.process.terminate()
-    deadline = time.monotonic() + END_TIMEOUT_S
-    for member in pool:
-        member.process.join(max(0.0, deadline - time.monotonic()))
-    while pool:
-        pool.pop().kill()
+    """End all workers."""
+    end(pool)
+    pool.clear()

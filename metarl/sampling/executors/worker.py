@@ -17,9 +17,10 @@ import struct
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import forkserver, util
 from multiprocessing.context import ForkServerProcess
+from types import FrameType
 
 import torch
 
@@ -33,6 +34,8 @@ START_TIMEOUT_S = 120.0  # importing torch and the environments from a cold netw
 END_TIMEOUT_S = 2.0  # for a worker to end in
 LONGEST_FOLDER = 70  # bytes: a socket's path has 107 at most, with what multiprocessing appends
 SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
+# Ctrl-C, the end of a terminal, a scheduler's warning: they reach all processes, and the parent decides what to do.
+TO_THE_GROUP = {signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
 
 _LENGTH = struct.Struct("!Q")  # a message is its length, then its bytes
 
@@ -90,19 +93,32 @@ def serve(channel: socket.socket, safe_path: str | None) -> None:
 
     ``safe_path`` is the parent's SAFE_PATH: programs that an environment starts find their modules as in the parent.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides what to do
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in TO_THE_GROUP:
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end)
     os.setpgid(0, 0)  # processes that environments start are in this group, and end with it
     _die_with_parent()
     multiprocessing.current_process().daemon = False  # a daemon may start none
     os.register_at_fork(after_in_child=channel.close)  # else a forked one would hide the end of this process
+    os.dup2(2, 1)  # standard output is for the parent's results, not for what environments print
     os.environ.update(ENVIRONMENT)
     set_variables({SAFE_PATH: safe_path})
     torch.set_num_threads(1)
-    with contextlib.suppress(EOFError, OSError):  # the parent has closed the socket, or is gone
-        send(channel, b"")
-        while True:
-            send(channel, answer(receive(channel)))
+    try:
+        with contextlib.suppress(EOFError, OSError, EndedError):  # the parent has closed the socket, or is gone
+            send(channel, b"")
+            while True:
+                send(channel, answer(receive(channel)))
+    finally:  # what has been opened is closed on the way out, by finalizers of multiprocessing; within END_TIMEOUT_S
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+class EndedError(BaseException):
+    """SIGTERM in a worker: no exception of a unit's, it ends the process from wherever it is."""
+
+
+def _end(signum: int, frame: FrameType | None) -> None:
+    raise EndedError
 
 
 def _die_with_parent() -> None:
@@ -162,6 +178,11 @@ class WorkerProcess:
         with self._watched(poll) as on_stall:
             return receive(self.channel, on_stall)
 
+    @property
+    def waited(self) -> float:
+        """Seconds since it got what it is busy with."""
+        return time.monotonic() - (self._deadline - self._limit_s)
+
     def rest(self) -> None:
         """The answer has been dealt with."""
         self.unit = None
@@ -197,6 +218,12 @@ class WorkerProcess:
         hint = "; out of memory?" if code == -signal.SIGKILL else ""
         return f"worker {self.pid} was ended by signal {-code} ({signal.strsignal(-code)}{hint})"
 
+    def ask_to_end(self) -> None:
+        """An idle process ends when its socket is closed, a busy one leaves its unit; both close what they opened."""
+        self.channel.close()
+        if self.busy and self.process.is_alive():
+            self.process.terminate()
+
     def kill(self) -> None:
         """End the process and all that it has started, and give back what it had here."""
         self.channel.close()
@@ -208,6 +235,16 @@ class WorkerProcess:
         self.process_exit = self.process.exitcode
         with contextlib.suppress(ValueError):  # not even SIGKILL ends a process that waits for a dead disk
             self.process.close()  # closes the sentinel pipe too: see _die_with_parent
+
+
+def end(workers: Sequence[WorkerProcess], within_s: float = END_TIMEOUT_S) -> None:
+    """Ask workers to end, together; make those that have not done so in time."""
+    for worker in workers:
+        worker.ask_to_end()
+    deadline = time.monotonic() + within_s
+    for worker in workers:
+        worker.process.join(max(0.0, deadline - time.monotonic()))
+        worker.kill()
 
 
 def _start(process: ForkServerProcess) -> None:
@@ -223,12 +260,10 @@ def _start(process: ForkServerProcess) -> None:
 
 
 def _start_fork_server() -> None:
-    """Start the fork server, unless it runs: with one thread from its first import on, no GPU and deaf to Ctrl-C.
-
-    Nor does it run modules that lie in the working directory.
-    """
+    """Start the fork server, unless it runs: with one thread from its first import on, no GPU and deaf to
+    what is meant for this process alone. Nor does it run modules that lie in the working directory."""
     _choose_folder_of_sockets()
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, TO_THE_GROUP)
     try:
         with variables({**ENVIRONMENT, SAFE_PATH: "1"}):
             forkserver.ensure_running()

@@ -10,9 +10,11 @@ from typing import Any, Literal
 import numpy as np
 
 from metarl.errors import WorkerError
+from metarl.faults import UNEXPECTED
 from metarl.tasks.checks import env_checks, episode_checks
-from metarl.tasks.checks.env_probe import CheckFailed, NotJudged, random_actions
+from metarl.tasks.checks.env_probe import CheckFailed, NotJudged, make_env, probing, random_actions
 from metarl.tasks.checks.leakage import check_leakage
+from metarl.tasks.checks.watchdog import HungError
 from metarl.tasks.distribution import TaskDistribution
 from metarl.tasks.families import explain
 
@@ -68,24 +70,36 @@ def check_family(distribution: TaskDistribution, seed: int = 0) -> list[CheckRes
         WorkerError: no vector environment can be made.
     """
     try:
-        distribution.make_vector(1)
-    except Exception as error:
+        with probing():
+            make_env(distribution, 1)
+    except HungError:
+        raise
+    except UNEXPECTED as error:
         raise WorkerError(f"{type(distribution).__name__}.make_vector failed: {explain(error)}") from error
     results: dict[str, CheckResult] = {}
+    hung = False
     for number, check in enumerate(CHECKS):
         missing = [name for name in check.needs if results[name].result != "passed"]
-        if missing:
-            results[check.name] = CheckResult(check.name, "not judged", f"needs: {', '.join(missing)}")
-        else:
+        if hung or missing:
+            reason = "an environment hung before" if hung else f"needs: {', '.join(missing)}"
+            results[check.name] = CheckResult(check.name, "not judged", reason)
+            continue
+        try:
             results[check.name] = _run(check, distribution, np.random.default_rng([seed, number]))
+        except HungError as error:
+            hung, results[check.name] = True, CheckResult(check.name, "failed", str(error))
     return list(results.values())
 
 
 def speed(distribution: TaskDistribution, seed: int = 0) -> dict[str, float]:
     """How fast ``SPEED_LANES`` lanes of one task are under random actions: ``lane_steps_per_s`` of ``step`` alone, and
     ``reset_ms`` per lane."""
-    rng = np.random.default_rng(seed)
-    env = distribution.make_vector(SPEED_LANES)
+    with probing():
+        return _speed(distribution, np.random.default_rng(seed))
+
+
+def _speed(distribution: TaskDistribution, rng: np.random.Generator) -> dict[str, float]:
+    env = make_env(distribution, SPEED_LANES)
     env.set_tasks(distribution.sample(1, split="train", rng=rng) * SPEED_LANES)
     steps, stepping, resets, resetting = 0, 0.0, 0, 0.0
     while stepping + resetting < SPEED_SECONDS or resets < 2:
@@ -125,10 +139,13 @@ def report(distribution: TaskDistribution, seed: int = 0) -> dict[str, Any]:
 
 def _run(check: Check, distribution: TaskDistribution, rng: np.random.Generator) -> CheckResult:
     try:
-        return CheckResult(check.name, "passed", check.run(distribution, rng))
+        with probing():
+            return CheckResult(check.name, "passed", check.run(distribution, rng))
+    except HungError:
+        raise
     except CheckFailed as reason:
         return CheckResult(check.name, "failed", str(reason))
     except NotJudged as reason:
         return CheckResult(check.name, "not judged", str(reason))
-    except Exception as error:  # whatever the family's own code raises
+    except UNEXPECTED as error:  # whatever the family's own code raises
         return CheckResult(check.name, "failed", f"raised {explain(error)}")

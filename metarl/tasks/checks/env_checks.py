@@ -24,6 +24,7 @@ from metarl.tasks.checks.env_probe import (
     Plan,
     Played,
     difference,
+    make_env,
     make_plan,
     play,
     task_key,
@@ -67,7 +68,7 @@ def check_spaces(distribution: TaskDistribution, rng: np.random.Generator) -> st
         raise CheckFailed(f"expected box observations (one-hot for states), got {spaces.observation.kind}")
     if spaces.action.kind == "box" and not np.isfinite([spaces.action.low, spaces.action.high]).all():
         raise CheckFailed("expected finite bounds of the action: they are the control range that actions are scaled to")
-    env = distribution.make_vector(LANES)
+    env = make_env(distribution, LANES)
     wrong = [
         f"{name} {got!r} instead of {expected!r}"
         for name, expected, got in (
@@ -142,7 +143,7 @@ def check_json(distribution: TaskDistribution, rng: np.random.Generator) -> str:
 def check_interface(distribution: TaskDistribution, rng: np.random.Generator) -> str:
     """``reset`` and ``step`` answer with arrays of the right shapes and kinds."""
     plan = make_plan(distribution, rng)
-    env = distribution.make_vector(LANES)
+    env = make_env(distribution, LANES)
     env.set_tasks(plan.tasks)
     start = env.reset(seed=plan.seeds[0].tolist())[0]
     obs, reward, terminated, truncated, info = env.step(plan.actions[0, 0])
@@ -168,13 +169,13 @@ def check_interface(distribution: TaskDistribution, rng: np.random.Generator) ->
 def check_seeding(distribution: TaskDistribution, rng: np.random.Generator) -> str:
     """Two new environments give equal bits for equal tasks, seeds and actions."""
     plan = make_plan(distribution, rng)
-    first, second = (play(distribution.make_vector(LANES), plan) for _ in range(2))
+    first, second = (play(make_env(distribution, LANES), plan) for _ in range(2))
     found = difference(first, second)
     if found:
         raise CheckFailed(
             f"equal tasks, seeds and actions gave {found}: randomness must come from the generators that a reset gets"
         )
-    other = play(distribution.make_vector(LANES), Plan(plan.tasks, plan.seeds + 1, plan.actions))
+    other = play(make_env(distribution, LANES), Plan(plan.tasks, plan.seeds + 1, plan.actions))
     return f"equal seeds, equal bits; other seeds change {'something' if difference(first, other) else 'nothing'}"
 
 
@@ -186,8 +187,8 @@ def check_rebuild(distribution: TaskDistribution, rng: np.random.Generator) -> s
         raise CheckFailed(f"the distribution cannot be sent to a worker process: {error}") from error
     plan = make_plan(distribution, rng)
     there = Plan(json.loads(json.dumps(plan.tasks)), plan.seeds, plan.actions)
-    here = play(distribution.make_vector(LANES), plan)
-    found = difference(here, play(variant(distribution).make_vector(LANES), there))
+    here = play(make_env(distribution, LANES), plan)
+    found = difference(here, play(make_env(variant(distribution), LANES), there))
     if found:
         raise CheckFailed(f"built from JSON, an environment gave {found}: something is neither in config nor in task")
     return "equal bits from JSON"
@@ -196,7 +197,7 @@ def check_rebuild(distribution: TaskDistribution, rng: np.random.Generator) -> s
 def check_reset(distribution: TaskDistribution, rng: np.random.Generator) -> str:
     """What a lane did before, in other tasks, leaves no trace in its episodes."""
     plan, between = make_plan(distribution, rng), make_plan(distribution, rng)
-    env = distribution.make_vector(LANES)
+    env = make_env(distribution, LANES)
     before = play(env, plan)
     play(env, between)
     found = difference(before, play(env, plan))
@@ -208,9 +209,9 @@ def check_reset(distribution: TaskDistribution, rng: np.random.Generator) -> str
 def check_lanes(distribution: TaskDistribution, rng: np.random.Generator) -> str:
     """A lane gives the same bits alone as among others."""
     plan = make_plan(distribution, rng)
-    together = play(distribution.make_vector(LANES), plan)
+    together = play(make_env(distribution, LANES), plan)
     for lane in range(LANES):
-        found = difference(play(distribution.make_vector(1), plan.lane(lane)), together.lane(lane))
+        found = difference(play(make_env(distribution, 1), plan.lane(lane)), together.lane(lane))
         if found:
             found = found.replace("lane 0", f"lane {lane}")
             raise CheckFailed(f"lanes are coupled: beside others there was {found} (that of the lane alone)")
@@ -221,10 +222,10 @@ def check_reset_mask(distribution: TaskDistribution, rng: np.random.Generator) -
     """``reset_mask`` restarts its lanes and touches no other."""
     plan = make_plan(distribution, rng, episodes=1)
     seeds = rng.integers(2**31, size=LANES).tolist()
-    env = distribution.make_vector(LANES)
+    env = make_env(distribution, LANES)
     undisturbed = play(env, plan)
     start = env.reset(seed=seeds)[0]
-    env = distribution.make_vector(LANES)
+    env = make_env(distribution, LANES)
     env.set_tasks(plan.tasks)
     obs = [env.reset(seed=plan.seeds[0].tolist())[0]]
     answers = []
@@ -248,7 +249,7 @@ def check_reset_mask(distribution: TaskDistribution, rng: np.random.Generator) -
 def check_stationarity(distribution: TaskDistribution, rng: np.random.Generator) -> str:
     """Within a trial, equal seeds and actions give equal episodes, first and last."""
     order = [0, *range(EPISODES), 0]  # the first episode again at once, and again after others
-    played = play(distribution.make_vector(LANES), make_plan(distribution, rng).episodes(order))
+    played = play(make_env(distribution, LANES), make_plan(distribution, rng).episodes(order))
     for number in (1, len(order) - 1):
         found = difference(played.episode(0), played.episode(number))
         if found:
@@ -261,7 +262,7 @@ def check_effect(distribution: TaskDistribution, rng: np.random.Generator) -> st
     """Different tasks differ in something: rewards, observations or ends."""
     plan = make_plan(distribution, rng, steps=LONG)
     alike = Plan(plan.tasks, plan.seeds[:, [0] * LANES], plan.actions[:, :, [0] * LANES])
-    env = distribution.make_vector(LANES)
+    env = make_env(distribution, LANES)
     first = None
     for _ in range(8):
         tasks = distribution.sample(LANES, split="train", rng=rng)
@@ -279,7 +280,7 @@ def check_reveal(distribution: TaskDistribution, rng: np.random.Generator) -> st
     if full <= size:
         raise CheckFailed(f"the observation has {full} numbers with reveal, {size} without: no room for a task")
     plan = make_plan(plain, rng)
-    hidden, shown = play(plain.make_vector(LANES), plan), play(oracle.make_vector(LANES), plan)
+    hidden, shown = play(make_env(plain, LANES), plan), play(make_env(oracle, LANES), plan)
     if shown.obs.shape[-1] != full:
         raise CheckFailed(f"the space with reveal has {full} numbers, observations have {shown.obs.shape[-1]}")
     rest = Played(shown.obs[..., :size], shown.reward, shown.terminated, shown.truncated, shown.diverged)

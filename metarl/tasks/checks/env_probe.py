@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from metarl.tasks.checks.watchdog import answered, watched
+from metarl.tasks.closing import close_quietly
 from metarl.tasks.distribution import Split, TaskDistribution
 from metarl.tasks.vector_env import Bools, Floats, Task, VectorTaskEnv
 
@@ -71,6 +75,42 @@ class Played:
     def episode(self, number: int) -> Played:
         """One episode."""
         return Played(*(getattr(self, name)[number : number + 1] for name in _FIELDS))
+
+
+_opened: list[VectorTaskEnv] = []
+
+
+def make_env(distribution: TaskDistribution, num_lanes: int) -> VectorTaskEnv:
+    """A vector environment to be checked; whatever it answers, the watchdog hears. :func:`probing` closes it."""
+    env = distribution.make_vector(num_lanes)
+    _opened.append(env)
+    for name in ("set_tasks", "reset", "step"):
+        setattr(env, name, _answering(getattr(env, name)))
+    return env
+
+
+@contextmanager
+def probing() -> Iterator[None]:
+    """Environments are made and played in here: those of :func:`make_env` are closed at the end.
+
+    Raises:
+        HungError: one of them gave no answer in time.
+    """
+    with watched():
+        try:
+            yield
+        finally:
+            while _opened:
+                close_quietly(_opened.pop())
+
+
+def _answering(method: Callable[..., Any]) -> Callable[..., Any]:
+    def answering(*args: Any, **kwargs: Any) -> Any:
+        result = method(*args, **kwargs)
+        answered()
+        return result
+
+    return answering
 
 
 def make_plan(

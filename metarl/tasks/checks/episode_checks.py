@@ -20,6 +20,7 @@ from metarl.tasks.checks.env_probe import (
     NotJudged,
     Plan,
     Played,
+    make_env,
     make_plan,
     play,
     random_actions,
@@ -164,7 +165,7 @@ def _long_episodes(distribution: TaskDistribution, rng: np.random.Generator) -> 
     splits: tuple[Split, ...] = ("train", "test")
     for split in splits:
         plan = make_plan(distribution, rng, split=split, steps=LONG)
-        yield play(distribution.make_vector(LANES), plan), f"split {split}"
+        yield play(make_env(distribution, LANES), plan), f"split {split}"
 
 
 def _to_the_end(distribution: TaskDistribution) -> Iterator[TaskDistribution]:
@@ -210,4 +211,4 @@ def _play_to_the_end(
     plan = make_plan(distribution, rng, episodes=episodes, steps=distribution.horizon)
     more = random_actions(distribution, rng, episodes, behind, LANES)
     plan = Plan(plan.tasks, plan.seeds, np.concatenate([plan.actions, more], axis=1))
-    return play(distribution.make_vector(LANES), plan)
+    return play(make_env(distribution, LANES), plan)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from metarl.tasks.checks.env_probe import LANES, CheckFailed, NotJudged, random_actions, task_key, variant
+from metarl.tasks.checks.env_probe import LANES, CheckFailed, NotJudged, make_env, random_actions, task_key, variant
 from metarl.tasks.distribution import TaskDistribution
 from metarl.tasks.vector_env import Floats, Task
 
@@ -111,7 +111,7 @@ def _first_observations(
     distribution: TaskDistribution, tasks: Sequence[Task], seeds: list[int], actions: Any
 ) -> tuple[Floats, Floats]:
     """The observations [tasks, size] at the reset and after one step."""
-    env = distribution.make_vector(LANES)
+    env = make_env(distribution, LANES)
     reset, after = [], []
     for start in range(0, len(tasks), LANES):
         rows = [min(start + lane, len(tasks) - 1) for lane in range(LANES)]  # the last task fills the last batch

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import broken_envs
+import faulty_envs
 import numpy as np
 import pytest
 from broken_envs import Walk, WalkConfig
@@ -18,7 +20,7 @@ from metarl.config.schema import Lineage
 from metarl.errors import ConfigError, WorkerError
 from metarl.spaces import Space
 from metarl.tasks import families
-from metarl.tasks.checks import check_env
+from metarl.tasks.checks import check_env, watchdog
 from metarl.tasks.checks.env_probe import Plan, Played, difference, make_plan, play, random_actions
 from metarl.tasks.checks.leakage import held_out_r2
 
@@ -398,3 +400,37 @@ def test_a_terminal_gets_a_drawn_table(capsys, monkeypatch):
 def test_no_environment_is_a_worker_error():
     with pytest.raises(WorkerError, match="no such model"):
         check_env.check_family(broken("NoEnvironment"))
+
+
+# Environments that hang, end the program, print, or hold something
+
+
+def test_an_environment_that_hangs_is_a_failure_that_names_its_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.getsignal(signal.SIGALRM)
+    monkeypatch.setattr(watchdog, "LIMIT_S", 0.5)
+    assert cli.main(["check-env", "faulty_envs:HangsFamily", "task.horizon=5"]) == 5
+    output = capsys.readouterr()
+    assert f"interface: hangs: no answer within 0.5 s, at {faulty_envs.__file__}:" in output.err
+    assert output.out.count("an environment hung before") == 14
+    assert signal.getsignal(signal.SIGALRM) is before and signal.getitimer(signal.ITIMER_REAL)[1] == 0
+
+
+def test_an_environment_that_ends_the_program_fails_its_check(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check-env", "faulty_envs:ExitsFamily", "task.horizon=5"]) == 5
+    assert "interface: raised SystemExit: 0 (faulty_envs.py:" in capsys.readouterr().err
+
+
+def test_every_environment_of_a_check_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(faulty_envs.LOG, str(tmp_path / "log"))
+    assert cli.main(["check-env", "faulty_envs:ResourceFamily", "task.horizon=5"]) == 0
+    opened, closed = faulty_envs.opened_and_closed(tmp_path / "log")
+    assert len(opened) > 50 and opened == closed
+
+
+def test_what_an_environment_prints_does_not_come_between_json(capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check-env", "faulty_envs:PrintsFamily", "task.horizon=5", "--json"]) == 0
+    output = capfd.readouterr()
+    assert json.loads(output.out)["passed"]
+    assert "hello from Python" in output.err and "hello from C" in output.err

@@ -1,0 +1,52 @@
+"""Exceptions that nobody expected, most of them from the user's own code, as an error in one sentence."""
+
+from __future__ import annotations
+
+import os
+import sysconfig
+import traceback
+from pathlib import Path
+
+from metarl.errors import MetarlError, WorkerError
+
+# What code of the user's raises, a family's, an agent's or an environment's. ``sys.exit`` in there ends no program.
+UNEXPECTED = (Exception, SystemExit, GeneratorExit)
+
+_CORE = Path(__file__).resolve().parent
+_LIBRARIES = tuple(sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory")  # as torch says it, on a GPU and on a CPU
+
+
+def explained(error: BaseException) -> MetarlError:
+    """The error that stands for an exception: its type, its message, and the file and line of the user's that it
+    comes from. Exit code 5; 1 where no code of the user's had a part in it."""
+    name, text = type(error).__name__, " ".join(str(error).split())
+    words = f"{name}: {text}" if text else name
+    place = origin(error)
+    if isinstance(error, SystemExit | GeneratorExit):
+        words += " (an environment, a family or an agent must not end the program)"
+    if isinstance(error, MemoryError) or any(part in text.lower() for part in _OUT_OF_MEMORY):
+        hint = "less is needed with a smaller meta_batch_size, rollouts_per_task or learner.tasks_per_chunk"
+        return WorkerError(f"{words}{f' at {place}' if place else ''}; memory ran out: {hint}")
+    if place:
+        return WorkerError(f"{words} at {place}")
+    frames = traceback.extract_tb(error.__traceback__)
+    last = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+    return MetarlError(f"{words}{last}; no code of yours had a part in it: please report this as a fault of metarl")
+
+
+def origin(error: BaseException) -> str:
+    """``file:line`` of the innermost code that is neither of metarl's core nor of a library; empty without one."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if _is_the_users(frame.filename):
+            return f"{frame.filename}:{frame.lineno}"
+    return ""
+
+
+def _is_the_users(filename: str) -> bool:
+    if filename.startswith("<"):  # code without a file, such as importlib's
+        return False
+    path = Path(filename).resolve()
+    if path.is_relative_to(_CORE):  # installed, families and agents lie in there, too
+        return path.relative_to(_CORE).parts[0] in ("envs", "agents")
+    return not filename.startswith(_LIBRARIES)

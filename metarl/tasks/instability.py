@@ -1,0 +1,63 @@
+"""What MuJoCo reports of a simulation: that it has become unstable, or has lost contacts.
+
+It starts an unstable simulation anew, and drops contacts for which its memory is too small. It says so in a line on
+standard output and in ``MUJOCO_LOG.TXT`` in the working directory, nowhere else: the simulation goes on as if nothing
+had been.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from metarl.errors import EnvError
+
+DROPPED = ("Too many contacts", "Insufficient arena memory")
+FULL = (
+    "its memory for them is full, and bodies would pass through each other. Give the model more, e.g. "
+    '<size memory="16M"/>'
+)
+
+
+class Instabilities:
+    """Those that MuJoCo has reported and nobody has asked for yet."""
+
+    def __init__(self) -> None:
+        self._reported = False
+        self._dropped = False
+
+    def hear(self, message: str) -> None:
+        """MuJoCo's report. Its other warnings become Python's."""
+        if "simulation is unstable" in message:
+            self._reported = True
+        elif any(beginning in message for beginning in DROPPED):
+            self._dropped = True
+        else:
+            warnings.warn(f"MuJoCo: {message}", RuntimeWarning, stacklevel=2)
+
+    def any_new(self) -> bool:
+        """Whether there was one since the last call."""
+        reported, self._reported = self._reported, False
+        return reported
+
+    def require_contacts(self) -> None:
+        """Raise EnvError where contacts have been dropped."""
+        if self._dropped:
+            raise EnvError(f"MuJoCo dropped contacts: {FULL}")
+
+
+@contextmanager
+def instabilities() -> Iterator[Instabilities]:
+    """Take MuJoCo's reports in this context instead of having them printed; nothing to do where it is not loaded."""
+    found, mujoco = Instabilities(), sys.modules.get("mujoco")
+    if mujoco is None:
+        yield found
+        return
+    previous = mujoco.get_mju_user_warning()
+    mujoco.set_mju_user_warning(found.hear)
+    try:
+        yield found
+    finally:
+        mujoco.set_mju_user_warning(previous)

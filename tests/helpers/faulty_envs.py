@@ -1,0 +1,145 @@
+"""Task families whose environments fail, hang, blow up, print or hold something that must be closed."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import uuid
+from pathlib import Path
+from typing import Any, ClassVar
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box
+
+from metarl.config.schema import TaskConfig
+from metarl.tasks import Task, TaskDistribution, VectorTaskEnv
+from metarl.tasks.distribution import Split
+from metarl.tasks.loop_env import LoopEnv, space_spec
+
+LOG = "METARL_TEST_LOG"  # names the file in which Resource writes what it opens and closes
+
+
+class Sound(gymnasium.Env):
+    """One number that actions move; the reward is minus its distance from the task's target."""
+
+    observation_space: Any = Box(-np.inf, np.inf, (1,), np.float64)
+    action_space: Any = Box(-1.0, 1.0, (1,), np.float64)
+
+    def set_task(self, task: dict[str, Any]) -> None:
+        self.target = task["target"]
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.x = self.np_random.normal(scale=0.1, size=1)
+        return self.x.copy(), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.x = self.x + 0.1 * action
+        return self.x.copy(), -abs(float(self.x[0]) - self.target), False, False, {}
+
+
+class Exits(Sound):
+    def step(self, action: Any) -> Any:
+        sys.exit(0)
+
+
+class Hangs(Sound):
+    def step(self, action: Any) -> Any:
+        while True:
+            time.sleep(0.05)
+
+
+class NoReward(Sound):
+    def step(self, action: Any) -> Any:
+        obs, _, *rest = super().step(action)
+        return obs, float("nan"), *rest
+
+
+class Prints(Sound):
+    def __init__(self) -> None:
+        print("hello from Python", flush=True)
+        os.write(1, b"hello from C\n")
+
+
+class Resource(Sound):
+    """Writes down when it is opened and closed."""
+
+    def __init__(self) -> None:
+        self._name = uuid.uuid4().hex
+        self._write("open")
+
+    def close(self) -> None:
+        self._write("close")
+
+    def _write(self, word: str) -> None:
+        with open(os.environ[LOG], "a", encoding="utf-8") as file:
+            file.write(f"{word} {self._name}\n")
+
+
+class Unclosable(Sound):
+    def close(self) -> None:
+        raise OSError("no such window")
+
+
+class SoundFamily(TaskDistribution):
+    config_class = TaskConfig
+    env_class: ClassVar[type[Sound]] = Sound
+
+    def __init__(self, config: TaskConfig) -> None:
+        super().__init__(config)
+        self.spaces = space_spec(self.env_class(), task_size=1 if config.reveal else 0)
+
+    def size(self, split: Split) -> int | None:
+        return None
+
+    def sample(self, num_tasks: int, *, split: Split, rng: np.random.Generator) -> list[Task]:
+        return [{"target": target} for target in rng.uniform(-1, 1, num_tasks).tolist()]
+
+    def make_vector(self, num_lanes: int) -> VectorTaskEnv:
+        return LoopEnv(num_lanes, self.spaces, self.config, self.env_class)
+
+
+class ExitsFamily(SoundFamily):
+    env_class = Exits
+
+
+class HangsFamily(SoundFamily):
+    env_class = Hangs
+
+
+class NoRewardFamily(SoundFamily):
+    env_class = NoReward
+
+
+class PrintsFamily(SoundFamily):
+    env_class = Prints
+
+
+class ResourceFamily(SoundFamily):
+    env_class = Resource
+
+
+class UnclosableFamily(SoundFamily):
+    env_class = Unclosable
+
+
+class SampleFails(SoundFamily):
+    """Raises ``error`` when it is asked for the tasks of the fourth training iteration."""
+
+    error: ClassVar[BaseException] = KeyError("goals.csv has no more rows")
+    calls = 0
+
+    def sample(self, num_tasks: int, *, split: Split, rng: np.random.Generator) -> list[Task]:
+        self.calls += split == "train"
+        if self.calls == 4:
+            raise self.error
+        return super().sample(num_tasks, split=split, rng=rng)
+
+
+def opened_and_closed(log: Path) -> tuple[list[str], list[str]]:
+    """Which environments ``Resource`` has opened and which it has closed, each as often as it was, sorted."""
+    lines = [line.split(" ") for line in log.read_text(encoding="utf-8").splitlines()]
+    opened, closed = (sorted(name for word, name in lines if word == which) for which in ("open", "close"))
+    return opened, closed

@@ -1,0 +1,136 @@
+"""What a run does where the user's own code fails: it saves, says what and where, and leaves nothing open."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import faulty_envs
+import pytest
+import torch
+from faulty_envs import LOG, SampleFails, opened_and_closed
+from tiny_runs import POINT, metarl, only_run, overrides, saved_state, start, training
+
+from metarl.agents.maml_trpo import MAMLTRPO
+from metarl.config import loading
+from metarl.run import run_dir, runs
+
+
+def arguments(root: Path, family: str, *changes: str) -> list[str]:
+    """A tiny training run of a family of faulty_envs."""
+    name = f"faulty_envs:{family}"
+    return [POINT, *overrides(root, f"task.name={name}", *changes), "--allow", name]
+
+
+def undisturbed(root: Path, iterations: int) -> Path:
+    name = "faulty_envs:SampleFails"
+    changes = [f"task.name={name}", "iterations=3"]
+    run = runs.train(loading.load(POINT, overrides(root, *changes), [name]))
+    if iterations > 3:  # the third call of a process is its last good one
+        runs.resume(run, [f"iterations={iterations}"], [name])
+    return run
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (KeyError("no more rows"), "KeyError: 'no more rows' at "),
+        (MemoryError(), "MemoryError at "),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+            "; memory ran out: less is needed with",
+        ),
+        (SystemExit(0), "SystemExit: 0 (an environment, a family or an agent must not end the program) at "),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_fault_in_the_users_code_saves_and_names_its_line(
+    error: BaseException,
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(SampleFails, "error", error)
+    assert metarl("train", *arguments(tmp_path / "failed", "SampleFails", "checkpoint.every=100")) == 5
+    run, output = only_run(tmp_path / "failed"), capsys.readouterr()
+    (line,) = output.err.splitlines()
+    assert line.startswith("error: ") and words in line and f" at {faulty_envs.__file__}:" in line
+    assert line.endswith(f", after iteration 3; its traceback is in {run / 'errors.log'}")
+    assert "in sample\n    raise self.error" in (run / "errors.log").read_text()
+    assert saved_state(run)["counters"]["iteration"] == 3 and len(training(run)) == 3
+    monkeypatch.undo()
+    assert metarl("resume", run, "--allow", "faulty_envs:SampleFails") == 0
+    assert run_dir.digest(run) == run_dir.digest(undisturbed(tmp_path / "good", 5))
+
+
+def test_what_is_half_learned_when_an_exception_comes_is_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    update = MAMLTRPO.meta_update
+
+    def fail_in_the_third(self: MAMLTRPO, *args: Any, **kwargs: Any) -> Any:
+        metrics = update(self, *args, **kwargs)
+        fail_in_the_third.calls += 1
+        if fail_in_the_third.calls == 3:
+            raise ZeroDivisionError("behind the step")
+        return metrics
+
+    fail_in_the_third.calls = 0
+    monkeypatch.setattr(MAMLTRPO, "meta_update", fail_in_the_third)
+    assert metarl("train", POINT, *overrides(tmp_path / "failed")) == 5
+    assert "ZeroDivisionError: behind the step at " in capsys.readouterr().err
+    monkeypatch.undo()
+    assert metarl("train", POINT, *overrides(tmp_path / "two", "iterations=2")) == 0
+    assert run_dir.digest(only_run(tmp_path / "failed")) == run_dir.digest(only_run(tmp_path / "two"))
+
+
+def test_an_environment_cannot_end_the_program(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert metarl("train", *arguments(tmp_path, "ExitsFamily")) == 5
+    assert "has no retries left (sampler.unit_retries): SystemExit: 0" in capsys.readouterr().err
+    assert saved_state(only_run(tmp_path))["counters"]["iteration"] == 0
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_every_environment_that_is_opened_is_closed(
+    workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training, evaluation and the spaces have environments of their own."""
+    monkeypatch.setenv(LOG, str(tmp_path / "log"))
+    sizes = ["iterations=2", "eval.every=1", f"sampler.workers={workers}"]
+    assert metarl("train", *arguments(tmp_path / "runs", "ResourceFamily", *sizes)) == 0
+    opened, closed = opened_and_closed(tmp_path / "log")
+    assert len(opened) > 1 + 2 * 3 + 2 * 2  # one for the spaces, at least two tasks' lanes in training and evaluation
+    assert opened == closed
+
+
+def test_an_environment_that_cannot_be_closed_is_a_warning(tmp_path: Path) -> None:
+    with pytest.warns(RuntimeWarning, match=r"closing .*Unclosable.* raised OSError: no such window"):
+        assert metarl("train", *arguments(tmp_path, "UnclosableFamily", "iterations=1", "eval.every=null")) == 0
+
+
+def test_a_run_in_another_thread_than_the_main_one(tmp_path: Path) -> None:
+    """``wandb.agent(function=...)`` trains so. There are no signals to hear in it."""
+    done: list[Path] = []
+    thread = threading.Thread(
+        target=lambda: done.append(runs.train(loading.load(POINT, overrides(tmp_path, "iterations=1"))))
+    )
+    thread.start()
+    thread.join()
+    assert [saved_state(run)["counters"]["iteration"] for run in done] == [1]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_an_environment_prints_does_not_come_between_json(workers: int, tmp_path: Path) -> None:
+    settings = ["iterations=1", "eval.every=null", f"sampler.workers={workers}"]
+    assert metarl("train", *arguments(tmp_path, "PrintsFamily", *settings)) == 0
+    allowed = ["--allow", "faulty_envs:PrintsFamily"]
+    code = f"import sys; sys.path.insert(0, {str(Path(faulty_envs.__file__).parent)!r}); " + (
+        "from metarl.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    process = start("-c", code, "evaluate", only_run(tmp_path), "--json", *allowed)
+    output, errors = process.communicate(timeout=100)
+    assert process.returncode == 0 and json.loads(output)["steps"] == [0, 1]
+    assert "hello from Python" in errors and "hello from C" in errors
