@@ -338,6 +338,17 @@ def test_no_part_of_metarl_writes_through_a_link_by_itself(run: Path, tmp_path: 
     assert secret.read_text() == "mine" and tree(elsewhere) == before and not (tmp_path / "file").is_symlink()
 
 
+def test_a_checkpoint_that_is_a_link_leaves_its_name_and_nothing_else_when_it_is_pruned(
+    run: Path, tmp_path: Path
+) -> None:
+    target = (run / "checkpoints" / "2").rename(tmp_path / "elsewhere")
+    (run / "checkpoints" / "2").symlink_to(target)
+    before = tree(target)
+    assert metarl("resume", run, "iterations=3", "checkpoint.keep=1") == 0
+    assert [path.name for path in checkpoint.complete(run / "checkpoints")] == ["3"]
+    assert tree(target) == before
+
+
 # A finished run
 
 
