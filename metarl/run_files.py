@@ -1,8 +1,11 @@
-"""The names of the files in a run's directory, and how to tell one."""
+"""The names of the files in a run's directory, how to tell one, and that they are what they should be."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+from metarl.errors import StorageError
+from metarl.storage import expect_plain
 
 CONFIG = "config.yaml"  # resolved
 VERSIONS = "versions.json"
@@ -12,8 +15,24 @@ CHECKPOINTS = "checkpoints"
 ERRORS = "errors.log"  # tracebacks of what was not expected
 LOCK = "lock"
 REPORT = "report"
+WANDB = "wandb"
 
 
 def is_run(path: Path) -> bool:
-    """Whether a directory holds a run: it has a resolved config."""
-    return (path / CONFIG).is_file()
+    """Whether a directory holds a run: it has a resolved config, or checkpoints that can replace a lost one."""
+    return (path / CONFIG).is_file() or (path / CHECKPOINTS).is_dir()
+
+
+def expect_own_files(run: Path) -> None:
+    """Refuse a run with links where training writes or deletes: a run from elsewhere could lead out of its folder.
+
+    Raises:
+        StorageError: a file or a folder of the run is a link or the like; names it.
+    """
+    try:
+        for name in (CONFIG, VERSIONS, METRICS, EVALUATIONS, LOCK):
+            expect_plain(run / name)
+        for name in (CHECKPOINTS, REPORT, WANDB):
+            expect_plain(run / name, folder=True)
+    except OSError as error:
+        raise StorageError(f"{error}; a run writes only inside its own folder") from error

@@ -1,10 +1,14 @@
-"""Files that change in one step: whatever kills the process, a reader sees the old content or the new, never a mix."""
+"""Files that change in one step: whatever kills the process, a reader sees the old content or the new, never a mix.
+
+And nothing is written through a link that somebody else may have put there.
+"""
 
 from __future__ import annotations
 
 import errno
 import logging
 import os
+import stat
 from functools import cache
 from pathlib import Path
 
@@ -14,8 +18,8 @@ NOT_SUPPORTED = {errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write a file and wait until it is on the disk. Raises OSError."""
-    with open(path, "wb") as file:
+    """Write a new file and wait until it is on the disk. Raises OSError, also where there is something already."""
+    with open(path, "xb") as file:
         file.write(data)
         file.flush()
         _sync(file.fileno())
@@ -24,6 +28,7 @@ def write_file(path: Path, data: bytes) -> None:
 def replace_file(path: Path, data: bytes) -> None:
     """Write a file in one step: the old content stays until the new is on the disk. Raises OSError."""
     temp = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    temp.unlink(missing_ok=True)  # of a killed process that had our number
     try:
         write_file(temp, data)
         os.replace(temp, path)
@@ -54,3 +59,23 @@ def _sync(descriptor: int) -> None:
 @cache
 def _say_once(text: str) -> None:
     log.warning(text)
+
+
+def no_follow(path: str, flags: int) -> int:
+    """An ``opener`` for :func:`open` that refuses a link where the file should be. Raises OSError."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
+def expect_plain(path: Path, *, folder: bool = False) -> None:
+    """Refuse a link, a pipe or the like where a file (or ``folder``) of ours is to be written; none at all is fine.
+
+    Raises OSError.
+    """
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    kinds = {stat.S_IFREG: "a plain file", stat.S_IFDIR: "a folder", stat.S_IFLNK: "a link"}
+    expected, found = stat.S_IFDIR if folder else stat.S_IFREG, stat.S_IFMT(mode)
+    if found != expected:
+        raise OSError(f"{path}: expected {kinds[expected]}, found {kinds.get(found, 'something else')}")

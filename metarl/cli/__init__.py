@@ -7,6 +7,7 @@ notices to standard error; every expected failure is a short message and a docum
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -99,8 +100,10 @@ def _parser(argv: Sequence[str]) -> tuple[argparse.ArgumentParser, list[str]]:
         added.add_argument("run", metavar="RUN", help="run directory")
     for added in (resume, evaluate):
         _add_allow(added)
-    resume.add_argument("overrides", nargs="*", metavar="key=value", help="iterations, sampler.*, eval.*, wandb.*, ...")
-    evaluate.add_argument("overrides", nargs="*", metavar="key=value", help="eval.*")
+    resume.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="iterations, device, sampler.*, eval.*, wandb.*, ..."
+    )
+    evaluate.add_argument("overrides", nargs="*", metavar="key=value", help="eval.*, device")
 
     list_ = command("list", commands.list_, "show what there is")
     list_.add_argument(
@@ -140,8 +143,8 @@ def _parser(argv: Sequence[str]) -> tuple[argparse.ArgumentParser, list[str]]:
 def _add_study(parser: argparse.ArgumentParser, name: str, *, wanted: bool) -> None:
     """The options of a study: those that all have, and its own, for which it is imported if it is ``wanted``."""
     parser.add_argument("--seeds", type=int, metavar="N", help="runs that differ in their seed; default: as planned")
-    parser.add_argument("--out", type=Path, metavar="DIR", help=f"default: runs/{name}")
-    parser.add_argument("--page", type=Path, metavar="FILE.md", help=f"default: {name}.md in DIR")
+    parser.add_argument("--out", type=_path, metavar="DIR", help=f"default: runs/{name}")
+    parser.add_argument("--page", type=_path, metavar="FILE.md", help=f"default: {name}.md in DIR")
     parser.add_argument("--small", action="store_true", help="seconds instead of hours, numbers without meaning")
     only = parser.add_mutually_exclusive_group()
     only.add_argument("--dry-run", action="store_true", help="print what would be run")
@@ -149,6 +152,11 @@ def _add_study(parser: argparse.ArgumentParser, name: str, *, wanted: bool) -> N
     if wanted:
         studies.plan_of(name).add_arguments(parser)
     parser.set_defaults(parser=parser)
+
+
+def _path(text: str) -> Path:
+    """A path, with ``~`` for the home folder: a shell leaves it alone behind ``=``."""
+    return Path(os.path.expanduser(text))
 
 
 def _add_config(parser: argparse.ArgumentParser, optional: bool = False) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,7 +59,7 @@ def evaluate(options: argparse.Namespace) -> str:
     from metarl.run import runs
 
     with results_only():
-        result = runs.evaluate(run, options.overrides, options.allow)
+        result = runs.evaluate(run, options.overrides, options.allow, _notify)
     return json.dumps(result) if options.json else curve_table(result)
 
 
@@ -164,10 +165,16 @@ def _run(text: str) -> Path:
     Raises:
         CheckpointError: there is none at that path.
     """
-    run = Path(text)
+    run = Path(os.path.expanduser(text))
     if run_files.is_run(run):
         return run
-    found = f"a folder without {run_files.CONFIG}" if run.is_dir() else "a file" if run.exists() else "nothing"
+    found = (
+        f"a folder without {run_files.CONFIG} and {run_files.CHECKPOINTS}"
+        if run.is_dir()
+        else "a file"
+        if run.exists()
+        else "nothing"
+    )
     raise CheckpointError(f"{text!r}: expected a run directory, as `metarl train` prints it, found {found}")
 
 
@@ -175,7 +182,7 @@ def _check_overrides(options: argparse.Namespace, command: str) -> None:
     """Before anything is imported for the command: raises ConfigError for keys that it cannot change."""
     from metarl.config import loading
 
-    changeable = loading.RESUMABLE if command == "resume" else ("eval.*",)
+    changeable = loading.RESUMABLE if command == "resume" else ("eval.*", "device")
     loading.check_override_keys(options.overrides, changeable, f"in `metarl {command}`")
 
 

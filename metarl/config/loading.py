@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,12 +21,13 @@ from typing import Any
 from omegaconf import OmegaConf
 from pydantic import ValidationError, create_model
 
+from metarl import run_files
 from metarl.config import lineage, lookup, messages, strict_yaml
 from metarl.config.schema import AgentConfig, Frozen, RunConfig, TaskConfig
 from metarl.config.strict_yaml import Problems
 from metarl.errors import ConfigError, nearest
 
-RESUMABLE = ("iterations", "env_steps", "time_limit_s", "sampler.*", "eval.*", "checkpoint.*", "wandb.*")
+RESUMABLE = ("iterations", "env_steps", "time_limit_s", "sampler.*", "eval.*", "checkpoint.*", "wandb.*", "device")
 SectionClass = type[TaskConfig] | type[AgentConfig]
 _RUN_NAME = re.compile(r"\w[\w.+-]*", re.ASCII)
 
@@ -60,21 +62,43 @@ def load(config: str, overrides: Sequence[str] = (), allow: Sequence[str] = ()) 
     if given is None:
         raise _error(problems)
     raw, notices = _merge(given, changes)
+    checked, overridden = _check(raw, allow, problems)
+    return Loaded(name, checked, notices + overridden, raw)
+
+
+def reload(saved: Mapping[str, Any], allow: Sequence[str] = ()) -> tuple[RunConfig, list[str]]:
+    """A run's configuration from the data that :func:`as_data` gave, and notices; ``allow`` as for :func:`load`.
+
+    The device belongs to the machine, not to the run: ``cuda`` becomes ``cpu`` where there is none.
+
+    Raises:
+        ConfigError: one line per problem.
+    """
+    notices, data = [], dict(saved)
+    if data.get("device") == "cuda" and not _has_cuda():
+        data["device"] = "cpu"
+        notices.append("device = cpu, because this machine has no CUDA device; the run had cuda: last bits may differ")
+    return _check(data, allow, {})[0], notices
+
+
+def _check(raw: Mapping[str, Any], allow: Sequence[str], problems: Problems) -> tuple[RunConfig, list[str]]:
+    """The configuration of what was given explicitly, and where that overrides a lineage. Raises ConfigError."""
+    overrides: list[str] = []
     task = _section_class(raw, "task", lambda name: lookup.task_distribution(name, allow).config_class, problems)
     agent = _section_class(raw, "agent", lambda name: lookup.agent(name, allow).config_class, problems)
-    resolved = copy.deepcopy(raw)
+    resolved = copy.deepcopy(dict(raw))
     for section, config_class in (("task", task), ("agent", agent)):
         if config_class is not None:
             try:
                 resolved[section], overridden = lineage.fill(raw[section], config_class, prefix=f"{section}.")
-                notices += overridden
+                overrides += overridden
             except ConfigError as error:
                 problems[f"{section}.lineage"] = str(error)
     checked = _validate(resolved, task, agent, problems)
     if checked is None or problems:
         raise _error(problems)
     lookup.require_allowed(checked.task, allow)
-    return Loaded(name, checked, notices, raw)
+    return checked, overrides
 
 
 def check_combinations(config: RunConfig) -> list[str]:
@@ -95,8 +119,48 @@ def check_combinations(config: RunConfig) -> list[str]:
 
 def dump(config: RunConfig) -> str:
     """The resolved configuration as YAML, with every key; ``load`` gives an equal configuration from it."""
-    text: str = OmegaConf.to_yaml(OmegaConf.create(_data(config)))
+    text: str = OmegaConf.to_yaml(OmegaConf.create(as_data(config)))
     return text
+
+
+def dump_to_keep(config: RunConfig) -> str:
+    """:func:`dump`, after reading it back: what is kept can be loaded when the run goes on.
+
+    Raises:
+        ConfigError: it could not be, because it is too large or too deeply nested; says why.
+    """
+    problems: Problems = {}
+    text = dump(config)
+    data = strict_yaml.parse(text.encode(), run_files.CONFIG, problems)
+    if data is None or problems:
+        raise ConfigError(
+            f"this configuration could not be read again when its run goes on: {_error(problems)}; "
+            "shorten its longest list (of numbers: give a range), or nest less deeply"
+        )
+    again, _ = reload(data, (config.task.name, config.agent.name))
+    if again != config:
+        changed = differences(as_data(again), as_data(config)) or ["a number that JSON does not have"]
+        raise ConfigError(f"this configuration would be read otherwise when its run goes on: {changed[0]}")
+    return text
+
+
+def differences(found: Mapping[str, Any], expected: Mapping[str, Any], free: Sequence[str] = ()) -> list[str]:
+    """What data of a configuration has other than expected, one line per key; keys in ``free`` may differ.
+
+    Only keys that are expected count: a newer version may have more of them.
+    """
+    ours = dict(_leaves(found))
+    missing = object()
+    return [
+        f"{key} is missing" if key not in ours else f"{key} = {messages.show(ours[key])}, not {messages.show(value)}"
+        for key, value in _leaves(expected)
+        if ours.get(key, missing) != value and not _matches(key, free)
+    ]
+
+
+def as_data(config: RunConfig) -> dict[str, Any]:
+    """JSON data of a configuration, with all keys of its sections' own classes."""
+    return config.model_dump(mode="json", serialize_as_any=True)
 
 
 def describe(target: type[Frozen] | Loaded) -> str:
@@ -104,7 +168,7 @@ def describe(target: type[Frozen] | Loaded) -> str:
     if not isinstance(target, Loaded):
         return messages.describe_keys(target)
     config = target.config
-    text = messages.describe_keys(_run_model(type(config.task), type(config.agent)), _data(config))
+    text = messages.describe_keys(_run_model(type(config.task), type(config.agent)), as_data(config))
     lineages = [
         messages.describe_lineage(f"{section}.lineage = {name}", published)
         for section, model in (("task", config.task), ("agent", config.agent))
@@ -123,7 +187,7 @@ def resume_config(saved: RunConfig, overrides: Sequence[str]) -> RunConfig:
     """
     changes = check_override_keys(overrides, RESUMABLE, "on resume")
     problems: Problems = {}
-    config = _validate(_merge(_data(saved), changes)[0], type(saved.task), type(saved.agent), problems)
+    config = _validate(_merge(as_data(saved), changes)[0], type(saved.task), type(saved.agent), problems)
     if config is None:
         raise _error(problems)
     return config
@@ -138,12 +202,16 @@ def check_override_keys(overrides: Sequence[str], changeable: Sequence[str], occ
     problems: Problems = {}
     changes = dict(_leaves(strict_yaml.parse_overrides(overrides, problems)))
     for key in changes:
-        section = f"{key.partition('.')[0]}.*" if "." in key else key
-        if key not in changeable and section not in changeable:
+        if not _matches(key, changeable):
             problems[key] = f"{key} cannot change {occasion}; what can: {', '.join(changeable)}"
     if problems:
         raise _error(problems)
     return changes
+
+
+def _matches(key: str, keys: Sequence[str]) -> bool:
+    """Whether a dotted key is one of some, of which ``section.*`` stands for all of a section."""
+    return key in keys or ("." in key and f"{key.partition('.')[0]}.*" in keys)
 
 
 def _read(config: str, problems: Problems) -> tuple[str, dict[str, Any] | None]:
@@ -156,7 +224,7 @@ def _read(config: str, problems: Problems) -> tuple[str, dict[str, Any] | None]:
             f"or one of: {', '.join(shipped) or 'none'}"
         )
         return config, None
-    path = Path(config)
+    path = Path(os.path.expanduser(config))
     name = path.stem if is_path else config
     if not _RUN_NAME.fullmatch(name):
         problems[config] = (
@@ -291,11 +359,6 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield from _leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def _data(config: RunConfig) -> dict[str, Any]:
-    """JSON data of a configuration, with all keys of its sections' own classes."""
-    return config.model_dump(mode="json", serialize_as_any=True)
 
 
 def _has_cuda() -> bool:

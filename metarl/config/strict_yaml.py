@@ -73,7 +73,7 @@ def parse(content: bytes, source: str, problems: Problems) -> dict[str, Any] | N
         return dict(_plain(OmegaConf.to_container(OmegaConf.create(text.replace("${", "$(")), resolve=False)))
     except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
         if len(problems) == before:
-            problems[source] = f"{source}: {error}"
+            problems[source] = f"{source}: {_brief(error)}"
         return None
 
 
@@ -102,7 +102,7 @@ def parse_overrides(overrides: Sequence[str], problems: Problems) -> dict[str, A
                 "value"
             ]
         except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
-            problems[key] = f"{key}: {error}"
+            problems[key] = f"{key}: {_brief(error)}"
     return changes
 
 
@@ -136,6 +136,11 @@ def _compose(text: str, source: str, problems: Problems) -> _Node | None:
     except (yaml.YAMLError, UnicodeEncodeError) as error:
         problems[source] = f"{source}: not valid YAML ({' '.join(str(error).split())})"
     return None
+
+
+def _brief(error: Exception) -> str:
+    """The first sentence of an error of OmegaConf's, which may go on for many lines."""
+    return re.split(r"\.\s|\n", str(error).strip())[0]
 
 
 def _place(mark: Any, text: str) -> str:

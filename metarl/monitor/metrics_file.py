@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from metarl.errors import StorageError
-from metarl.storage import replace_file
+from metarl.storage import no_follow, replace_file
 
 
 class MetricsFile:
@@ -27,7 +27,7 @@ class MetricsFile:
         self.errors = 0
         self._warn = warn
         try:
-            self._file = open(path, "ab", buffering=0)  # noqa: SIM115  # open for the whole run
+            self._file = open(path, "ab", buffering=0, opener=no_follow)  # noqa: SIM115  # open for the whole run
         except OSError as error:
             raise StorageError(f"cannot write {path}: {error}") from error
 

@@ -18,11 +18,17 @@ import sys
 import threading
 from typing import Any, TextIO
 
+PATH_VARIABLES = (  # in which a path may be relative to the working directory
+    *("NETRC", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_IDENTITY_TOKEN_FILE"),
+    *("WANDB_CREDENTIALS_FILE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR"),
+)
+
 
 def main() -> None:
     """Start a wandb run, log what comes, finish."""
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)  # they reach the whole group; the trainer stops, and ends our input
+    _leave_the_working_directory()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever wandb prints must not get between the answers
     request = json.loads(sys.stdin.readline())
@@ -39,6 +45,14 @@ def main() -> None:
     except Exception as error:
         _say(answers, warning=f"wandb stopped: {_brief(error)}; metrics.jsonl has everything")
         raise
+
+
+def _leave_the_working_directory() -> None:
+    """wandb reads ``wandb/settings`` below it: in a run from elsewhere, they could send the key to another server."""
+    for name in PATH_VARIABLES:
+        if os.environ.get(name):
+            os.environ[name] = os.path.abspath(os.path.expanduser(os.environ[name]))
+    os.chdir("/")
 
 
 def _start(request: dict[str, Any], answers: TextIO) -> tuple[Any, str]:

@@ -26,7 +26,8 @@ def schedule_conflicts(name: str, end: float | None, iterations: int | None, run
         return []
     reason = f"nothing is learned any more once {name} has come to agent.{name}_end = 0"
     return [
-        f"agent.{name}_iterations = {iterations}: expected at least iterations = {run.iterations}, because {reason}"
+        f"iterations = {run.iterations}: expected at most agent.{name}_iterations = {iterations}, because {reason}; "
+        f"a new run may have a larger agent.{name}_iterations"
     ]
 
 

@@ -7,12 +7,12 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from metarl import run_files
 from metarl.errors import ConfigError
 from metarl.monitor.metrics_file import MetricsFile
-from metarl.report.files import write_files
+from metarl.report.files import report_folder, write_files
 from metarl.statistics import method_of
 
 GRADIENT = "adaptation steps"  # what adaptation is counted in, unless an agent adapts in episodes
@@ -56,15 +56,58 @@ def read_curves(run: Path) -> Curves:
     """Read a run's records; one that is still going on may be read too.
 
     Raises:
-        ConfigError: there are none.
+        ConfigError: there are none, or a line is not as metarl writes them; names it.
         StorageError: they cannot be read.
     """
     curves = Curves(MetricsFile.read(run / run_files.METRICS), MetricsFile.read(run / run_files.EVALUATIONS))
+    for name, lines, problem in (
+        (run_files.METRICS, curves.training, _odd_in_training),
+        (run_files.EVALUATIONS, curves.evaluations, _odd_in_evaluation),
+    ):
+        for line in lines:
+            if odd := problem(line):
+                raise ConfigError(f"{run / name}, iteration {line['iteration']}: {odd}; correct or delete that line")
     if not curves.training and not curves.evaluations:
         raise ConfigError(
             f"expected metrics.jsonl or evaluations.jsonl with at least one iteration in {run}, found none"
         )
     return curves
+
+
+def _odd_in_training(line: Mapping[str, Any]) -> str | None:
+    """What a line of metrics.jsonl has instead of numbers, in words; None: it is right."""
+    shown = {"env_steps", *(key for key in line if key.startswith("train/return/"))}
+    for key in shown & line.keys():
+        value = line[key]
+        if not (_is_number(value) or (value is None and key != "env_steps")):
+            return f"expected a number for {key}, got {value!r:.60}"
+    return None
+
+
+def _odd_in_evaluation(line: Mapping[str, Any]) -> str | None:
+    """The same of a line of evaluations.jsonl."""
+    if not _is_number(line.get("env_steps")):
+        return f"expected a number for env_steps, got {line.get('env_steps')!r:.60}"
+    points = None
+    for key in ("steps", "mean", "low", "high"):
+        values = line.get(key)
+        if not _are_numbers(values) or not values or len(values) != (points or len(values)):
+            return f"expected {key} to be numbers, as many as steps, got {values!r:.60}"
+        points = len(values)
+    returns = line.get("returns")
+    if not isinstance(returns, list) or not all(map(_are_numbers, returns)):
+        return f"expected returns to be lists of numbers, got {returns!r:.60}"
+    if len(returns) != points or len({len(row) for row in returns}) != 1:
+        return "expected returns to have a list for every step, all of one length"
+    return None
+
+
+def _are_numbers(values: Any) -> TypeGuard[list[float]]:
+    return isinstance(values, list) and all(map(_is_number, values))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, float) or (type(value) is int and abs(value) < 2**63)
 
 
 def write_curves_csv(run: Path) -> Path:
@@ -75,7 +118,7 @@ def write_curves_csv(run: Path) -> Path:
     ``interval``. Empty: not known, or undefined.
 
     Raises:
-        ConfigError: the run has recorded nothing.
+        ConfigError: the run has recorded nothing, or a line that is not as metarl writes them.
         StorageError: records cannot be read, or the table cannot be written.
     """
     curves = read_curves(run)
@@ -90,6 +133,6 @@ def write_curves_csv(run: Path) -> Path:
     for line in curves.evaluations:
         for point in zip(line["steps"], line["mean"], line["low"], line["high"], strict=True):
             writer.writerow(["eval", line["iteration"], line["env_steps"], *point, method_of(line)])
-    path = run / run_files.REPORT / "curves.csv"
+    path = report_folder(run) / "curves.csv"
     write_files({path: table.getvalue().encode()})
     return path

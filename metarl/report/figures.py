@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from metarl import run_files
 from metarl.report.curves import GRADIENT, Curves, read_curves, unit_of
-from metarl.report.files import write_files
+from metarl.report.files import report_folder, write_files
 from metarl.report.numbers import MILLION
 from metarl.report.palette import BLUE, GREY, LIGHT_GREY, VERMILION
 from metarl.statistics import method_of
@@ -20,12 +21,20 @@ from metarl.surroundings import import_matplotlib
 
 import_matplotlib()
 
-from matplotlib import colormaps  # noqa: E402
+from matplotlib import colormaps, rc_context, rcParamsDefault  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.axis import Axis  # noqa: E402
 from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.ticker import MaxNLocator  # noqa: E402
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """Around all drawing: what a user's matplotlibrc says does not count, and a ``$`` in a name is a dollar."""
+    defaults = {key: value for key, value in rcParamsDefault.items() if not key.startswith("backend")}
+    with rc_context({**defaults, "text.parse_math": False}):
+        yield
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -62,18 +71,23 @@ def write_report(run: Path) -> Path:
     """Draw ``report/curves.png``: the learning curve on the left, the last adaptation curve on the right.
 
     Raises:
-        ConfigError: the run has recorded nothing.
+        ConfigError: the run has recorded nothing, or a line that is not as metarl writes them.
         StorageError: records cannot be read, or the picture cannot be written.
     """
-    curves = read_curves(run)
+    path = report_folder(run) / "curves.png"
+    write_files({path: _picture(run, read_curves(run))})
+    return path
+
+
+@house_style()
+def _picture(run: Path, curves: Curves) -> bytes:
     figure = new_figure(11, 4.4)
     left, right = figure.subplots(1, 2)
-    figure.suptitle(f"{run.resolve().parent.name}   ·   {run.resolve().name}", fontsize=10, color=GREY)
+    config, name = (os.fsencode(part).decode(errors="replace") for part in run.resolve().parts[-2:])
+    figure.suptitle(f"{config}   ·   {name}", fontsize=10, color=GREY)
     _draw_learning(left, curves)
     _draw_adaptation(right, curves.last_evaluation)
-    path = run / run_files.REPORT / "curves.png"
-    write_files({path: png(figure)})
-    return path
+    return png(figure)
 
 
 def _draw_learning(axes: Axes, curves: Curves) -> None:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from metarl.errors import CheckpointError, StorageError
 from metarl.run import provenance
-from metarl.storage import sync_directory, write_file
+from metarl.storage import expect_plain, sync_directory, write_file
 
 FORMAT_VERSION = 1
 TENSORS = "agent.safetensors"
@@ -72,6 +72,7 @@ def save(
         raise ValueError(f"expected at most {MAX_JSON_BYTES[STATE]} bytes of state, got {len(files[STATE])}")
     path, temp = directory / str(iteration), directory / f"{_TEMP}{os.getpid()}"
     try:
+        expect_plain(directory, folder=True)  # a link could lead to checkpoints that are not ours to delete
         directory.mkdir(parents=True, exist_ok=True)
         _sweep(directory)
         _write(temp, iteration, files)
@@ -117,9 +118,13 @@ def latest(directory: Path) -> Checkpoint:
     paths = _numbered(directory)
     if not paths:
         raise CheckpointError(f"expected a checkpoint in {directory}, found none; nothing to go on from")
+    seen = _identity(paths[-1])
     try:
         return load(paths[-1])
     except CheckpointError as error:
+        again = _numbered(directory)
+        if again and (again[-1], _identity(again[-1])) != (paths[-1], seen):
+            return latest(directory)  # a run that goes on has put another in its place meanwhile
         valid = next((path for path in reversed(paths[:-1]) if _is_valid(path)), None)
         advice = f"delete {paths[-1]} to go on from {valid}, which is valid" if valid else "no older one is valid"
         raise CheckpointError(f"the newest checkpoint is damaged: {error}; {advice}") from error
@@ -205,13 +210,27 @@ def _iteration(path: Path) -> int:
 
 
 def _numbered(directory: Path) -> list[Path]:
-    """Every directory that has a checkpoint's name, by iteration."""
+    """Every directory that has a checkpoint's name, by iteration; one that has gone since it was listed counts."""
+    try:
+        with os.scandir(directory) as entries:
+            names = sorted(entry.name for entry in entries if entry.is_dir())
+    except OSError:
+        return []
     found: dict[int, Path] = {}
-    for path in sorted(directory.glob("*")):  # ".replaced-5" sorts before "5", which then takes its place
-        number = path.name.removeprefix(_REPLACED)
-        if number.isascii() and number.isdigit() and str(int(number)) == number and path.is_dir():
-            found[int(number)] = path
+    for name in names:  # ".replaced-5" sorts before "5", which then takes its place
+        number = name.removeprefix(_REPLACED)
+        if number.isascii() and number.isdigit() and str(int(number)) == number:
+            found[int(number)] = directory / name
     return [found[iteration] for iteration in sorted(found)]
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What a directory of the same name does not share; None if it has gone."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def _is_complete(path: Path) -> bool:

@@ -12,22 +12,24 @@ import json
 import logging
 import os
 import platform
+import shutil
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
 import torch
 
 from metarl import run_files
-from metarl.config import loading
 from metarl.config.schema import RunConfig
 from metarl.errors import CheckpointError, ConfigError, StorageError
 from metarl.parallel import available_cores
-from metarl.run import checkpoint, provenance
-from metarl.storage import NOT_SUPPORTED, replace_file
+from metarl.run import checkpoint, provenance, run_config
+from metarl.run.checkpoint import Checkpoint
+from metarl.storage import NOT_SUPPORTED, expect_plain, no_follow, replace_file
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +43,10 @@ def create(root: str, name: str, seed: int) -> Path:
     """
     if name in ("", ".", "..") or "/" in name or "\0" in name:
         raise ConfigError(f"expected a run name that can name a directory, got {name!r}")
-    try:
-        parent = Path(root).expanduser() / name
-    except RuntimeError as error:  # no HOME, and a user that the system does not know
-        raise StorageError(f"run_dir = {root}: {str(error).rstrip('.')}; write the folder without ~") from error
+    folder = os.path.expanduser(root)
+    if folder.startswith("~"):  # no HOME, and a user that the system does not know
+        raise StorageError(f"run_dir = {root}: expected a known home folder; write the folder without ~")
+    parent = Path(folder) / name
     stem = f"{time.strftime('%Y%m%d-%H%M%S')}-s{seed}"
     try:
         parent.mkdir(parents=True, exist_ok=True)
@@ -60,19 +62,68 @@ def create(root: str, name: str, seed: int) -> Path:
     return run
 
 
+@contextmanager
+def made(root: str, name: str, seed: int, config: bytes) -> Iterator[Path]:
+    """A new run's directory, locked, with ``config.yaml`` and ``versions.json`` in it.
+
+    Args:
+        root: folder of all runs.
+        name: the configuration's name.
+        seed: the run's seed.
+        config: the content of ``config.yaml``, from :func:`metarl.run.run_config.encode`.
+
+    Raises:
+        ConfigError: ``name`` is not one plain path component.
+        StorageError: it cannot be made; nothing is left of it.
+    """
+    run = create(root, name, seed)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(lock(run))
+            run_config.write(run, config)
+            write_versions(run)
+        except StorageError:
+            discard(run)
+            raise
+        yield run
+
+
+def discard(run: Path) -> None:
+    """Delete a run that never began, and the folder of its configuration if nothing else is in it."""
+    shutil.rmtree(run, ignore_errors=True)
+    with suppress(OSError):
+        run.parent.rmdir()
+
+
 def checkpoints(run: Path) -> Path:
     """Where the run's checkpoints are."""
     return run / run_files.CHECKPOINTS
 
 
-def write_config(run: Path, config: RunConfig) -> None:
-    """Write the resolved configuration."""
-    (run / run_files.CONFIG).write_text(loading.dump(config), encoding="utf-8")
+@dataclass(frozen=True)
+class Opened:
+    """A run from the disk: its configuration, its newest checkpoint, and notices for the user."""
+
+    config: RunConfig
+    checkpoint: Checkpoint
+    notices: list[str]
+
+
+def open_run(run: Path, allow: Sequence[str] = ()) -> Opened:
+    """Read a run after checking every byte; ``allow`` as for :func:`metarl.config.loading.load`. Writes nothing.
+
+    Raises:
+        CheckpointError: the newest checkpoint or ``config.yaml`` is missing, damaged or changed; says what to do.
+        ConfigError: the configuration cannot be run here.
+    """
+    newest = checkpoint.latest(checkpoints(run))
+    config, notices = run_config.read(run, newest.state.get("config"), allow)
+    return Opened(config, newest, notices)
 
 
 def read_config(run: Path, allow: Sequence[str] = ()) -> RunConfig:
-    """A run's configuration; ``allow`` as for :func:`metarl.config.loading.load`. Raises ConfigError."""
-    return loading.load(str(run / run_files.CONFIG), allow=allow).config
+    """The configuration of :func:`open_run`."""
+    return open_run(run, allow).config
 
 
 def write_versions(run: Path) -> None:
@@ -87,7 +138,9 @@ def write_versions(run: Path) -> None:
     try:
         replace_file(run / run_files.VERSIONS, (json.dumps(content, indent=1) + "\n").encode())
     except OSError as error:
-        raise StorageError(f"cannot write {run / 'versions.json'}: {error}") from error
+        raise StorageError(
+            f"cannot write {run / 'versions.json'}: {error}; free some space or fix permissions"
+        ) from error
 
 
 @contextmanager
@@ -104,22 +157,23 @@ def lock(run: Path) -> Iterator[None]:
     """
     path = run / run_files.LOCK
     try:
-        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115  # closed below, on every way out
+        expect_plain(path)
+        # closed below, on every way out; without a buffer, which closing would have to write to a full disk
+        file = open(path, "ab", buffering=0, opener=no_follow)  # noqa: SIM115
     except OSError as error:
         raise StorageError(f"cannot lock {run}: {error}") from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             file.truncate(0)
-            file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
-            file.flush()
+            file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
         except BlockingIOError:
             raise ConfigError(
                 f"{run} is in use by {_holder(path)}; wait for it, stop it, or start another run"
             ) from None
         except OSError as error:
             if error.errno not in NOT_SUPPORTED:
-                raise StorageError(f"cannot lock {run}: {error}") from error
+                raise StorageError(f"cannot lock {run}: {error}; choose a place with free space") from error
             log.warning("%s has no lock (%s): see to it that no second process trains there", run, error.strerror)
         yield
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,10 @@ from metarl import run_files
 from metarl.config import loading
 from metarl.config.loading import Loaded
 from metarl.config.schema import RunConfig
-from metarl.errors import CheckpointError, ConfigError
+from metarl.errors import CheckpointError, ConfigError, StorageError
 from metarl.monitor.logger import Logger
 from metarl.monitor.metrics_file import MetricsFile
-from metarl.run import checkpoint, memory, run_dir
+from metarl.run import checkpoint, memory, run_config, run_dir
 from metarl.run.evaluation import Evaluator
 from metarl.run.experiment import Experiment, build, resolve
 from metarl.run.trainer import Progress, Trainer
@@ -22,22 +23,34 @@ from metarl.run.trainer import Progress, Trainer
 def train(loaded: Loaded) -> Path:
     """Start a run and train it to its end; returns its directory."""
     config = resolve(loaded.config)
+    content = run_config.encode(config)
     parameters = _initial_parameters(config)
     with build(config) as experiment:
         if parameters is not None:
             experiment.agent.load_parameters(parameters)
         memory.check_trajectories(config, experiment.distribution.spaces, experiment.agent)
         # everything that can be wrong with a configuration has been found: only now is anything created
-        run = run_dir.create(config.run_dir, loaded.name, config.seed)
-        with run_dir.lock(run):
-            run_dir.write_config(run, config)
-            run_dir.write_versions(run)
-            trainer = assemble(run, loaded.name, experiment, Progress())
-            for notice in loaded.notices:
-                trainer.logger.message(notice)
-            trainer.save()
+        with run_dir.made(config.run_dir, loaded.name, config.seed, content) as run:
+            trainer = _begin(run, loaded, experiment)
             trainer.run_to_end()
     return run
+
+
+def _begin(run: Path, loaded: Loaded, experiment: Experiment) -> Trainer:
+    """A new run's trainer, with its first checkpoint. Raises StorageError: there is no space; the run is deleted."""
+    try:
+        trainer = assemble(run, loaded.name, experiment, Progress())
+        for notice in loaded.notices:
+            trainer.logger.message(notice)
+        try:
+            trainer.save()
+        except StorageError:
+            trainer.logger.close()
+            raise
+    except StorageError:
+        run_dir.discard(run)
+        raise
+    return trainer
 
 
 def resume(run: Path, overrides: Sequence[str] = (), allow: Sequence[str] = ()) -> Path:
@@ -47,28 +60,41 @@ def resume(run: Path, overrides: Sequence[str] = (), allow: Sequence[str] = ()) 
     :func:`metarl.config.loading.load`.
     """
     run = run.resolve()
+    run_files.expect_own_files(run)
     with run_dir.lock(run):
-        config = loading.resume_config(run_dir.read_config(run, allow), overrides)
-        found = checkpoint.latest(run_dir.checkpoints(run))
+        opened = run_dir.open_run(run, allow)
+        config, found = loading.resume_config(opened.config, overrides), opened.checkpoint
         if config.iterations < found.iteration:
             raise ConfigError(
                 f"iterations = {config.iterations}: expected at least the {found.iteration} done; nothing was changed"
             )
         config = resolve(config)
+        run_config.write(run, run_config.encode(config))
         # what lies behind the checkpoint has not happened
         for name in (run_files.METRICS, run_files.EVALUATIONS):
             MetricsFile.cut_back(run / name, found.iteration)
-        run_dir.write_config(run, config)
         with build(config) as experiment:
             experiment.agent.load_state(found.tensors)
-            assemble(run, run.parent.name, experiment, Progress.from_state(found.state)).run_to_end()
+            trainer = assemble(run, run.parent.name, experiment, Progress.from_state(found.state))
+            for notice in opened.notices:
+                trainer.logger.message(notice)
+            trainer.run_to_end()
     return run
 
 
-def evaluate(run: Path, overrides: Sequence[str] = (), allow: Sequence[str] = ()) -> dict[str, Any]:
-    """The adaptation curve of a run's newest checkpoint, with overrides of keys that do not undo it; writes nothing."""
-    config = loading.resume_config(run_dir.read_config(run, allow), overrides)
-    found = checkpoint.latest(run_dir.checkpoints(run))
+def evaluate(
+    run: Path,
+    overrides: Sequence[str] = (),
+    allow: Sequence[str] = (),
+    notify: Callable[[Sequence[str]], None] = lambda notices: None,
+) -> dict[str, Any]:
+    """The adaptation curve of a run's newest checkpoint, with overrides of keys that do not undo it; writes nothing.
+
+    ``notify`` is given what the user should know of how the run was opened.
+    """
+    opened = run_dir.open_run(run, allow)
+    config, found = resolve(loading.resume_config(opened.config, overrides)), opened.checkpoint
+    notify(opened.notices)
     with build(config) as experiment:
         experiment.agent.load_state(found.tensors)
         curve = Evaluator(experiment.sampler, config.eval, seed=config.seed).evaluate(experiment.agent)
@@ -87,7 +113,7 @@ def _initial_parameters(config: RunConfig) -> dict[str, Any] | None:
     """The parameters named by ``init_from``; read before anything is created."""
     if config.init_from is None:
         return None
-    source = Path(config.init_from)
+    source = Path(os.path.expanduser(config.init_from))
     if not run_files.is_run(source):
         raise CheckpointError(f"init_from = {config.init_from}: expected a run directory, found none there")
     return dict(checkpoint.latest(run_dir.checkpoints(source)).tensors)

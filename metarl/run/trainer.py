@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from metarl import run_files
+from metarl.config.loading import as_data
 from metarl.errors import Interrupted, MetarlError, NumericError, StorageError
 from metarl.faults import UNEXPECTED, explained
 from metarl.monitor.logger import Logger
@@ -111,9 +112,18 @@ class Trainer:
             self.logger.message(f"stopped at the time limit; go on with: metarl resume {self.run}")
             return
         self.evaluate()
-        report = write_report(self.run)
-        write_curves_csv(self.run)
-        self.logger.message(f"results: {self.run}\ncurves:  {report}")
+        self._report()
+
+    def _report(self) -> None:
+        """Draw the curves. The run is complete: whatever goes wrong here costs no more than the picture."""
+        self.logger.message(f"results: {self.run}")
+        try:
+            report = write_report(self.run)
+            write_curves_csv(self.run)
+            self.logger.message(f"curves:  {report}")
+        except Exception as error:
+            what = str(error) if isinstance(error, MetarlError) else f"{type(error).__name__}: {error}"
+            self.logger.message(f"warning: the run is complete, but its report could not be written: {what}")
 
     def iterate(self) -> Metrics:
         """One iteration: sample tasks, gather data and adapt to them phase by phase, update θ.
@@ -165,7 +175,8 @@ class Trainer:
             return
         now = Progress(self.iteration, self.env_steps, self._seconds(), self._faults(), self.logger.run_id)
         folder, keep = run_dir.checkpoints(self.run), self.config.checkpoint.keep
-        checkpoint.save(folder, self.iteration, self.experiment.agent.state(), now.state(), keep=keep)
+        state = {**now.state(), "config": as_data(self.config)}  # its copy, for when the run's own is lost
+        checkpoint.save(folder, self.iteration, self.experiment.agent.state(), state, keep=keep)
         self._saved = self.iteration
 
     def _finished(self) -> bool:

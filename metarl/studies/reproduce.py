@@ -16,7 +16,7 @@ from typing import Any, Literal
 from metarl import run_files, safe_path
 from metarl.config import loading
 from metarl.config.schema import RunConfig
-from metarl.errors import ConfigError, Interrupted, MetarlError, StorageError
+from metarl.errors import CheckpointError, ConfigError, Interrupted, MetarlError, StorageError
 from metarl.monitor.metrics_file import MetricsFile
 from metarl.report.files import write_files
 from metarl.run import checkpoint, run_dir, signals
@@ -100,7 +100,7 @@ def find_jobs(cells: Sequence[Cell], out: Path) -> list[Job]:
             run = _newest_run(out / str(cell))
             if run is not None:
                 _check_settings(run, config)
-        except ConfigError as error:
+        except (ConfigError, CheckpointError) as error:
             problems |= dict.fromkeys(str(error).splitlines())
             continue
         state: Literal["new", "started", "finished"] = "new"

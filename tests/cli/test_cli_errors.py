@@ -346,13 +346,13 @@ def test_results_are_printed_and_expected_failures_keep_their_exit_code(capsys, 
         "low": [-11.0, 4.0],
         "high": [-9.0, 6.0],
     }
-    monkeypatch.setattr(runs, "evaluate", lambda run, overrides, allow: {**result, "given": list(overrides)})
+    monkeypatch.setattr(runs, "evaluate", lambda run, overrides, allow, notify: {**result, "given": list(overrides)})
     assert cli.main(["evaluate", "run", "--json", "eval.num_tasks=3"]) == 0
     assert json.loads(capsys.readouterr().out) == {**result, "given": ["eval.num_tasks=3"]}
     assert cli.main(["evaluate", "run"]) == 0
     assert "5.2" in capsys.readouterr().out
 
-    def diverge(run, overrides, allow):
+    def diverge(*given):
         raise NumericError("loss is nan")
 
     monkeypatch.setattr(runs, "evaluate", diverge)

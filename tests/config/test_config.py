@@ -350,14 +350,30 @@ def test_a_resumed_run_may_change_only_what_undoes_no_result(base):
     assert (changed.iterations, changed.sampler.workers, changed.eval.every) == (9, 3, None)
     assert changed.task == saved.task and type(changed) is RunConfig
     with pytest.raises(ConfigError) as caught:
-        loading.resume_config(saved, ["seed=2", "device=cpu", "agent={'inner_lr': 1}", "x"])
+        loading.resume_config(saved, ["seed=2", "run_dir=x", "agent={'inner_lr': 1}", "x"])
     lines = str(caught.value).splitlines()
     assert [line.partition(" ")[0] for line in lines] == [
         "'x':",
         "seed",
-        "device",
+        "run_dir",
         "agent.inner_lr",
     ]
     assert all("iterations, env_steps, time_limit_s, sampler.*" in line for line in lines[1:])
     with pytest.raises(ConfigError, match=r"eval\.evry = 1: did you mean eval\.every"):
         loading.resume_config(saved, ["eval.evry=1"])
+    assert loading.resume_config(saved, ["device=cpu"]).device == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "key"),
+    [
+        ("reptile_point", ["agent.meta_lr_end=0", "agent.meta_lr_iterations=4"], "agent.meta_lr_iterations"),
+        ("rl2_ppo_bernoulli_bandit", ["agent.lr_end=0", "agent.lr_iterations=4"], "agent.lr_iterations"),
+    ],
+)
+def test_a_run_that_cannot_be_extended_says_so_by_keys_that_may_change(name, changes, key):
+    """Its step size has come to 0, and a schedule cannot change on resume."""
+    saved = loading.load(name, ["env_steps=null", "iterations=4", *changes]).config
+    with pytest.raises(ConfigError, match=rf"^iterations = 9: expected at most {key} = 4, because nothing is learned"):
+        loading.resume_config(saved, ["iterations=9"])
+    assert loading.resume_config(saved, ["iterations=3"]).iterations == 3

@@ -10,7 +10,9 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
 
@@ -209,6 +211,41 @@ class TestWandb:
         assert wandb.mode == "offline" and len(warnings) == 1
         assert "wandb is offline" in warnings[0] and f"wandb sync {tmp_path}/run/wandb/offline-run" in warnings[0]
         assert sum(r["type"] == "history" for r in records(tmp_path / "run", str(wandb.run_id))) == 200
+
+    def test_settings_in_the_working_directory_are_not_read(self, tmp_path, monkeypatch):
+        """A run from elsewhere may have a ``wandb/settings`` that sends the key to another server."""
+        heard: list[bytes] = []
+
+        class Server(BaseHTTPRequestHandler):
+            def do_POST(self):
+                heard.append(self.headers.as_bytes())
+                self.send_error(500)
+
+            do_GET = do_POST  # noqa: N815
+
+            def log_message(self, *arguments):
+                pass
+
+        with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            run = tmp_path / "run"
+            (run / "wandb").mkdir(parents=True)
+            elsewhere = f"[default]\nbase_url = http://127.0.0.1:{server.server_port}\nproject = stolen\n"
+            (run / "wandb" / "settings").write_text(elsewhere)
+            monkeypatch.chdir(run)
+            monkeypatch.setattr(wandb_sink, "INIT_TIMEOUT_S", 3.0)
+            (tmp_path / "home" / ".config" / "wandb").mkdir(parents=True)
+            # the user's own server, in settings of the user's own: nobody is there
+            own = "[default]\nbase_url = http://127.0.0.1:9\n"
+            (tmp_path / "home" / ".config" / "wandb" / "settings").write_text(own)
+            monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+            warnings: list[str] = []
+            wandb = sink(run, "online", warnings)
+            wandb.log(metrics(1))
+            wandb.finish(timeout=20)
+            server.shutdown()
+        assert heard == []
+        assert wandb.mode == "offline" and len(warnings) == 1
 
     def test_finish_gives_up_in_time(self, tmp_path, monkeypatch):
         for name, value in UNREACHABLE.items():

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib import rc_context, rcParams
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -140,10 +141,9 @@ def test_nothing_to_draw_and_nowhere_to_write_are_errors(tmp_path):
     assert not (tmp_path / "report").exists()
     write(tmp_path, "metrics.jsonl", TRAINING)
     (tmp_path / "report").touch()
-    with pytest.raises(StorageError, match=r"curves\.png"):
-        write_report(tmp_path)
-    with pytest.raises(StorageError, match=r"curves\.csv"):
-        write_curves_csv(tmp_path)
+    for write_one in (write_report, write_curves_csv):
+        with pytest.raises(StorageError, match="report: expected a folder, found a plain file"):
+            write_one(tmp_path)
 
 
 def test_drawing_needs_no_display_and_leaves_pyplot_alone(tmp_path):
@@ -166,3 +166,63 @@ def test_drawing_needs_no_display_and_leaves_pyplot_alone(tmp_path):
 def test_colours_of_phases_get_darker():
     lightness = [sum(color[:3]) for color in colours._ordered_colors(4)]
     assert lightness == sorted(lightness, reverse=True) and lightness[0] < 2.5  # visible on white
+
+
+@pytest.mark.parametrize("name", ["a$b_c", "$", "$x^$", "\\frac", "caf\udce9", "two\nlines", "名前"])
+def test_any_folder_name_can_be_drawn(name, tmp_path):
+    write(tmp_path / name / name, "metrics.jsonl", TRAINING)
+    assert write_report(tmp_path / name / name).stat().st_size > 10_000
+
+
+def test_what_a_user_has_set_for_matplotlib_does_not_count(tmp_path):
+    """With text.usetex, drawing would need LaTeX; all else of the picture would be the user's too."""
+    write(tmp_path / "run", "metrics.jsonl", TRAINING)
+    write(tmp_path / "run", "evaluations.jsonl", [EVALUATION])
+    write_report(tmp_path / "run")
+    picture = tmp_path / "run" / "report" / "curves.png"
+    plain = picture.read_bytes()
+    own = {"text.usetex": True, "axes.facecolor": "red", "savefig.dpi": 10, "font.family": "no such font"}
+    with rc_context(own):
+        write_report(tmp_path / "run")
+        assert rcParams["text.usetex"] and rcParams["savefig.dpi"] == 10
+    assert picture.read_bytes() == plain
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "said"),
+    [
+        ("metrics.jsonl", {"env_steps": "many"}, "expected a number for env_steps, got 'many'"),
+        ("metrics.jsonl", {"env_steps": None}, "expected a number for env_steps, got None"),
+        ("metrics.jsonl", {"train/return/1": [1]}, r"expected a number for train/return/1, got \[1\]"),
+        ("metrics.jsonl", {"train/return/0": True}, "expected a number for train/return/0, got True"),
+        ("metrics.jsonl", {"env_steps": 10**400}, "expected a number for env_steps, got 1000"),
+        ("evaluations.jsonl", {"steps": None}, "expected steps to be numbers"),
+        ("evaluations.jsonl", {"steps": []}, "expected steps to be numbers"),
+        ("evaluations.jsonl", {"low": [1.0]}, "expected low to be numbers, as many as steps"),
+        ("evaluations.jsonl", {"mean": "high"}, "expected mean to be numbers"),
+        (
+            "evaluations.jsonl",
+            {"returns": [[1.0], [2.0, 3.0]]},
+            "expected returns to have a list for every step, all of one length",
+        ),
+        ("evaluations.jsonl", {"returns": 3}, "expected returns to be lists of numbers, got 3"),
+        ("evaluations.jsonl", {"env_steps": {}}, "expected a number for env_steps"),
+    ],
+    ids=str,
+)
+def test_an_odd_line_is_named_with_what_was_expected(file, change, said, tmp_path):
+    for name, good in (("metrics.jsonl", TRAINING), ("evaluations.jsonl", [EVALUATION])):
+        write(tmp_path, name, [*good, {**good[-1], "iteration": 7, **change}] if name == file else good)
+    for write_one in (write_report, write_curves_csv):
+        with pytest.raises(ConfigError, match=rf"{file}, iteration 7: {said}"):
+            write_one(tmp_path)
+
+
+def test_a_report_is_not_written_through_a_link(tmp_path):
+    write(tmp_path / "run", "metrics.jsonl", TRAINING)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "run" / "report").symlink_to(tmp_path / "elsewhere")
+    for write_one in (write_report, write_curves_csv):
+        with pytest.raises(StorageError, match="report: expected a folder, found a link"):
+            write_one(tmp_path / "run")
+    assert not list((tmp_path / "elsewhere").iterdir())

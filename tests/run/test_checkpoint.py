@@ -263,13 +263,13 @@ def test_a_disk_that_garbles_what_it_was_given_is_found_before_pruning(tmp_path,
     assert names(tmp_path) == ["1"]
 
 
-def save_forever(directory: Path, ready: "multiprocessing.connection.Connection") -> None:
+def save_forever(directory: Path, ready: "multiprocessing.connection.Connection", keep: int = 2) -> None:
     iteration = checkpoint.latest(directory).iteration
     ready.send(iteration)
     while True:
         iteration += 1
-        checkpoint.save(directory, iteration, tensors(iteration, 50_000), {"number": iteration}, keep=2)
-        checkpoint.save(directory, iteration, tensors(iteration, 50_000), {"number": iteration}, keep=2)  # replaced
+        checkpoint.save(directory, iteration, tensors(iteration, 50_000), {"number": iteration}, keep=keep)
+        checkpoint.save(directory, iteration, tensors(iteration, 50_000), {"number": iteration}, keep=keep)  # replaced
 
 
 def all_load(directory: Path) -> bool:
@@ -342,3 +342,42 @@ def test_killed_at_random_moments_every_load_succeeds(tmp_path):
         assert all_load(tmp_path)
         last = loaded.iteration
     assert last > 5, "the kills came before any save"
+
+
+def test_a_checkpoint_that_is_replaced_or_pruned_while_it_is_read_is_looked_for_again(tmp_path, monkeypatch):
+    """As beside a run that goes on: the newest one goes, or another of its iteration comes, before it has been read."""
+    save(tmp_path, 1)
+    real, changes = checkpoint.load, [lambda: save(tmp_path, 2, keep=1), lambda: save(tmp_path, 2, keep=1)]
+
+    def load(path: Path) -> checkpoint.Checkpoint:
+        if not changes:
+            return real(path)
+        seen = path / "state.json"
+        changes.pop()()
+        if seen.exists():  # replaced: what has been read of the old one does not fit the new one
+            raise CheckpointError("damaged")
+        return real(path)
+
+    monkeypatch.setattr(checkpoint, "load", load)
+    assert checkpoint.latest(tmp_path).iteration == 2 and not changes
+    os.truncate(tmp_path / "2" / "state.json", 3)
+    with pytest.raises(CheckpointError, match="the newest checkpoint is damaged"):
+        checkpoint.latest(tmp_path)  # and it ends where nothing changes
+
+
+def test_reading_beside_a_process_that_keeps_one_checkpoint(tmp_path):
+    save(tmp_path, 1)
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    child = context().Process(target=save_forever, args=(tmp_path, sender), kwargs={"keep": 1})
+    child.start()
+    try:
+        receiver.recv()
+        end, reads, last = time.monotonic() + 2.0, 0, 0
+        while time.monotonic() < end:
+            found = checkpoint.latest(tmp_path)
+            assert found.state["number"] == found.iteration >= last
+            reads, last = reads + 1, found.iteration
+    finally:
+        child.kill()
+        child.join()
+    assert last > 2, "nothing was saved meanwhile"

@@ -176,7 +176,7 @@ CONFLICTS = [
     (["agent.memory=retrieval", "agent.memory_context=14"], "agent.memory_context = 14: expected at least 15, because"),
     (
         ["iterations=5"],
-        "agent.lr_iterations = 4: expected at least iterations = 5, because nothing is learned any more",
+        "iterations = 5: expected at most agent.lr_iterations = 4, because nothing is learned any more",
     ),
 ]
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metarl.report.curves import GRADIENT, unit_of
-from metarl.report.figures import new_figure, png, tidy, whole_numbers
+from metarl.report.figures import house_style, new_figure, png, tidy, whole_numbers
 from metarl.report.files import write_files
 from metarl.report.markdown import WITHOUT_MEANING, Summary, made, missing, settings, table
 from metarl.report.numbers import MILLION, count, duration, number
@@ -200,6 +200,7 @@ def _rejected(methods: Summary) -> str:
     return f"Updates that the line search rejected: {', '.join(words)}.\n" if words else ""
 
 
+@house_style()
 def picture(summary: Summary, task: str) -> bytes:
     """A PNG: return after the last adaptation step by environment steps, and final return by adaptation steps."""
     content = summary["tasks"][task]

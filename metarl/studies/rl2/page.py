@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from metarl.report.figures import new_figure, png, tidy
+from metarl.report.figures import house_style, new_figure, png, tidy
 from metarl.report.files import write_files
 from metarl.report.markdown import WITHOUT_MEANING, Summary, made, missing, settings, table
 from metarl.report.numbers import count, duration, number
@@ -217,6 +217,7 @@ def _chosen(summary: Summary) -> str:
     return "\n".join(["Reference lines:\n", *lines, ""])
 
 
+@house_style()
 def picture(summary: Summary) -> bytes:
     """A PNG: mean return of every episode of the running trial, for each setting with runs."""
     entries = _finished(summary["settings"])
