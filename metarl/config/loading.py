@@ -73,7 +73,13 @@ def load(config: str, overrides: Sequence[str] = (), allow: Sequence[str] = ()) 
     checked = _validate(resolved, task, agent, problems)
     if checked is None or problems:
         raise _error(problems)
-    return Loaded(name, checked, notices, raw)
+    return Loaded(name, checked, notices + idle_notices(checked, dict(_leaves(raw))), raw)
+
+
+def idle_notices(config: RunConfig, given: Iterable[str]) -> list[str]:
+    """One line for every one of the ``given`` keys, with dots, that changes nothing in a run: the key and why."""
+    idle = config.without_effect()
+    return [f"{key} has no effect: {idle[key]}" for key in given if key in idle]
 
 
 def check_combinations(config: RunConfig) -> list[str]:

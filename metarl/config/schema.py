@@ -32,6 +32,7 @@ class TaskConfig(Frozen):
     """Keys that every task family has; a family extends it with its own."""
 
     lineages: ClassVar[Mapping[str, Lineage]] = {}
+    actions_are_choices: ClassVar[bool] = False  # in every task of the family, as its config alone tells
 
     name: str = Field(description="module in envs/ that defines the task family")
     lineage: str | None = Field(
@@ -42,6 +43,11 @@ class TaskConfig(Frozen):
         1.0, description="policy outputs in ±action_scale span the control range; what lies beyond is clipped"
     )
     reveal: bool = Field(False, description="append the task to the observation: the oracle")
+
+    def without_effect(self, run: RunConfig) -> dict[str, str]:
+        """Keys that change nothing in that run, of which this is the task: ``task.<key>`` → why. A notice names those
+        that the user has set."""
+        return {"task.action_scale": "actions are choices"} if self.actions_are_choices else {}
 
 
 class AgentConfig(Frozen):
@@ -57,6 +63,11 @@ class AgentConfig(Frozen):
         each, with the key, its value, what is expected, and why. ``run.task`` is plain data if its name is not known.
         """
         return []
+
+    def without_effect(self, run: RunConfig) -> dict[str, str]:
+        """Keys that change nothing in that run, of which this is the agent: ``agent.<key>``, ``eval.<key>``, … → why.
+        A notice names those that the user has set."""
+        return {}
 
 
 class SamplerConfig(Frozen):
@@ -164,3 +175,14 @@ class RunConfig(Frozen):
     eval: EvalConfig = Field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
     wandb: WandbConfig = Field(default_factory=WandbConfig)
+
+    def without_effect(self) -> dict[str, str]:
+        """Keys that change nothing in this run, with dots, and why: what the run itself, task and agent say."""
+        found = {}
+        if self.wandb.mode == "disabled":
+            keys = ("project", "entity", "group", "tags")
+            found |= {f"wandb.{key}": "wandb.mode = disabled records nothing there" for key in keys}
+        if self.sampler.executor == "in_process" or self.sampler.workers == 0:
+            keys = ("unit_timeout_s", "worker_restarts")
+            found |= {f"sampler.{key}": "rollouts run in this process, not in workers" for key in keys}
+        return found | self.task.without_effect(self) | self.agent.without_effect(self)
