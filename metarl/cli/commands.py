@@ -44,7 +44,7 @@ def train(options: argparse.Namespace) -> str:
 def resume(options: argparse.Namespace) -> str:
     """Go on with a run."""
     run = _run(options.run)
-    _check_overrides(options, "resume")
+    _check_overrides(options, "resume", run)
     from metarl.run import runs
 
     return str(runs.resume(run, options.overrides, options.allow))
@@ -53,7 +53,7 @@ def resume(options: argparse.Namespace) -> str:
 def evaluate(options: argparse.Namespace) -> str:
     """Measure how a run's agent adapts."""
     run = _run(options.run)
-    _check_overrides(options, "evaluate")
+    _check_overrides(options, "evaluate", run)
     from metarl.run import runs
 
     result = runs.evaluate(run, options.overrides, options.allow)
@@ -163,12 +163,16 @@ def _run(text: str) -> Path:
     raise CheckpointError(f"{text!r}: expected a run directory, as `metarl train` prints it, found {found}")
 
 
-def _check_overrides(options: argparse.Namespace, command: str) -> None:
-    """Before anything is imported for the command: raises ConfigError for keys that it cannot change."""
+def _check_overrides(options: argparse.Namespace, command: str, run: Path) -> None:
+    """Before anything is imported for the command: raises ConfigError for keys that it cannot change. What can be
+    changed and has no effect on the run is said."""
     from metarl.config import loading
 
     changeable = loading.RESUMABLE if command == "resume" else ("eval.*",)
-    loading.check_override_keys(options.overrides, changeable, f"in `metarl {command}`")
+    changes = loading.check_override_keys(options.overrides, changeable, f"in `metarl {command}`")
+    if changes:
+        saved = loading.load(str(run / run_files.CONFIG), allow=options.allow).config
+        _notify(loading.idle_notices(loading.resume_config(saved, options.overrides), changes))
 
 
 def _notify(notices: Sequence[str]) -> None:
