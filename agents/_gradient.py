@@ -83,9 +83,9 @@ class GradientAgentConfig(AgentConfig):
             found |= {f"eval.{key}": "eval.adapt_steps = 0 adapts in no evaluation" for key in keys}
         steps = max(self.inner_steps_in_training(), run.eval.adapt_steps)
         if steps < 2:
-            found["agent.later_step_lr_scale"] = "no adaptation has a second step, neither in training nor in evaluation"
+            found["agent.later_step_lr_scale"] = "no trial has a second inner step, in training or in evaluation"
         if steps < 1:
-            found["agent.inner_lr"] = "no adaptation step is taken, neither in training nor in evaluation"
+            found["agent.inner_lr"] = "no inner step is taken, in training or in evaluation"
         return found
 
     def inner_steps_in_training(self) -> int:

@@ -25,8 +25,8 @@ class GridNaviConfig(TaskConfig):
     lineages: ClassVar[Mapping[str, Lineage]] = {
         "varibad2020": Lineage(
             pins={"horizon": 15, "num_cells": 5, "observation": "position", "goals": "shared"},
-            why="lmzintgraf/varibad: environments/navigation/gridworld.py, environments/__init__.py; its test tasks are "
-            "the 21 goals that it trains on",
+            why="lmzintgraf/varibad: environments/navigation/gridworld.py, environments/__init__.py; its test tasks "
+            "are the 21 goals that it trains on",
             differs="its wrapper appends an end-of-episode flag to the observation, which memory agents get as an "
             "input of its own here, and counts 3 resets between 4 episodes as steps of the trial",
         ),

@@ -86,8 +86,8 @@ class Parameter(Frozen):
     test_choices: list[Choice] | None = Field(
         None,
         min_length=1,
-        description="values of test tasks. null = choices: where all parameters have choices and none has test_choices, "
-        "every fourth combination is held out for testing, if there are four or more",
+        description="values of test tasks. null = choices: where all parameters have choices and none has "
+        "test_choices, every fourth combination is held out for testing, if there are four or more",
     )
     argument: str | None = Field(None, description="constructor argument that takes the value")
     set: list[Assignment] = Field(default_factory=list, description="attributes that follow the value, in this order")
@@ -216,7 +216,9 @@ class GymnasiumEnvDistribution(TaskDistribution):
         return len(self._combinations(split))
 
     def sample(self, num_tasks: int, *, split: Split, rng: np.random.Generator) -> list[Task]:
-        tasks: list[dict[str, Any]] = [dict(task) for task in balanced_sample(self._combinations(split), num_tasks, rng)]
+        tasks: list[dict[str, Any]] = [
+            dict(task) for task in balanced_sample(self._combinations(split), num_tasks, rng)
+        ]
         for name, parameter in self.config.parameters.items():
             if parameter.range is not None:
                 for task, value in zip(tasks, rng.uniform(*parameter.range, num_tasks).tolist(), strict=True):

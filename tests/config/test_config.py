@@ -387,10 +387,10 @@ IDLE = {  # overrides of a shipped configuration → keys among them that change
         "eval.adapt_env_steps": "eval.adapt_steps = 0",
     },
     ("maml_trpo_half_cheetah_vel", "agent.later_step_lr_scale=0.5", "eval.adapt_steps=1"): {
-        "agent.later_step_lr_scale": "no adaptation has a second step"
+        "agent.later_step_lr_scale": "no trial has a second inner step"
     },
     ("maml_trpo_half_cheetah_vel", "agent.later_step_lr_scale=0.5", "eval.adapt_steps=2"): {},
-    ("pretraining_point", "agent.inner_lr=0.2", "eval.adapt_steps=0"): {"agent.inner_lr": "no adaptation step"},
+    ("pretraining_point", "agent.inner_lr=0.2", "eval.adapt_steps=0"): {"agent.inner_lr": "no inner step"},
     ("reptile_point", "agent.inner=vpg", "agent.inner_epochs=2", "agent.inner_clip=0.1"): {
         "agent.inner_epochs": "one gradient step",
         "agent.inner_clip": "clips nothing",

@@ -473,7 +473,9 @@ def test_choices_alone_are_held_out_where_there_are_four() -> None:
         for split in ("train", "test"):
             size = made.size(split)
             assert size is not None
-            found.append({tuple(task.values()) for task in made.sample(size, split=split, rng=np.random.default_rng(0))})
+            found.append(
+                {tuple(task.values()) for task in made.sample(size, split=split, rng=np.random.default_rng(0))}
+            )
         return found
 
     assert splits(g=[6.0, 8.0, 10.0]) == [{(6,), (8,), (10,)}] * 2

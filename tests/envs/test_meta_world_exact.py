@@ -26,9 +26,9 @@ FEW = ("reach-v3", "push-v3", "door-open-v3", "stick-push-v3", "peg-insert-side-
 VERSIONS = ("v1", "v2")
 
 # Where scripted policies do not succeed by v1 on the two tasks that are compared: success is read from what the reward
-# returns, which is the distance at the start in hand-insert, a gripper that is never open in stick-push, and the distance
-# of the peg's middle instead of its head in peg-insert-side, so that it counts on few goals: see below. These policies
-# solve all three by the measure of v2.
+# returns, which is the distance at the start in hand-insert, a gripper that is never open in stick-push, and the
+# distance of the peg's middle instead of its head in peg-insert-side, so that it counts on few goals: see below. These
+# policies solve all three by the measure of v2.
 NOT_BY_V1 = {("hand-insert-v3", "v1"), ("stick-push-v3", "v1"), ("peg-insert-side-v3", "v1")}
 
 
