@@ -178,11 +178,11 @@ class RunConfig(Frozen):
 
     def without_effect(self) -> dict[str, str]:
         """Keys that change nothing in this run, with dots, and why: what the run itself, task and agent say."""
-        found = {}
+        found: dict[str, str] = {}
         if self.wandb.mode == "disabled":
-            keys = ("project", "entity", "group", "tags")
-            found |= {f"wandb.{key}": "wandb.mode = disabled records nothing there" for key in keys}
+            for key in ("project", "entity", "group", "tags"):
+                found[f"wandb.{key}"] = "wandb.mode = disabled records nothing there"
         if self.sampler.executor == "in_process" or self.sampler.workers == 0:
-            keys = ("unit_timeout_s", "worker_restarts")
-            found |= {f"sampler.{key}": "rollouts run in this process, not in workers" for key in keys}
+            for key in ("unit_timeout_s", "worker_restarts"):
+                found[f"sampler.{key}"] = "rollouts run in this process, not in workers"
         return found | self.task.without_effect(self) | self.agent.without_effect(self)
