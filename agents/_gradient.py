@@ -23,7 +23,7 @@ from metarl.learning.samples import AdvantageNorm, Baseline, Estimates, policy_g
 from metarl.nn.derivatives import Scratch
 from metarl.nn.mlp import Activation
 from metarl.nn.normalization import RunningMoments
-from metarl.nn.policies import MLPPolicy, init_parameters, make_policy, normalized, require_spread
+from metarl.nn.policies import MLPPolicy, init_parameters, make_policy, normalized, require_spread, without_spread
 from metarl.parallel import TaskMap
 from metarl.spaces import SpaceSpec
 from metarl.types import Metrics, Trajectory
@@ -83,6 +83,26 @@ class GradientAgentConfig(AgentConfig):
             assert chunk != "auto"
             needs |= memory_of_fits(observations, min(run.meta_batch_size, chunk), "agent.baseline = linear", "none")
         return needs
+
+    def without_effect(self, run: RunConfig) -> dict[str, str]:
+        found = {"eval.restored_episodes": "the agent has no memory that could be restored"}
+        if not self.hidden_sizes:
+            found["agent.activation"] = "agent.hidden_sizes = [] has no layers"
+        if run.task.actions_are_choices:
+            found |= without_spread()
+        if run.eval.adapt_steps == 0:
+            keys = ("adapt_episodes", "adapt_env_steps")
+            found |= {f"eval.{key}": "eval.adapt_steps = 0 adapts in no evaluation" for key in keys}
+        steps = max(self.inner_steps_in_training(), run.eval.adapt_steps)
+        if steps < 2:
+            found["agent.later_step_lr_scale"] = "no trial has a second inner step, in training or in evaluation"
+        if steps < 1:
+            found["agent.inner_lr"] = "no inner step is taken, in training or in evaluation"
+        return found
+
+    def inner_steps_in_training(self) -> int:
+        """Inner steps, one after the other, of a training trial."""
+        return 0
 
 
 class GradientAgent(Agent):

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
-from metarl.config.schema import Lineage
+from metarl.config.schema import Lineage, RunConfig
 from metarl.errors import NumericError
 from metarl.learning.adaptation import analytic
 from metarl.learning.adaptation.inner_loop import InnerLoop, LearnedRates
@@ -73,6 +73,15 @@ class MAMLConfig(GradientAgentConfig):
     exploration: Literal["none", "sum", "mean"] = Field(
         "none", description="E-MAML: credit the data gathered before adaptation with the return after it"
     )
+
+    def inner_steps_in_training(self) -> int:
+        return self.num_adapt_steps
+
+    def without_effect(self, run: RunConfig) -> dict[str, str]:
+        found = super().without_effect(run)
+        if self.num_adapt_steps == 1:
+            found["agent.outer_phases"] = "the last phase is the only one after adaptation: agent.num_adapt_steps = 1"
+        return found
 
     @model_validator(mode="after")
     def _combinations(self) -> MAMLConfig:

@@ -24,7 +24,7 @@ from metarl.nn.memories.memory import State
 from metarl.nn.memory_policy import FLAGS, MemoryParameters, MemoryPolicy, init_memory_parameters
 from metarl.nn.mlp import MLP, Activation
 from metarl.nn.normalization import RunningMoments
-from metarl.nn.policies import action_distribution, require_spread
+from metarl.nn.policies import action_distribution, require_spread, without_spread
 from metarl.parallel import TaskMap, task_chunks
 from metarl.spaces import SpaceSpec
 from metarl.types import Metrics, Trajectory
@@ -105,9 +105,26 @@ class MemoryAgentConfig(AgentConfig):
             needs |= memory_of_fits(inputs, fits, f"agent.critic = {self.critic}", "value_head")
         return needs
 
+    def without_effect(self, run: RunConfig) -> dict[str, str]:
+        found = {"learner.tasks_per_chunk": "agents with a memory learn from whole trials, a share for each thread"}
+        keys = ("adapt_steps", "adapt_episodes", "adapt_env_steps")
+        found |= {f"eval.{key}": "the agent adapts by what it remembers, not by steps" for key in keys}
+        if not self.looks_up:
+            found["agent.memory_context"] = f"agent.memory = {self.memory} looks up no earlier steps"
+        if not self.encoder_sizes:
+            found["agent.activation"] = "agent.encoder_sizes = [] has no layers"
+        if run.task.actions_are_choices:
+            found |= without_spread()
+        return found
+
+    @property
+    def looks_up(self) -> bool:
+        """Whether the memory keeps single steps, ``memory_context`` of them."""
+        return self.memory in ("transformer", "retrieval")
+
     def _trial_conflicts(self, steps: int, trial: str) -> list[str]:
         """What does not go with trials of that many steps; ``trial`` says where these come from."""
-        if self.memory not in ("transformer", "retrieval") or self.memory_context >= steps:
+        if not self.looks_up or self.memory_context >= steps:
             return []
         reason = f"memory = {self.memory} would forget the start of a trial ({trial}) before its end"
         return [f"agent.memory_context = {self.memory_context}: expected at least {steps}, because {reason}"]

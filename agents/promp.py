@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
-from metarl.config.schema import Lineage
+from metarl.config.schema import Lineage, RunConfig
 from metarl.learning.inner_losses import InnerLossName
 from metarl.types import Metrics, Trajectory
 
@@ -47,6 +47,12 @@ class ProMPConfig(DescentConfig):
     inner_kl_penalty: NonNegativeFloat = Field(
         5e-4, description="η: weight of KL(old ‖ new) of the policies before adaptation and between its steps"
     )
+
+    def without_effect(self, run: RunConfig) -> dict[str, str]:
+        found = super().without_effect(run)
+        if self.epochs == 1:
+            found["agent.clip"] = "no ratio differs from 1 in a first step: agent.epochs = 1"
+        return found
 
 
 class ProMP(DescentMAMLAgent):

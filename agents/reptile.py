@@ -58,6 +58,18 @@ class ReptileConfig(GradientAgentConfig):
         require_whole_schedule("meta_lr", self.meta_lr_end, self.meta_lr_iterations)
         return self
 
+    def inner_steps_in_training(self) -> int:
+        return self.inner_steps
+
+    def without_effect(self, run: RunConfig) -> dict[str, str]:
+        found = super().without_effect(run)
+        if self.inner == "vpg":
+            found["agent.inner_epochs"] = "agent.inner = vpg takes one gradient step per inner step"
+            found["agent.inner_clip"] = "agent.inner = vpg clips nothing"
+        elif self.inner_epochs == 1:
+            found["agent.inner_clip"] = "no ratio differs from 1 in a first gradient step: agent.inner_epochs = 1"
+        return found
+
     def conflicts(self, run: RunConfig) -> list[str]:
         schedule = schedule_conflicts("meta_lr", self.meta_lr_end, self.meta_lr_iterations, run)
         return super().conflicts(run) + schedule

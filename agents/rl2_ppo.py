@@ -120,6 +120,12 @@ class RL2PPOConfig(MemoryAgentConfig):
     def conflicts(self, run: RunConfig) -> list[str]:
         return super().conflicts(run) + schedule_conflicts("lr", self.lr_end, self.lr_iterations, run)
 
+    def without_effect(self, run: RunConfig) -> dict[str, str]:
+        found = super().without_effect(run)
+        if self.critic != "value_head":
+            found["agent.value_coef"] = f"agent.critic = {self.critic} trains no value head"
+        return found
+
     def _trial_conflicts(self, steps: int, trial: str) -> list[str]:
         found = super()._trial_conflicts(steps, trial)
         if self.bptt_steps is not None and self.bptt_steps > steps:

@@ -17,6 +17,7 @@ from metarl.tasks import Bools, Floats, Split, Task, TaskDistribution, VectorTas
 class BernoulliBanditConfig(TaskConfig):
     """Keys of the Bernoulli bandits."""
 
+    actions_are_choices: ClassVar[bool] = True
     lineages: ClassVar[Mapping[str, Lineage]] = {
         "duan2016": Lineage(
             pins={"horizon": 1},

@@ -11,7 +11,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from metarl.config.schema import Lineage, TaskConfig
 from metarl.spaces import Space, SpaceSpec
-from metarl.tasks import Bools, Floats, Split, Task, TaskDistribution, VectorTaskEnv, balanced_sample
+from metarl.tasks import Bools, Floats, Split, Task, TaskDistribution, VectorTaskEnv, balanced_sample, hold_out
 
 MOVES = np.array([[0, 0], [0, 1], [1, 0], [0, -1], [-1, 0]])  # stay, up, right, down, left as (x, y)
 GOAL_REWARD = 1.0
@@ -21,10 +21,12 @@ STEP_REWARD = -0.1  # wherever the goal is not
 class GridNaviConfig(TaskConfig):
     """Keys of GridNavi."""
 
+    actions_are_choices: ClassVar[bool] = True
     lineages: ClassVar[Mapping[str, Lineage]] = {
         "varibad2020": Lineage(
-            pins={"horizon": 15, "num_cells": 5, "observation": "position"},
-            why="lmzintgraf/varibad: environments/navigation/gridworld.py, environments/__init__.py",
+            pins={"horizon": 15, "num_cells": 5, "observation": "position", "goals": "shared"},
+            why="lmzintgraf/varibad: environments/navigation/gridworld.py, environments/__init__.py; its test tasks "
+            "are the 21 goals that it trains on",
             differs="its wrapper appends an end-of-episode flag to the observation, which memory agents get as an "
             "input of its own here, and counts 3 resets between 4 episodes as steps of the trial",
         ),
@@ -36,10 +38,18 @@ class GridNaviConfig(TaskConfig):
     observation: Literal["position", "one_hot"] = Field(
         "position", description="position = (x, y) as numbers 0..num_cells − 1; one_hot = one number per cell"
     )
+    goals: Literal["split", "shared"] = Field(
+        "split",
+        description="split = every fourth goal cell is held out for testing; shared = test tasks are the training "
+        "tasks, all goal cells, as in VariBAD's code",
+    )
 
 
 class GridNaviDistribution(TaskDistribution):
-    """Goal cells ``{"goal": [x, y]}``: all but the start (0, 0) and its three neighbours, the same in both splits."""
+    """Goal cells ``{"goal": [x, y]}``: all but the start (0, 0) and its three neighbours.
+
+    Every fourth of them, counted along columns, is held out for testing; with ``goals: shared`` both splits are all.
+    """
 
     config_class = GridNaviConfig
     config: GridNaviConfig
@@ -47,7 +57,9 @@ class GridNaviDistribution(TaskDistribution):
     def __init__(self, config: GridNaviConfig) -> None:
         super().__init__(config)
         cells = range(config.num_cells)
-        self._goals: list[Task] = [{"goal": [x, y]} for x in cells for y in cells if max(x, y) > 1]
+        goals: list[Task] = [{"goal": [x, y]} for x in cells for y in cells if max(x, y) > 1]
+        splits: tuple[Split, Split] = ("train", "test")
+        self._goals = {split: goals if config.goals == "shared" else hold_out(goals, split) for split in splits}
         last = float(config.num_cells - 1)
         high = (last, last) if config.observation == "position" else (1.0,) * config.num_cells**2
         if config.reveal:
@@ -57,10 +69,10 @@ class GridNaviDistribution(TaskDistribution):
         )
 
     def size(self, split: Split) -> int | None:
-        return len(self._goals)
+        return len(self._goals[split])
 
     def sample(self, num_tasks: int, *, split: Split, rng: np.random.Generator) -> list[Task]:
-        return balanced_sample(self._goals, num_tasks, rng)
+        return balanced_sample(self._goals[split], num_tasks, rng)
 
     def make_vector(self, num_lanes: int) -> VectorTaskEnv:
         return GridNaviEnv(num_lanes, self.spaces, self.config)

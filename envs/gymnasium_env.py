@@ -19,7 +19,7 @@ from metarl.config.schema import Frozen, TaskConfig
 from metarl.errors import ConfigError, MetarlError, nearest
 from metarl.faults import UNEXPECTED
 from metarl.surroundings import import_without_graphics
-from metarl.tasks import Floats, Split, Task, TaskDistribution, VectorTaskEnv, balanced_sample
+from metarl.tasks import Floats, Split, Task, TaskDistribution, VectorTaskEnv, balanced_sample, hold_out
 from metarl.tasks.closing import close_quietly
 from metarl.tasks.loop_env import Env, LoopEnv, reports_success, spaces_of
 
@@ -89,8 +89,13 @@ class Parameter(Frozen):
     range: Annotated[tuple[float, float], Field(strict=False)] | None = Field(
         None, description="lowest and highest value, drawn uniformly, the same in both splits"
     )
-    choices: list[Choice] | None = Field(None, min_length=1, description="values of training tasks")
-    test_choices: list[Choice] | None = Field(None, min_length=1, description="values of test tasks; null = choices")
+    choices: list[Choice] | None = Field(None, min_length=1, description="values, different from one another")
+    test_choices: list[Choice] | None = Field(
+        None,
+        min_length=1,
+        description="values of test tasks. null = choices: where all parameters have choices and none has "
+        "test_choices, every fourth combination is held out for testing, if there are four or more",
+    )
     argument: str | None = Field(None, description="constructor argument that takes the value")
     set: list[Assignment] = Field(default_factory=list, description="attributes that follow the value, in this order")
 
@@ -102,6 +107,9 @@ class Parameter(Frozen):
             raise ValueError(f"expected range: [lowest, highest], got {list(self.range)}")
         if self.test_choices is not None and self.choices is None:
             raise ValueError("test_choices go with choices; a range is the same in both splits")
+        for values in (self.choices or [], self.test_choices or []):
+            if len(set(values)) < len(values):
+                raise ValueError(f"expected choices that differ from one another, got {values}")
         if (self.argument is None) == (not self.set):
             raise ValueError("expected either argument: name or set: [{attribute: name}, ...]")
         if self.argument in RESERVED_ARGUMENTS:
@@ -188,6 +196,8 @@ class GymnasiumEnvConfig(TaskConfig):
 class GymnasiumEnvDistribution(TaskDistribution):
     """Tasks ``{parameter: value}``: ranges uniform, the same in both splits; choices in balanced combinations.
 
+    Where all parameters have choices and none has ``test_choices``, some combinations are held out for testing.
+
     Building one also tries the environment with every extreme value, so that what is wrong shows before a run.
 
     Raises:
@@ -223,12 +233,12 @@ class GymnasiumEnvDistribution(TaskDistribution):
     def size(self, split: Split) -> int | None:
         if any(parameter.range is not None for parameter in self.config.parameters.values()):
             return None
-        return math.prod(len(choices) for choices in self._choices(split).values())
+        return len(self._combinations(split))
 
     def sample(self, num_tasks: int, *, split: Split, rng: np.random.Generator) -> list[Task]:
-        choices = self._choices(split)
-        combinations = [dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())]
-        tasks: list[dict[str, Any]] = [dict(task) for task in balanced_sample(combinations, num_tasks, rng)]
+        tasks: list[dict[str, Any]] = [
+            dict(task) for task in balanced_sample(self._combinations(split), num_tasks, rng)
+        ]
         for name, parameter in self.config.parameters.items():
             if parameter.range is not None:
                 for task, value in zip(tasks, rng.uniform(*parameter.range, num_tasks).tolist(), strict=True):
@@ -245,13 +255,17 @@ class GymnasiumEnvDistribution(TaskDistribution):
             reports_success=self._reports_success,
         )
 
-    def _choices(self, split: Split) -> dict[str, list[Choice]]:
-        """The finite parameters' values in a split."""
-        return {
+    def _combinations(self, split: Split) -> list[Task]:
+        """The finite parameters' values, all combinations of a split."""
+        parameters = self.config.parameters
+        choices = {
             name: parameter.test_choices if split == "test" and parameter.test_choices else parameter.choices
-            for name, parameter in self.config.parameters.items()
+            for name, parameter in parameters.items()
             if parameter.choices is not None
         }
+        found: list[Task] = [dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())]
+        choices_alone = all(parameter.choices and not parameter.test_choices for parameter in parameters.values())
+        return hold_out(found, split) if choices_alone else found
 
     def _extreme_tasks(self) -> list[Task]:
         """One task per end of each range and per choice, the other parameters at their first value."""

@@ -19,6 +19,7 @@ SUM_TOLERANCE = 1e-6  # of a given transition distribution
 class TabularMDPConfig(TaskConfig):
     """Keys of the random tabular MDPs."""
 
+    actions_are_choices: ClassVar[bool] = True
     lineages: ClassVar[Mapping[str, Lineage]] = {
         "duan2016": Lineage(
             pins={"horizon": 10, "num_states": 10, "num_actions": 5},

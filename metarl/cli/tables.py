@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
-from metarl.statistics import method_of
-
 
 def curve_table(result: dict[str, Any]) -> str:
     """The adaptation curve as a table, with 95 % intervals and the names of their methods."""
     from rich.console import Console
     from rich.table import Table
+
+    from metarl.statistics import method_of
 
     columns = [result["unit"], "mean return", "95 % low", "95 % high"]
     success, diverged = result.get("success"), result.get("diverged", [])

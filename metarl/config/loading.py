@@ -63,7 +63,7 @@ def load(config: str, overrides: Sequence[str] = (), allow: Sequence[str] = ()) 
         raise _error(problems)
     raw, notices = _merge(given, changes)
     checked, overridden = _check(raw, allow, problems)
-    return Loaded(name, checked, notices + overridden, raw)
+    return Loaded(name, checked, notices + overridden + idle_notices(checked, dict(_leaves(raw))), raw)
 
 
 def reload(saved: Mapping[str, Any], allow: Sequence[str] = ()) -> tuple[RunConfig, list[str]]:
@@ -99,6 +99,17 @@ def _check(raw: Mapping[str, Any], allow: Sequence[str], problems: Problems) -> 
         raise _error(problems)
     lookup.require_allowed(checked.task, allow)
     return checked, overrides
+
+
+def idle_notices(config: RunConfig, given: Iterable[str]) -> list[str]:
+    """One line for every one of the ``given`` keys, with dots, that changes nothing in a run: the key and why."""
+    idle = config.without_effect()
+    return [f"{key} has no effect: {idle[key]}" for key in given if key in idle]
+
+
+def keys_of(overrides: Sequence[str]) -> list[str]:
+    """The dotted keys that overrides set; of those that are well formed."""
+    return [key for key, _ in _leaves(strict_yaml.parse_overrides(overrides, {}))]
 
 
 def check_combinations(config: RunConfig) -> list[str]:

@@ -34,6 +34,7 @@ class TaskConfig(Frozen):
     """Keys that every task family has; a family extends it with its own."""
 
     lineages: ClassVar[Mapping[str, Lineage]] = {}
+    actions_are_choices: ClassVar[bool] = False  # in every task of the family, as its config alone tells
 
     name: str = Field(description="module in envs/ that defines the task family")
     lineage: str | None = Field(
@@ -48,6 +49,11 @@ class TaskConfig(Frozen):
     def imports(self) -> dict[str, str]:
         """Code from outside metarl that a family with these keys imports: key → what ``--allow`` must name for it."""
         return {}
+
+    def without_effect(self, run: RunConfig) -> dict[str, str]:
+        """Keys that change nothing in that run, of which this is the task: ``task.<key>`` → why. A notice names those
+        that the user has set."""
+        return {"task.action_scale": "actions are choices"} if self.actions_are_choices else {}
 
 
 class AgentConfig(Frozen):
@@ -69,6 +75,11 @@ class AgentConfig(Frozen):
 
         Key: what needs them, as the beginning of an error: the key of the configuration, its value, and what helps.
         """
+        return {}
+
+    def without_effect(self, run: RunConfig) -> dict[str, str]:
+        """Keys that change nothing in that run, of which this is the agent: ``agent.<key>``, ``eval.<key>``, … → why.
+        A notice names those that the user has set."""
         return {}
 
 
@@ -201,3 +212,14 @@ class RunConfig(Frozen):
     eval: EvalConfig = Field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
     wandb: WandbConfig = Field(default_factory=WandbConfig)
+
+    def without_effect(self) -> dict[str, str]:
+        """Keys that change nothing in this run, with dots, and why: what the run itself, task and agent say."""
+        found: dict[str, str] = {}
+        if self.wandb.mode == "disabled":
+            for key in ("project", "entity", "group", "tags"):
+                found[f"wandb.{key}"] = "wandb.mode = disabled records nothing there"
+        if self.sampler.executor == "in_process" or self.sampler.workers == 0:
+            for key in ("unit_timeout_s", "worker_restarts"):
+                found[f"sampler.{key}"] = "rollouts run in this process, not in workers"
+        return found | self.task.without_effect(self) | self.agent.without_effect(self)

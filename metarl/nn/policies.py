@@ -57,6 +57,11 @@ def require_spread(init_std: float, min_std: float) -> None:
         raise ValueError(f"init_std = {init_std} lies under min_std = {min_std}: expected at least as much")
 
 
+def without_spread() -> dict[str, str]:
+    """The keys of that standard deviation where actions are choices, and why they have no effect there."""
+    return {f"agent.{key}": "actions are choices, which have no standard deviation" for key in ("init_std", "min_std")}
+
+
 class DistributionPolicy(Policy):
     """A policy whose outputs parametrise an action distribution, which says what noise an action takes."""
 

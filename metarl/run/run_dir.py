@@ -1,7 +1,8 @@
 """The directory of one run, ``<root>/<name>/<timestamp>-s<seed>/``.
 
 In it lie ``config.yaml`` (resolved), ``versions.json``, ``metrics.jsonl``, ``evaluations.jsonl``,
-``checkpoints/<iteration>/``, ``lock``, ``wandb/``, ``report/``.
+``checkpoints/<iteration>/``, ``lock``, ``wandb/``, ``report/``; after a NumericError in the learner
+``offending_batch_<iteration>.safetensors``.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ def resume(run: Path, overrides: Sequence[str] = (), allow: Sequence[str] = ()) 
         with build(config) as experiment:
             experiment.agent.load_state(found.tensors)
             trainer = assemble(run, run.parent.name, experiment, Progress.from_state(found.state))
-            for notice in opened.notices:
+            for notice in opened.notices + loading.idle_notices(config, loading.keys_of(overrides)):
                 trainer.logger.message(notice)
             trainer.run_to_end()
     return run
@@ -94,7 +94,7 @@ def evaluate(
     """
     opened = run_dir.open_run(run, allow)
     config, found = resolve(loading.resume_config(opened.config, overrides)), opened.checkpoint
-    notify(opened.notices)
+    notify(opened.notices + loading.idle_notices(config, loading.keys_of(overrides)))
     with build(config) as experiment:
         experiment.agent.load_state(found.tensors)
         curve = Evaluator(experiment.sampler, config.eval, seed=config.seed).evaluate(experiment.agent)

@@ -20,7 +20,8 @@ class TaskDistribution(ABC):
     """A set of MDPs that share spaces and horizon, with a training and a held-out split.
 
     Built from its validated config alone, so that any process can build the same one. Subclasses set ``config_class``
-    and ``spaces`` (as the policy sees them: with the task appended where ``config.reveal``).
+    and ``spaces`` (as the policy sees them: with the task appended where ``config.reveal``). A finite family keeps its
+    splits apart where it has tasks enough: :func:`hold_out`.
     """
 
     config_class: ClassVar[type[TaskConfig]]
@@ -73,3 +74,13 @@ def balanced_sample(choices: Sequence[Task], num_tasks: int, rng: np.random.Gene
     while len(order) < num_tasks:
         order.extend(rng.permutation(len(choices)).tolist())
     return [choices[index] for index in order[:num_tasks]]
+
+
+def hold_out(tasks: Sequence[Task], split: Split) -> list[Task]:
+    """A split of different tasks: every fourth, from the third on, is held out for testing, the others are trained on.
+
+    Fewer than four tasks are all in both splits.
+    """
+    if len(tasks) < 4:
+        return list(tasks)
+    return [task for index, task in enumerate(tasks) if (index % 4 == 2) == (split == "test")]

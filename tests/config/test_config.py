@@ -377,3 +377,60 @@ def test_a_run_that_cannot_be_extended_says_so_by_keys_that_may_change(name, cha
     with pytest.raises(ConfigError, match=rf"^iterations = 9: expected at most {key} = 4, because nothing is learned"):
         loading.resume_config(saved, ["iterations=9"])
     assert loading.resume_config(saved, ["iterations=3"]).iterations == 3
+
+
+IDLE = {  # overrides of a shipped configuration → keys among them that change nothing, with a part of the reason
+    ("rl2_ppo_half_cheetah_vel", "learner.tasks_per_chunk=2", "eval.adapt_steps=2", "eval.adapt_episodes=5"): {
+        "learner.tasks_per_chunk": "a share for each thread",
+        "eval.adapt_steps": "what it remembers",
+        "eval.adapt_episodes": "what it remembers",
+    },
+    ("rl2_ppo_half_cheetah_vel", "agent.memory=lstm", "agent.memory_context=500"): {
+        "agent.memory_context": "agent.memory = lstm looks up no earlier steps"
+    },
+    ("rl2_ppo_half_cheetah_vel", "agent.memory=transformer", "agent.memory_context=500"): {},
+    ("rl2_ppo_half_cheetah_vel", "agent.critic=linear", "agent.value_coef=1.0"): {"agent.value_coef": "no value head"},
+    ("rl2_ppo_half_cheetah_vel", "agent.critic=value_head", "agent.value_coef=1.0"): {},
+    ("rl2_ppo_bernoulli_bandit", "task.action_scale=1.0", "agent.init_std=2.0", "agent.activation=relu"): {
+        "task.action_scale": "actions are choices",
+        "agent.init_std": "no standard deviation",
+        "agent.activation": "agent.encoder_sizes = [] has no layers",
+    },
+    ("maml_trpo_point", "eval.restored_episodes=5"): {"eval.restored_episodes": "no memory"},
+    ("maml_trpo_point", "agent.num_adapt_steps=1", "eval.adapt_steps=0", "eval.adapt_episodes=5"): {
+        "agent.outer_phases": "the only one after adaptation",  # the file has it
+        "eval.adapt_episodes": "eval.adapt_steps = 0",
+        "eval.adapt_env_steps": "eval.adapt_steps = 0",
+    },
+    ("maml_trpo_half_cheetah_vel", "agent.later_step_lr_scale=0.5", "eval.adapt_steps=1"): {
+        "agent.later_step_lr_scale": "no trial has a second inner step"
+    },
+    ("maml_trpo_half_cheetah_vel", "agent.later_step_lr_scale=0.5", "eval.adapt_steps=2"): {},
+    ("pretraining_point", "agent.inner_lr=0.2", "eval.adapt_steps=0"): {"agent.inner_lr": "no inner step"},
+    ("reptile_point", "agent.inner=vpg", "agent.inner_epochs=2", "agent.inner_clip=0.1"): {
+        "agent.inner_epochs": "one gradient step",
+        "agent.inner_clip": "clips nothing",
+    },
+    ("reptile_point", "agent.inner=ppo", "agent.inner_epochs=2", "agent.inner_clip=0.1"): {},
+    ("promp_point", "agent.epochs=1", "agent.clip=0.2"): {"agent.clip": "agent.epochs = 1"},
+    ("maml_ppo_half_cheetah_dir", "agent.epochs=1", "agent.clip=0.2"): {"agent.clip": "agent.epochs = 1"},
+    ("maml_trpo_point", "sampler.workers=0", "sampler.unit_timeout_s=9.0", "wandb.mode=disabled", "wandb.project=x"): {
+        "sampler.unit_timeout_s": "in this process",
+        "wandb.project": "wandb.mode = disabled",
+    },
+}
+
+
+@pytest.mark.parametrize("given", IDLE, ids=" ".join)
+def test_a_key_that_is_set_and_changes_nothing_is_named(given: tuple[str, ...]) -> None:
+    name, *overrides = given
+    notices = dict(line.split(" has no effect: ") for line in loading.load(name, overrides).notices if "effect" in line)
+    expected = IDLE[given]
+    assert {key: reason in notices.get(key, "") for key, reason in expected.items()} == dict.fromkeys(expected, True)
+    named = {override.partition("=")[0] for override in overrides}
+    assert set(notices) & named <= set(expected)
+
+
+@pytest.mark.parametrize("name", lookup.available("configs"))
+def test_all_that_a_shipped_configuration_sets_has_an_effect(name: str) -> None:
+    assert loading.load(name).notices == []

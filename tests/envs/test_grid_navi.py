@@ -77,13 +77,27 @@ def test_one_hot_observations_number_cells_by_columns() -> None:
 
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_the_goals_are_all_but_the_start_and_its_neighbours(split: Any) -> None:
-    family = distribution()
+    """As VariBAD's code draws them, for training and for testing alike."""
+    family = distribution(goals="shared")
     assert family.size(split) == 21
     tasks = family.sample(42, split=split, rng=np.random.default_rng(0))
     goals = Counter(tuple(task["goal"]) for task in tasks)
     assert set(goals) == {(x, y) for x in range(5) for y in range(5)} - {(0, 0), (0, 1), (1, 0), (1, 1)}
     assert set(goals.values()) == {2}  # balanced
-    assert distribution(num_cells=3).size(split) == 5
+    assert distribution(num_cells=3, goals="shared").size(split) == 5
+
+
+@pytest.mark.parametrize(("num_cells", "held_out"), [(5, {(0, 4), (2, 0), (2, 4), (3, 3), (4, 2)}), (3, {(2, 0)})])
+def test_every_fourth_goal_is_held_out(num_cells: int, held_out: set[tuple[int, int]]) -> None:
+    family, rng = distribution(num_cells=num_cells), np.random.default_rng(0)
+    drawn = {}
+    for split in ("train", "test"):
+        size = family.size(split)
+        assert size is not None
+        drawn[split] = Counter(tuple(task["goal"]) for task in family.sample(2 * size, split=split, rng=rng))
+        assert set(drawn[split].values()) == {2}  # balanced
+    cells = {(x, y) for x in range(num_cells) for y in range(num_cells)} - {(0, 0), (0, 1), (1, 0), (1, 1)}
+    assert set(drawn["test"]) == held_out and set(drawn["train"]) == cells - held_out
 
 
 @pytest.mark.parametrize("goal", [[5, 0], [-1, 0], [1], [1, 2, 3], [0.5, 1], "12", None, [np.nan, 1]])
@@ -93,6 +107,11 @@ def test_a_bad_task_is_named(goal: Any) -> None:
 
 
 def test_the_lineage_is_the_papers() -> None:
-    assert GridNaviConfig.lineages["varibad2020"].pins == {"horizon": 15, "num_cells": 5, "observation": "position"}
+    assert GridNaviConfig.lineages["varibad2020"].pins == {
+        "horizon": 15,
+        "num_cells": 5,
+        "observation": "position",
+        "goals": "shared",
+    }
     with pytest.raises(ValidationError):
         GridNaviConfig(name="grid_navi", num_cells=2)  # no goal would be left

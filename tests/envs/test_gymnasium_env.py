@@ -623,3 +623,45 @@ def test_check_env_of_a_file_checks_its_task_with_overrides(tmp_path: Path, caps
     assert cli.main(["check-env", str(tmp_path / "file.yaml"), "task.reveal=true", "--json"]) == 0
     task = json.loads(capsys.readouterr().out)["task"]
     assert (task["name"], task["horizon"], task["reveal"]) == ("point", 9, True)
+
+
+def test_an_episode_has_gymnasiums_bits_from_the_seed_that_is_drawn_for_it() -> None:
+    """As docs/gymnasium.md says, and not from the seed that a lane is given."""
+    keys = {"env_id": "Pendulum-v1", "horizon": 200, "parameters": {"g": {"choices": [10.0], "argument": "g"}}}
+    own, stock = gymnasium.make("metarl/GymnasiumEnv-v0", **keys), gymnasium.make("Pendulum-v1").unwrapped
+    first = own.reset(seed=3)[0]
+    assert first.tolist() != stock.reset(seed=3)[0].tolist()
+    assert first.tolist() == stock.reset(seed=int(np.random.default_rng(3).integers(2**31)))[0].tolist()
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        unit = rng.uniform(-1, 1, 1)
+        (obs, reward, *_), (expected, stock_reward, *_) = own.step(unit), stock.step((2 * unit).astype(np.float32))
+        assert obs.dtype == np.float64 and obs.tolist() == expected.tolist() and reward == stock_reward
+
+
+def test_choices_alone_are_held_out_where_there_are_four() -> None:
+    def splits(**parameters: list[float]) -> list[set[tuple[float, ...]]]:
+        made = family(
+            env_id="Pendulum-v1",
+            parameters={
+                name: {"choices": values, **({"argument": "g"} if name == "g" else {"set": [{"attribute": name}]})}
+                for name, values in parameters.items()
+            },
+        )
+        found = []
+        for split in ("train", "test"):
+            size = made.size(split)
+            assert size is not None
+            found.append(
+                {tuple(task.values()) for task in made.sample(size, split=split, rng=np.random.default_rng(0))}
+            )
+        return found
+
+    assert splits(g=[6.0, 8.0, 10.0]) == [{(6,), (8,), (10,)}] * 2
+    assert splits(g=[6.0, 8.0, 10.0, 12.0]) == [{(6,), (8,), (12,)}, {(10,)}]
+    assert splits(g=[6.0, 8.0], m=[1.0, 2.0, 3.0]) == [{(6, 1), (6, 2), (8, 1), (8, 2), (8, 3)}, {(6, 3)}]
+
+
+def test_choices_differ_from_one_another() -> None:
+    with pytest.raises(ValidationError, match=r"expected choices that differ from one another, got \[1, 2, 1\]"):
+        family(env_id="Pendulum-v1", parameters={"g": {"choices": [1, 2, 1], "argument": "g"}})

@@ -25,10 +25,11 @@ from metarl.envs.ml1 import ML1Config, ML1Distribution
 FEW = ("reach-v3", "push-v3", "door-open-v3", "stick-push-v3", "peg-insert-side-v3")
 VERSIONS = ("v1", "v2")
 
-# Where Meta-World's v1 reward leaves its own success out of reach: success is read from what the reward returns, which
-# is the distance at the start in hand-insert, a gripper that is never open in stick-push, and the distance of the peg's
-# middle instead of its head in peg-insert-side. Its scripted policies solve all three by the measure of v2.
-UNREACHABLE = {("hand-insert-v3", "v1"), ("stick-push-v3", "v1"), ("peg-insert-side-v3", "v1")}
+# Where scripted policies do not succeed by v1 on the two tasks that are compared: success is read from what the reward
+# returns, which is the distance at the start in hand-insert, a gripper that is never open in stick-push, and the
+# distance of the peg's middle instead of its head in peg-insert-side, so that it counts on few goals: see below. These
+# policies solve all three by the measure of v2.
+NOT_BY_V1 = {("hand-insert-v3", "v1"), ("stick-push-v3", "v1"), ("peg-insert-side-v3", "v1")}
 
 
 def stock_env(name: str, version: str) -> Any:
@@ -115,7 +116,32 @@ def test_a_few_classes_are_equal_to_the_last_bit(name: str, version: str, monkey
 @pytest.mark.parametrize("name", NAMES)
 def test_every_class_is_equal_to_the_last_bit(name: str, version: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whole episodes of 500 steps. Meta-World's policy succeeds in them, so that more is compared than free motion."""
-    assert any(compare(name, version, 500, monkeypatch)) == ((name, version) not in UNREACHABLE)
+    assert any(compare(name, version, 500, monkeypatch)) == ((name, version) not in NOT_BY_V1)
+
+
+@pytest.mark.parametrize(
+    ("name", "goals", "solved"),
+    [
+        ("peg-insert-side-v3", range(18, 24), [20, 22]),
+        pytest.param("peg-insert-side-v3", range(40), [20, 22, 30, 35], marks=pytest.mark.slow),
+        pytest.param("hand-insert-v3", range(40), [], marks=pytest.mark.slow),
+        pytest.param("stick-push-v3", range(40), [], marks=pytest.mark.slow),
+    ],
+)
+def test_the_goals_on_which_scripted_policies_succeed_by_v1(name: str, goals: range, solved: list[int]) -> None:
+    """Of the training goals of ML1, as docs/meta_world.md counts them."""
+    family = ML1Distribution(ML1Config(name="ml1", env=name, reward_version="v1", reveal=True))
+    tasks = [family._table("train")[name][goal] for goal in goals]
+    env = family.make_vector(len(tasks))
+    env.set_tasks(tasks)
+    observation, _ = env.reset()
+    policies, succeeded = [Scripted(name) for _ in tasks], np.zeros(len(tasks), bool)
+    for _ in range(family.horizon):
+        pairs = zip(policies, observation, strict=True)
+        actions = [policy(row, row[39:42], np.random.default_rng(0)) for policy, row in pairs]
+        observation, _, _, _, info = env.step(np.array(actions))
+        succeeded |= info["success"]
+    assert [goals[index] for index in np.flatnonzero(succeeded)] == solved
 
 
 def changed_arrays(model: mujoco.MjModel, before: dict[str, bytes]) -> set[str]:

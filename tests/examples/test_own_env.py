@@ -50,7 +50,7 @@ def test_the_documented_command_trains_and_evaluates(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     evaluation = json.loads((Path(done.stdout.splitlines()[-1]) / "evaluations.jsonl").read_text().splitlines()[-1])
-    assert evaluation["steps"] == [0, 1]
+    assert evaluation["steps"] == [0, 1, 2]
 
 
 def test_the_class_has_to_be_allowed(tmp_path: Path, capsys: pytest.CaptureFixture[str], dial: Any) -> None:

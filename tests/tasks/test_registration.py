@@ -22,7 +22,7 @@ from metarl.tasks.registration import default_tasks, environment_id, make_distri
 
 FAMILIES = lookup.available("envs")
 KEYS: dict[str, dict[str, Any]] = {  # what a family cannot do without
-    "bernoulli_bandit": {"horizon": 5},  # the checker takes episodes of one step, its default, for a mistake
+    "bernoulli_bandit": {"horizon": 2},  # the checker takes episodes of one step, its default, for a mistake
     "gymnasium_env": {
         "env_id": "CartPole-v1",
         "horizon": 200,
