@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install train test test-slow lint clean
+.PHONY: install train test mistakes test-slow lint clean
 
 install: $(INSTALLED)
 
@@ -27,6 +27,9 @@ lint: $(INSTALLED)
 test: lint ## everything but the tests marked slow; under 8 minutes on 2 cores
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -m "not slow and not alone" --numprocesses auto --dist loadfile
 	$(RUN) -m pytest -m "alone and not slow"
+
+mistakes: $(INSTALLED) ## what people are told of the mistakes that they make: one table
+	$(RUN) -m pytest -m mistakes -q
 
 test-slow: $(INSTALLED) ## the rest
 	$(RUN) -m pytest -m slow --timeout 3600

@@ -72,7 +72,9 @@ def describe_space(space: Space) -> str:
 
 
 def explain(error: BaseException) -> str:
-    """An exception in one line, with the file and line that raised it."""
+    """An exception in one line, with the file and line that raised it; an error of ours says all in its message."""
+    if isinstance(error, MetarlError):
+        return " ".join(str(error).split())
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"

@@ -75,6 +75,7 @@ def test_what_is_not_given_has_the_documented_defaults() -> None:
             "unit_timeout_s": 300.0,
             "unit_retries": 1,
             "worker_restarts": 10,
+            "max_diverged": 0.01,
         },
         "learner": {"threads": "auto", "tasks_per_chunk": "auto"},
         "eval": {

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from metarl.errors import WorkerError
+from metarl.errors import MetarlError, WorkerError
 from metarl.faults import UNEXPECTED
 from metarl.tasks.checks import env_checks, episode_checks
 from metarl.tasks.checks.env_probe import CheckFailed, NotJudged, make_env, probing, random_actions
@@ -148,4 +148,6 @@ def _run(check: Check, distribution: TaskDistribution, rng: np.random.Generator)
     except NotJudged as reason:
         return CheckResult(check.name, "not judged", str(reason))
     except UNEXPECTED as error:  # whatever the family's own code raises
-        return CheckResult(check.name, "failed", f"raised {explain(error)}")
+        return CheckResult(
+            check.name, "failed", explain(error) if isinstance(error, MetarlError) else f"raised {explain(error)}"
+        )
