@@ -112,7 +112,7 @@ def _bounds(name: str, low: float | None, high: float | None, point: str = "") -
 def _interval(mean: float | None, low: float | None, high: float | None) -> str:
     """A mean and its interval in words."""
     if mean is None:
-        return "unknown"
+        return "undefined"
     return f"{mean:.4g} " + ("[undefined]" if low is None or high is None else f"[{low:.4g}, {high:.4g}]")
 
 

@@ -91,7 +91,8 @@ def _odd_in_evaluation(line: Mapping[str, Any]) -> str | None:
     points = None
     for key in ("steps", "mean", "low", "high"):
         values = line.get(key)
-        if not _are_numbers(values) or not values or len(values) != (points or len(values)):
+        known = [value for value in values if value is not None or key == "steps"] if isinstance(values, list) else None
+        if not _are_numbers(known) or not values or len(values) != (points or len(values)):
             return f"expected {key} to be numbers, as many as steps, got {values!r:.60}"
         points = len(values)
     returns = line.get("returns")

@@ -99,7 +99,7 @@ def load(path: Path) -> Checkpoint:
     try:
         # clone: loaded tensors may be mapped from the file, which a later save deletes
         tensors = {name: t.clone() for name, t in safetensors.torch.load_file(path / TENSORS).items()}
-    except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
+    except (safetensors.SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path / TENSORS}: expected safetensors, got: {error}") from error
     return Checkpoint(manifest["iteration"], tensors, state)
 

@@ -537,7 +537,10 @@ def test_chosen_entries_are_flattened_in_the_order_of_the_keys(spring: str) -> N
             {"observation_keys": None, "env_wrappers": [{"name": "FlattenObservation"}]},
             "wrapper FlattenObservation cannot .*NotImplementedError.*leave it out and name the entries",
         ),
-        ({"env_arguments": {"start": float("1e400")}}, "expected finite observations, got .*inf.* at reset in task"),
+        (
+            {"env_arguments": {"start": float("1e400")}},
+            "expected finite observations from a reset, got .*inf.* with task",
+        ),
     ],
 )
 def test_observations_that_cannot_be_shown_are_refused(spring: str, keys: dict[str, Any], message: str) -> None:

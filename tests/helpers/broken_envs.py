@@ -302,11 +302,11 @@ class NaNReward(Walk):
 
 class NaNObservationEnv(WalkEnv):
     def _second_number(self) -> Floats:
-        return np.where(self._position > 0.5, np.nan, 1.0)
+        return np.where(self._position > 1.05, np.nan, 1.0)
 
 
 class NaNObservation(Walk):
-    """The observation is NaN in a part of the line."""
+    """The observation is NaN in a part of the line where no episode begins."""
 
     env_class = NaNObservationEnv
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,7 @@ def test_every_environment_that_is_opened_is_closed(
 ) -> None:
     """Training, evaluation and the spaces have environments of their own."""
     monkeypatch.setenv(LOG, str(tmp_path / "log"))
+    forkserver._forkserver._stop()  # one that other tests have started has the variables of then
     sizes = ["iterations=2", "eval.every=1", f"sampler.workers={workers}"]
     assert metarl("train", *arguments(tmp_path / "runs", "ResourceFamily", *sizes)) == 0
     opened, closed = opened_and_closed(tmp_path / "log")

@@ -161,7 +161,7 @@ def test_a_lock_that_fails_otherwise_is_a_storage_error(tmp_path, monkeypatch):
 def test_a_home_that_is_not_known_is_a_storage_error(tmp_path, monkeypatch):
     monkeypatch.delenv("HOME")
     monkeypatch.setattr(pwd, "getpwuid", lambda number: {}[number])
-    with pytest.raises(StorageError, match=r"run_dir = ~/runs: .*home directory.*; write the folder without ~"):
+    with pytest.raises(StorageError, match=r"run_dir = ~/runs: .*home folder; write the folder without ~"):
         run_dir.create("~/runs", "name", 0)
 
 

@@ -186,7 +186,7 @@ def start_processes(seconds: float) -> list[int]:
     forked = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
     forked.start()
     pids = [os.getpid(), forked.pid or 0, subprocess.Popen(["sleep", "60"]).pid]
-    print(*pids, flush=True)
+    print(*pids, file=sys.stderr, flush=True)
     time.sleep(seconds)
     return pids
 
@@ -556,8 +556,8 @@ def test_what_workers_have_started_goes_with_a_parent_that_is_killed(tmp_path: P
             Processes(1, timeout_s=300, retries=0, restarts=0).map(start_processes, [60.0])
     """
     parent = run_script(tmp_path / "script.py", script)
-    assert parent.stdout is not None
-    pids = [int(pid) for pid in parent.stdout.readline().split()]
+    assert parent.stderr is not None
+    pids = [int(pid) for pid in parent.stderr.readline().split()]
     assert len(pids) == 3 and not any(map(gone, pids))
     parent.kill()
     parent.wait()

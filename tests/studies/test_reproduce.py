@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from metarl.agents.maml_trpo import MAMLTRPO
 from metarl.run import checkpoint, run_dir
 from metarl.studies import reproduce
 from metarl.studies.comparison import page as comparison_page
-from metarl.studies.comparison.plan import make_plan
+from metarl.studies.comparison.plan import METHODS, make_plan
 
 pytestmark = pytest.mark.usefixtures("children_find_metarl")
 COMMAND = ["reproduce", "comparison", "--tasks", "point", "--small", "--methods"]
@@ -256,14 +257,14 @@ def test_a_failing_run_stops_the_command_with_its_exit_code(tmp_path: Path, capf
 def test_runs_with_other_settings_are_not_mixed_in(
     finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = cell_run(finished) / "config.yaml"
-    file.write_text(file.read_text().replace("inner_lr: 0.5", "inner_lr: 0.25"))
+    other = replace(METHODS["maml_trpo"], overrides={"agent.inner_lr": 0.25})
+    monkeypatch.setitem(METHODS, "maml_trpo", other)  # type: ignore[arg-type]
     no_children(monkeypatch)
     for more in ([], ["--report-only"], ["--dry-run"]):
         assert metarl(*TWO_METHODS, "--out", finished, *more) == 2
         error = capsys.readouterr().err
-        assert f"{cell_run(finished)} was made with agent.inner_lr = 0.25, not 0.5: move it away" in error
-        assert error.count("\n") == 1
+        assert f"{cell_run(finished)} was made with agent.inner_lr = 0.5, not 0.25: move it away" in error
+        assert error.count("\n") == 2  # a line for each seed
 
 
 @pytest.mark.parametrize(
