@@ -1,6 +1,6 @@
 """Honest summaries of few numbers: confidence intervals and a robust mean.
 
-How often the intervals cover the truth is measured in tests/test_coverage.py; the table is in docs/evaluation.md.
+How often the intervals cover the truth is measured in tests/test_coverage.py; the table is in docs/runs.md.
 """
 
 from __future__ import annotations
