@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from metarl.statistics import mean_interval, means, rate_interval, stratified_ci
 
+pytestmark = pytest.mark.mistakes
+
 Floats = NDArray[np.float64]
 Draw = Callable[[np.random.Generator, int], Floats]  # values of so many tasks, [n] or [n, episodes]
 REPETITIONS = 1500  # so the standard error of a coverage of 0.95 is 0.006

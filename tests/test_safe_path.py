@@ -13,6 +13,8 @@ from tiny_runs import POINT, ROOT, only_run, overrides
 
 from metarl import safe_path
 
+pytestmark = pytest.mark.mistakes
+
 CONSOLE = (
     "import sys; sys.path.pop(0); from metarl.cli import main; sys.exit(main())"  # as the installed `metarl` starts
 )

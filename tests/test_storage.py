@@ -7,6 +7,8 @@ import pytest
 
 from metarl import storage
 
+pytestmark = pytest.mark.mistakes
+
 
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS])
 def test_without_fsync_files_are_written_and_a_notice_says_so_once(tmp_path, monkeypatch, caplog, number):

@@ -12,6 +12,8 @@ from tiny_runs import ROOT, only_run, overrides
 
 from metarl.surroundings import variables
 
+pytestmark = pytest.mark.mistakes
+
 NOBODY = """
 import pwd, sys
 def unknown(number):

@@ -14,3 +14,8 @@ def pytest_terminal_summary(terminalreporter: TerminalReporter, config: pytest.C
 
     for case, command, code, said in sorted(TABLE):
         terminalreporter.write_line(f"{case.partition(':')[2]:20} {command:9} {code}  {said}")
+    terminalreporter.write_line("\nMistakes in processes, folders, surroundings and numbers, each a test:")
+    for outcome in ("passed", "failed", "skipped"):
+        for report in terminalreporter.stats.get(outcome, []):
+            if "/mistakes/" not in report.nodeid:
+                terminalreporter.write_line(f"{outcome}  {report.nodeid.removeprefix('tests/')}")

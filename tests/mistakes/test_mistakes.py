@@ -1,8 +1,8 @@
 """Mistakes that people really made, each with what they are told, in training and by `metarl check-env`.
 
 ``make mistakes`` prints the table: case, exit codes, sentences. The families and robots are in ``cases/``; each makes
-one mistake, or is unusual and right. Faults of processes, disks and surroundings have tests of their own: test_faults,
-test_run_config, test_safe_path, test_surroundings.
+one mistake, or is unusual and right. Faults of processes, folders, surroundings and numbers have tests of their own,
+with the same mark: the command runs and lists them, too.
 """
 
 from __future__ import annotations

@@ -19,6 +19,8 @@ from metarl.run.divergence import DivergenceBudget
 from metarl.run.evaluation import AdaptationCurve, MemoryScores
 from metarl.run.trainer import _outcomes
 
+pytestmark = pytest.mark.mistakes
+
 
 def phase(diverged: int, episodes: int) -> Any:
     return SimpleNamespace(diverged=torch.arange(episodes).reshape(-1, 1, 1) < diverged)

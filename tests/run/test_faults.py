@@ -18,6 +18,8 @@ from metarl.agents.maml_trpo import MAMLTRPO
 from metarl.config import loading
 from metarl.run import run_dir, runs
 
+pytestmark = pytest.mark.mistakes
+
 
 def arguments(root: Path, family: str, *changes: str) -> list[str]:
     """A tiny training run of a family of faulty_envs."""

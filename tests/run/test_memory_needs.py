@@ -15,6 +15,8 @@ from metarl.run import memory
 from metarl.run.experiment import build, make_agent, resolve
 from metarl.spaces import Space, SpaceSpec
 
+pytestmark = pytest.mark.mistakes
+
 MEMINFO = """\
 MemTotal:        1000 kB
 MemFree:          100 kB

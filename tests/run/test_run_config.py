@@ -19,6 +19,8 @@ from metarl.errors import CheckpointError, ConfigError, StorageError
 from metarl.run import checkpoint, run_config, run_dir
 from metarl.run.trainer import Trainer
 
+pytestmark = pytest.mark.mistakes
+
 SIZE = ("iterations=2", "eval.every=null", "eval.num_tasks=2")
 OLD = ROOT / "tests" / "data" / "made_by_0_1_0" / "maml_trpo_point" / "run"
 

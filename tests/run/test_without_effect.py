@@ -10,6 +10,8 @@ import tiny_runs
 from metarl.config import loading
 from metarl.run import run_dir, runs
 
+pytestmark = pytest.mark.mistakes
+
 MEMORY = {key: value for key, value in tiny_runs.TINY.items() if key.partition(".")[0] not in ("agent", "task")}
 MEMORY |= {"agent.memory_size": "4", "agent.episodes_per_trial": "2", "iterations": "2"}
 GRADIENT = {**tiny_runs.TINY, "iterations": "2"}

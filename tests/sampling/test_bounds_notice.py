@@ -10,6 +10,8 @@ import pytest
 from metarl.sampling.rollout import beyond_bounds
 from metarl.spaces import Space
 
+pytestmark = pytest.mark.mistakes
+
 ALL = np.ones((2, 2), np.bool_)
 
 

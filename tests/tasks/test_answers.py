@@ -11,6 +11,8 @@ from gymnasium.spaces import Box, Discrete
 from metarl.errors import EnvError
 from metarl.tasks.answers import flat, read_reset, read_step
 
+pytestmark = pytest.mark.mistakes
+
 THREE = Box(-np.inf, np.inf, (3,), np.float64)
 OBS = np.array([1.0, 2.0, 3.0])
 

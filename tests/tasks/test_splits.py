@@ -14,6 +14,8 @@ from metarl.config import lookup
 from metarl.tasks import Task, families, hold_out
 from metarl.tasks.checks.env_probe import task_key
 
+pytestmark = pytest.mark.mistakes
+
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "tasks.md"
 RELATIONS = ("same distribution", "held out", "other classes", "same tasks")
 NEEDED = {
