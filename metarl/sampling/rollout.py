@@ -118,6 +118,7 @@ class _Recorder:
         trial = start.rows(slice(None)) if start else TrialState.at_start(policy, env.spaces.action, self.rows)
         shown, outcome = trial.outcome.unbind(), trial.outcome.numpy()  # the same memory, looked at in two ways
         first = np.ones(self.rows, np.bool_)
+        with_gradients = torch.inference_mode(False)  # an environment may take them
         obs = self._reset(self.seeds[:, 0].tolist(), None, 0)
         for t in range(self.steps):
             live = episode < episodes
@@ -129,7 +130,7 @@ class _Recorder:
             if not np.isfinite(action).all():
                 raise self._not_finite("actions", action, np.isfinite(action), t)
             # the environments answer
-            with torch.inference_mode(False):  # with gradients, which an environment may take
+            with with_gradients:
                 raw_obs, raw_reward, terminated, truncated, info = env.step(action)
             next_obs = self._single("observations", raw_obs, t)
             reward = self._single("rewards", raw_reward, t)

@@ -53,7 +53,7 @@ def read_step(space: gymnasium.Space[Any], answer: Any) -> StepAnswer:
         old = isinstance(answer, tuple) and len(answer) == 4
         raise EnvError(f"expected step to return {STEP}, got {_describe(answer)}{OLD_GYM if old else ''}")
     observation, reward, terminated, truncated, info = answer
-    if not isinstance(info, Mapping):
+    if type(info) is not dict and not isinstance(info, Mapping):  # the first is quicker
         raise EnvError(f"expected step to return an info that maps names to values, got {_describe(info)}")
     return StepAnswer(
         flat(space, observation), _number(reward), _flag("terminated", terminated), _flag("truncated", truncated), info
@@ -66,19 +66,18 @@ def flat(space: gymnasium.Space[Any], observation: Any) -> Floats:
     Raises:
         EnvError: it has another shape or kind than its space, or is no state of it.
     """
+    shape = space.shape or ()
     try:
-        array = np.asarray(observation)
+        array = observation if type(observation) is np.ndarray else np.asarray(observation)
     except ValueError:  # lists of unequal lengths
         raise EnvError(f"expected observations of {space}, got {_describe(observation)}") from None
-    if array.dtype.kind not in NUMBERS or array.shape != (space.shape or ()):
-        raise EnvError(
-            f"expected observations of shape {space.shape or ()}, as {space} declares, got {_describe(observation)}"
-        )
+    if array.shape != shape or array.dtype.kind not in NUMBERS:
+        raise EnvError(f"expected observations of shape {shape}, as {space} declares, got {_describe(observation)}")
     if isinstance(space, Discrete):
         one_hot = np.zeros(int(space.n))
         one_hot[_state(space, array)] = 1.0
         return one_hot
-    return array.astype(np.float64).reshape(-1)
+    return np.asarray(array, dtype=np.float64).reshape(-1)
 
 
 def _state(space: Discrete[Any], observation: Any) -> int:
@@ -91,8 +90,8 @@ def _state(space: Discrete[Any], observation: Any) -> int:
 
 
 def _number(reward: Any) -> float:
-    if type(reward) is float:
-        return reward
+    if isinstance(reward, float):  # NumPy's double precision, too
+        return float(reward)
     array = np.asarray(reward) if np.isscalar(reward) or isinstance(reward, np.ndarray) else None
     if array is None or array.shape != () or array.dtype.kind not in NUMBERS:
         raise EnvError(f"expected a reward that is one number, got {_describe(reward)}")
@@ -100,7 +99,9 @@ def _number(reward: Any) -> float:
 
 
 def _flag(name: str, flag: Any) -> bool:
-    if isinstance(flag, bool | np.bool_):
+    if flag is True or flag is False:
+        return bool(flag)
+    if isinstance(flag, np.bool_):
         return bool(flag)
     if isinstance(flag, np.ndarray) and flag.shape == () and flag.dtype.kind in FLAGS:
         return bool(flag)

@@ -25,11 +25,13 @@ class Instabilities:
     """Those that MuJoCo has reported and nobody has asked for yet."""
 
     def __init__(self) -> None:
+        self.heard = False  # anything at all: cheap to look at behind every step
         self._reported = False
         self._dropped = False
 
     def hear(self, message: str) -> None:
         """MuJoCo's report. Its other warnings become Python's."""
+        self.heard = True
         if "simulation is unstable" in message:
             self._reported = True
         elif any(beginning in message for beginning in DROPPED):

@@ -138,11 +138,13 @@ class LoopEnv(VectorTaskEnv):
             try:
                 answer = env.step(native_action(env.action_space, controls[lane]))
                 obs[lane], reward[lane], terminated[lane], truncated, info = read_step(env.observation_space, answer)
-                unstable.require_contacts()
+                if unstable.heard:
+                    unstable.require_contacts()
+                    self._diverged[lane] = unstable.any_new()
             except Exception as error:
                 raise self._failure(lane, f"step {self._elapsed[lane] + 1} of its episode", error) from error
-            self._diverged[lane] = unstable.any_new()
-            self._truncated[lane] |= truncated
+            if truncated:
+                self._truncated[lane] = True
             if self._success is not None:
                 self._success[lane] = _success(info)
         good = np.isfinite(obs).all(axis=1) & np.isfinite(reward) & ~self._diverged
