@@ -241,6 +241,19 @@ class DescentConfig(MAMLConfig):
     outer_lr: PositiveFloat = Field(1e-3, description="its step size")
 
 
+class ClippedConfig(DescentConfig):
+    """Settings of several epochs on one meta-batch, by a clipped surrogate loss."""
+
+    epochs: PositiveInt = Field(5, description="optimiser steps per meta-batch, each on all samples")
+    clip: float = Field(0.3, gt=0, lt=1, description="probability ratios beyond 1 ± clip earn nothing more")
+
+    def without_effect(self, run: RunConfig) -> dict[str, str]:
+        found = super().without_effect(run)
+        if self.epochs == 1:
+            found["agent.clip"] = "no ratio differs from 1 in a first step: agent.epochs = 1"
+        return found
+
+
 class DescentMAMLAgent(MAMLAgent):
     """Agents differ in the number of epochs, in clipping and in the penalty."""
 

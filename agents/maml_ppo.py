@@ -10,28 +10,19 @@ from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import numpy as np
-from pydantic import Field, PositiveInt
 
-from metarl.config.schema import Lineage, RunConfig
+from metarl.config.schema import Lineage
 from metarl.types import Metrics, Trajectory
 
-from ._maml import LINEAGES, DescentConfig, DescentMAMLAgent
+from ._maml import LINEAGES, ClippedConfig, DescentMAMLAgent
 
 
-class MAMLPPOConfig(DescentConfig):
+class MAMLPPOConfig(ClippedConfig):
     """Settings of MAML-PPO."""
 
     lineages: ClassVar[dict[str, Lineage]] = LINEAGES
 
     name: Literal["maml_ppo"] = "maml_ppo"
-    epochs: PositiveInt = Field(5, description="optimiser steps per meta-batch, each on all samples")
-    clip: float = Field(0.3, gt=0, lt=1, description="probability ratios beyond 1 ± clip earn nothing more")
-
-    def without_effect(self, run: RunConfig) -> dict[str, str]:
-        found = super().without_effect(run)
-        if self.epochs == 1:
-            found["agent.clip"] = "no ratio differs from 1 in a first step: agent.epochs = 1"
-        return found
 
 
 class MAMLPPO(DescentMAMLAgent):

@@ -9,16 +9,16 @@ from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import numpy as np
-from pydantic import Field, NonNegativeFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat
 
-from metarl.config.schema import Lineage, RunConfig
+from metarl.config.schema import Lineage
 from metarl.learning.inner_losses import InnerLossName
 from metarl.types import Metrics, Trajectory
 
-from ._maml import DescentConfig, DescentMAMLAgent
+from ._maml import ClippedConfig, DescentMAMLAgent
 
 
-class ProMPConfig(DescentConfig):
+class ProMPConfig(ClippedConfig):
     """Settings of ProMP."""
 
     lineages: ClassVar[dict[str, Lineage]] = {
@@ -42,17 +42,9 @@ class ProMPConfig(DescentConfig):
 
     name: Literal["promp"] = "promp"
     inner_loss: InnerLossName = Field("ratio", description="ratio = low-variance curvature, the paper's; or another")
-    epochs: PositiveInt = Field(5, description="optimiser steps per meta-batch, each on all samples")
-    clip: float = Field(0.3, gt=0, lt=1, description="probability ratios beyond 1 ± clip earn nothing more")
     inner_kl_penalty: NonNegativeFloat = Field(
         5e-4, description="η: weight of KL(old ‖ new) of the policies before adaptation and between its steps"
     )
-
-    def without_effect(self, run: RunConfig) -> dict[str, str]:
-        found = super().without_effect(run)
-        if self.epochs == 1:
-            found["agent.clip"] = "no ratio differs from 1 in a first step: agent.epochs = 1"
-        return found
 
 
 class ProMP(DescentMAMLAgent):

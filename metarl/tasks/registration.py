@@ -44,7 +44,23 @@ def register_families() -> None:
             )
 
 
-class TaskEnv(gymnasium.Env[Floats, Any]):
+class _SaysItsHorizon:
+    """An environment of a family, whose ``spec`` has the horizon as ``max_episode_steps``."""
+
+    distribution: TaskDistribution
+    _spec: EnvSpec | None = None
+
+    @property
+    def spec(self) -> EnvSpec | None:
+        """What the environment was made from, with the horizon as ``max_episode_steps``."""
+        return self._spec
+
+    @spec.setter
+    def spec(self, spec: EnvSpec | None) -> None:
+        self._spec = _with_horizon(spec, self.distribution)
+
+
+class TaskEnv(_SaysItsHorizon, gymnasium.Env[Floats, Any]):
     """One task of a family as an ordinary Gymnasium environment.
 
     Public: ``task``, and ``distribution``, whose ``sample`` draws other tasks. The horizon is the family's own, and
@@ -66,7 +82,6 @@ class TaskEnv(gymnasium.Env[Floats, Any]):
     """
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 (declared so by Gymnasium)
-    _spec: EnvSpec | None = None
 
     def __init__(
         self,
@@ -86,15 +101,6 @@ class TaskEnv(gymnasium.Env[Floats, Any]):
         self.observation_space = self._vector.single_observation_space
         self.action_space = self._vector.single_action_space
         self.set_task({**default_tasks(self.distribution, 1)[0], **parts} if task is None else task)
-
-    @property
-    def spec(self) -> EnvSpec | None:
-        """What the environment was made from, with the horizon as ``max_episode_steps``."""
-        return self._spec
-
-    @spec.setter
-    def spec(self, spec: EnvSpec | None) -> None:
-        self._spec = _with_horizon(spec, self.distribution)
 
     def set_task(self, task: Task) -> None:
         """Change the task; call ``reset`` next."""
@@ -126,7 +132,7 @@ class TaskEnv(gymnasium.Env[Floats, Any]):
         self._vector.close()
 
 
-class AutoresetTaskEnv(gymnasium.vector.VectorEnv[Floats, Any, Floats]):
+class AutoresetTaskEnv(_SaysItsHorizon, gymnasium.vector.VectorEnv[Floats, Any, Floats]):
     """Many tasks of a family as an ordinary vector environment, with Gymnasium's usual autoreset.
 
     A lane that has ended ignores the next action, starts a new episode in its task and returns that one's first
@@ -148,7 +154,6 @@ class AutoresetTaskEnv(gymnasium.vector.VectorEnv[Floats, Any, Floats]):
         "autoreset_mode": AutoresetMode.NEXT_STEP,
         "render_modes": [],
     }
-    _spec: EnvSpec | None = None
 
     def __init__(
         self,
@@ -181,15 +186,6 @@ class AutoresetTaskEnv(gymnasium.vector.VectorEnv[Floats, Any, Floats]):
         if tasks is None and task is None:
             tasks = [{**one, **parts} for one in default_tasks(self.distribution, num_envs)]
         self.set_tasks([task] * num_envs if tasks is None and task is not None else tasks or [])
-
-    @property
-    def spec(self) -> EnvSpec | None:
-        """What the environment was made from, with the horizon as ``max_episode_steps``."""
-        return self._spec
-
-    @spec.setter
-    def spec(self, spec: EnvSpec | None) -> None:
-        self._spec = _with_horizon(spec, self.distribution)
 
     def set_tasks(self, tasks: Sequence[Task]) -> None:
         """Give each lane its task, in lane order; call ``reset`` next."""
