@@ -63,7 +63,7 @@ class VectorTaskEnv(gymnasium.vector.VectorEnv[Floats, Any, Floats], ABC):
         self.observation_space = batch_space(self.single_observation_space, num_lanes)
         self.action_space = batch_space(self.single_action_space, num_lanes)
         if spaces.action.kind == "box":
-            low, high = np.array(spaces.action.low), np.array(spaces.action.high)
+            self._control_range = low, high = np.array(spaces.action.low), np.array(spaces.action.high)
             self._control_center, self._control_half_range = (high + low) / 2, (high - low) / 2
             self._controls_are_units = bool((low == -1.0).all() and (high == 1.0).all())
         self._tasks: list[Task] = []
@@ -136,7 +136,10 @@ class VectorTaskEnv(gymnasium.vector.VectorEnv[Floats, Any, Floats], ABC):
         unit = actions.astype(np.float64)
         unit /= self.action_scale
         unit.clip(-1.0, 1.0, out=unit)
-        return unit if self._controls_are_units else self._control_center + self._control_half_range * unit
+        if self._controls_are_units:
+            return unit
+        controls = self._control_center + self._control_half_range * unit
+        return controls.clip(*self._control_range, out=controls)  # scaling may round to just outside
 
     def _observations(self) -> Floats:
         """A fresh array [lanes, size], with the task's numbers last where they are revealed."""

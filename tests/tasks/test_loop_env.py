@@ -13,7 +13,7 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Se
 from metarl.config.schema import TaskConfig
 from metarl.errors import ConfigError
 from metarl.tasks.answers import flat
-from metarl.tasks.loop_env import LoopEnv, native_action, reports_success, space_spec, task_numbers
+from metarl.tasks.loop_env import LoopEnv, reports_success, space_spec, task_numbers
 
 IMAGE = Box(-5.0, np.array([[1.0, 2.0], [3.0, np.inf]], np.float32), dtype=np.float32)
 TORQUES = Box(np.array([[-1.0], [0.0]], np.float32), np.array([[1.0], [8.0]], np.float32), dtype=np.float32)
@@ -67,7 +67,7 @@ class Picker(Ledger):
 
 def loop(make=Ledger, lanes: int = 1, *, horizon: int = 5, success: bool = False, **config: Any) -> LoopEnv:
     config = TaskConfig(name="ledger", horizon=horizon, **config)
-    spaces = space_spec(Picker() if make is Picker else Ledger(), 1 if config.reveal else 0)
+    spaces = space_spec(make() if isinstance(make, type) else Ledger(), 1 if config.reveal else 0)
     env = LoopEnv(lanes, spaces, config, make, reports_success=success)
     env.set_tasks([{"id": lane} for lane in range(lanes)])
     return env
@@ -106,11 +106,16 @@ def test_box_actions_arrive_in_the_environments_units_shape_and_dtype() -> None:
 
 
 def test_scaling_never_leaves_the_bounds() -> None:
-    """0.1 + 0.7 and 0.7 − 0.1 round, so that centre + half range is not the bound."""
-    space = Box(0.1, 0.7, (1,), np.float64)
-    low, high = space.low, space.high
-    ends = [native_action(space, (high + low) / 2 + sign * (high - low) / 2 * (1 + 1e-15)) for sign in (-1, 1)]
-    assert all(space.contains(end) for end in ends)
+    """Centre and half range of 0.3 and 3.9, and of −3.9 and −3.5, are rounded: added up, they lie outside."""
+
+    class Rounded(Ledger):
+        action_space: Any = Box(np.array([[-3.9], [0.3]]), np.array([[-3.5], [3.9]]), dtype=np.float64)
+
+    assert (3.9 + 0.3) / 2 + (3.9 - 0.3) / 2 > 3.9 and (-3.9 - 3.5) / 2 - (-3.5 + 3.9) / 2 < -3.9
+    env = loop(Rounded)
+    env.reset(seed=[0])
+    env.step(np.array([[-1.0, 1.0]]))
+    assert env._envs[0].actions[0].tolist() == [[-3.9], [3.9]]
 
 
 def test_discrete_actions_start_where_the_space_does() -> None:
