@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 def create(root: str, name: str, seed: int) -> Path:
     """Make ``root/name/<YYYYmmdd-HHMMSS>-s<seed>`` (local time) with the umask's permissions; ``-2``, ... if taken.
 
+    Its path is absolute: code of the user's may change the working directory of this process.
+
     Raises:
         ConfigError: ``name`` is not one plain path component.
         StorageError: it cannot be made.
@@ -50,6 +52,7 @@ def create(root: str, name: str, seed: int) -> Path:
     parent = Path(folder) / name
     stem = f"{time.strftime('%Y%m%d-%H%M%S')}-s{seed}"
     try:
+        parent = parent.absolute()
         parent.mkdir(parents=True, exist_ok=True)
         for attempt in count(1):
             run = parent / (stem if attempt == 1 else f"{stem}-{attempt}")

@@ -78,6 +78,14 @@ class Resource(Sound):
             file.write(f"{word} {self._name}\n")
 
 
+class Wanders(Sound):
+    """Changes the working directory of its process, as programs do that look for their files there."""
+
+    def step(self, action: Any) -> Any:
+        os.chdir("/")
+        return super().step(action)
+
+
 class Unclosable(Sound):
     def close(self) -> None:
         raise OSError("no such window")
@@ -119,6 +127,10 @@ class PrintsFamily(SoundFamily):
 
 class ResourceFamily(SoundFamily):
     env_class = Resource
+
+
+class WandersFamily(SoundFamily):
+    env_class = Wanders
 
 
 class UnclosableFamily(SoundFamily):

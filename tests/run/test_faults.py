@@ -110,6 +110,17 @@ def test_every_environment_that_is_opened_is_closed(
     assert opened == closed
 
 
+def test_an_environment_that_leaves_the_working_directory_leaves_the_run_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert metarl("train", *arguments(Path("runs"), "WandersFamily", "iterations=2", "eval.every=1")) == 0
+    run = only_run(tmp_path / "runs")
+    assert capsys.readouterr().out.splitlines()[-1] == str(run)
+    assert saved_state(run)["counters"]["iteration"] == 2 and len(training(run)) == 2
+    assert (run / "evaluations.jsonl").exists() and (run / "report" / "curves.png").exists()
+
+
 def test_an_environment_that_cannot_be_closed_is_a_warning(tmp_path: Path) -> None:
     with pytest.warns(RuntimeWarning, match=r"closing .*Unclosable.* raised OSError: no such window"):
         assert metarl("train", *arguments(tmp_path, "UnclosableFamily", "iterations=1", "eval.every=null")) == 0
