@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -68,7 +69,7 @@ def build(config: RunConfig) -> Iterator[Experiment]:
     with one_torch_thread():
         with redirect_stdout(sys.stderr):  # standard output is for results, not for what environments print
             distribution: TaskDistribution = lookup.task_distribution(config.task.name, _validated(config))(config.task)
-            _require_sizes(config.task.name, distribution.spaces)
+            _require_spaces(config.task.name, getattr(distribution, "spaces", None))
             memory.check_learner(config, distribution.spaces)
             agent = make_agent(config, distribution)
             _require_picklable(config.task.name, distribution)
@@ -94,8 +95,13 @@ def make_agent(config: RunConfig, distribution: TaskDistribution) -> Agent:
     return agent
 
 
-def _require_sizes(name: str, spaces: SpaceSpec) -> None:
-    """Raises ConfigError where there is nothing to observe or to do, or where bounds are not as many as numbers."""
+def _require_spaces(name: str, spaces: Any) -> None:
+    """Raises ConfigError where these are no spaces, where there is nothing to observe or to do, or where bounds are not
+    as many as numbers."""
+    if not isinstance(spaces, SpaceSpec):
+        raise ConfigError(
+            f"task.name = {name}: expected spaces that are a SpaceSpec, as space_spec gives, got {spaces!r}"
+        )
     for what, space in (("observation", spaces.observation), ("action", spaces.action)):
         if space.size < 1:
             constant = "; where there is nothing to see, show a constant" if what == "observation" else ""

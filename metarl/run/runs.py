@@ -12,6 +12,7 @@ from metarl.config import loading
 from metarl.config.loading import Loaded
 from metarl.config.schema import RunConfig
 from metarl.errors import CheckpointError, ConfigError, StorageError
+from metarl.faults import UNEXPECTED
 from metarl.monitor.logger import Logger
 from metarl.monitor.metrics_file import MetricsFile
 from metarl.run import checkpoint, memory, run_config, run_dir
@@ -37,7 +38,8 @@ def train(loaded: Loaded) -> Path:
 
 
 def _begin(run: Path, loaded: Loaded, experiment: Experiment) -> Trainer:
-    """A new run's trainer, with its first checkpoint. Raises StorageError: there is no space; the run is deleted."""
+    """A new run's trainer, with its first checkpoint. Where code of the user's raises, or there is no space for it
+    (StorageError), the run is deleted: it has never begun."""
     try:
         trainer = assemble(run, loaded.name, experiment, Progress())
         for notice in loaded.notices:
@@ -47,7 +49,7 @@ def _begin(run: Path, loaded: Loaded, experiment: Experiment) -> Trainer:
         except StorageError:
             trainer.logger.close()
             raise
-    except StorageError:
+    except UNEXPECTED:
         run_dir.discard(run)
         raise
     return trainer

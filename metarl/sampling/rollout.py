@@ -18,6 +18,7 @@ from metarl.seeding import Stream
 from metarl.spaces import Space
 from metarl.tasks import Task, TaskDistribution, VectorTaskEnv
 from metarl.tasks.closing import close_quietly
+from metarl.tasks.distribution import make_lanes
 from metarl.types import PolicyInput
 
 BOUND_TOLERANCE = 1e-6  # relative: bounds may have been rounded to float32
@@ -265,7 +266,7 @@ def _environment(distribution: TaskDistribution, num_lanes: int) -> VectorTaskEn
     if key not in _environments:
         _close_at_exit()
         close_environments()  # one is enough: sizes alternate only between training and evaluation
-        _environments[key] = distribution.make_vector(num_lanes)
+        _environments[key] = make_lanes(distribution, num_lanes)
     return _environments[key]
 
 

@@ -12,6 +12,7 @@ from metarl.agent import Agent
 from metarl.sampling.sampler import Sampler
 from metarl.seeding import Domain, Stream, generator
 from metarl.tasks import Task, TaskDistribution
+from metarl.tasks.distribution import draw_tasks
 from metarl.types import Metrics, Trajectory
 
 
@@ -38,7 +39,7 @@ def adaptation(
 def training_tasks(distribution: TaskDistribution, num_tasks: int, *, seed: int, iteration: int) -> list[Task]:
     """The tasks of one training iteration."""
     rng = generator(seed, Domain.TASKS, iteration=iteration)
-    return distribution.sample(num_tasks, split="train", rng=rng)
+    return draw_tasks(distribution, num_tasks, split="train", rng=rng)
 
 
 @dataclass

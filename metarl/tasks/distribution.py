@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar, Literal
 
 import numpy as np
 
 from metarl.config.schema import TaskConfig
+from metarl.errors import EnvError
 from metarl.seeding import Domain, generator
 from metarl.spaces import SpaceSpec
 from metarl.tasks.vector_env import Floats, Task, VectorTaskEnv
@@ -63,9 +64,39 @@ class TaskDistribution(ABC):
         return None
 
 
+def draw_tasks(distribution: TaskDistribution, num_tasks: int, *, split: Split, rng: np.random.Generator) -> list[Task]:
+    """What :meth:`TaskDistribution.sample` gives.
+
+    Raises:
+        EnvError: it gives other things than tasks, or not as many as it was asked for.
+    """
+    given = distribution.sample(num_tasks, split=split, rng=rng)
+    tasks: list[Task] = list(given) if isinstance(given, Iterable) else [given]
+    for task in tasks:
+        if not isinstance(task, Mapping):
+            raise EnvError(f"{_name(distribution)}.sample: expected tasks that map names to values, got {task!r}")
+    if len(tasks) != num_tasks:
+        raise EnvError(f"{_name(distribution)}.sample: asked split {split} for {num_tasks} tasks, got {len(tasks)}")
+    return tasks
+
+
+def make_lanes(distribution: TaskDistribution, num_lanes: int) -> VectorTaskEnv:
+    """What :meth:`TaskDistribution.make_vector` gives.
+
+    Raises:
+        EnvError: it is no :class:`VectorTaskEnv`, or has another number of lanes.
+    """
+    env = distribution.make_vector(num_lanes)
+    if not isinstance(env, VectorTaskEnv):
+        raise EnvError(f"{_name(distribution)}.make_vector: expected a VectorTaskEnv, such as LoopEnv, got {env!r}")
+    if env.num_envs != num_lanes:
+        raise EnvError(f"{_name(distribution)}.make_vector: asked for {num_lanes} lanes, got {env.num_envs}")
+    return env
+
+
 def held_out_tasks(distribution: TaskDistribution, num_tasks: int, seed: int) -> list[Task]:
     """The tasks that a run of this root seed is evaluated on."""
-    return distribution.sample(num_tasks, split="test", rng=generator(seed, Domain.EVAL_TASKS))
+    return draw_tasks(distribution, num_tasks, split="test", rng=generator(seed, Domain.EVAL_TASKS))
 
 
 def balanced_sample(choices: Sequence[Task], num_tasks: int, rng: np.random.Generator) -> list[Task]:
@@ -84,3 +115,7 @@ def hold_out(tasks: Sequence[Task], split: Split) -> list[Task]:
     if len(tasks) < 4:
         return list(tasks)
     return [task for index, task in enumerate(tasks) if (index % 4 == 2) == (split == "test")]
+
+
+def _name(distribution: TaskDistribution) -> str:
+    return type(distribution).__name__

@@ -113,6 +113,28 @@ MISTAKES: dict[str, tuple[Told | None, Told | None]] = {
         Told(5, "expected a reward that is one number, got an array of float64 of shape (1,)"),
         Told(5, "a train task is not JSON"),
     ),
+    "families:SampleFew": (
+        Told(5, "SampleFew.sample: asked split test for 3 tasks, got 2"),
+        Told(5, "SampleFew.sample: asked split train for 7 tasks, got 2"),
+    ),
+    "families:SampleNumbers": (
+        Told(5, "SampleNumbers.sample: expected tasks that map names to values, got 0."),
+        Told(5, "SampleNumbers.sample: expected tasks that map names to values, got 0."),
+    ),
+    "families:SampleNothing": (
+        Told(5, "SampleNothing.sample: expected tasks that map names to values, got None"),
+        Told(5, "SampleNothing.sample: expected tasks that map names to values, got None"),
+    ),
+    "families:GymVector": (
+        Told(5, "GymVector.make_vector: expected a VectorTaskEnv, such as LoopEnv, got SyncVectorEnv"),
+        Told(5, "GymVector.make_vector: expected a VectorTaskEnv, such as LoopEnv, got SyncVectorEnv"),
+    ),
+    "families:OneLane": (
+        Told(5, "OneLane.make_vector: asked for 9 lanes, got 1"),
+        Told(5, "OneLane.make_vector: asked for 4 lanes, got 1"),
+    ),
+    "families:NoSpaces": (Told(2, "expected spaces that are a SpaceSpec"), Told(5, "no attribute 'spaces'")),
+    "families:GymSpaces": (Told(2, "expected spaces that are a SpaceSpec"), Told(5, "no attribute")),
     "families:LambdaHolder": (Told(2, "pickle"), Told(5, "cannot be sent to a worker process")),
     "families:SampleFails": (Told(5, "KeyError: 'goals.csv has no more rows' at"), None),
     "families:SampleMemory": (Told(5, "memory ran out"), None),

@@ -69,6 +69,15 @@ def test_a_fault_in_the_users_code_saves_and_names_its_line(
     assert run_dir.digest(run) == run_dir.digest(undisturbed(tmp_path / "good", 5))
 
 
+def test_a_run_whose_held_out_tasks_cannot_be_drawn_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(SampleFails, "sample", lambda self, num_tasks, *, split, rng: [{"target": 0.5}])
+    assert metarl("train", *arguments(tmp_path / "runs", "SampleFails")) == 5
+    assert capsys.readouterr().err == "error: SampleFails.sample: asked split test for 4 tasks, got 1\n"
+    assert not any((tmp_path / "runs").iterdir())
+
+
 def test_what_is_half_learned_when_an_exception_comes_is_taken_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from metarl.tasks.checks.watchdog import answered, watched
 from metarl.tasks.closing import close_quietly
-from metarl.tasks.distribution import Split, TaskDistribution
+from metarl.tasks.distribution import Split, TaskDistribution, draw_tasks, make_lanes
 from metarl.tasks.vector_env import Bools, Floats, Task, VectorTaskEnv
 
 LANES = 4
@@ -82,7 +82,7 @@ _opened: list[VectorTaskEnv] = []
 
 def make_env(distribution: TaskDistribution, num_lanes: int) -> VectorTaskEnv:
     """A vector environment to be checked; whatever it answers, the watchdog hears. :func:`probing` closes it."""
-    env = distribution.make_vector(num_lanes)
+    env = make_lanes(distribution, num_lanes)
     _opened.append(env)
     for name in ("set_tasks", "reset", "step"):
         setattr(env, name, _answering(getattr(env, name)))
@@ -122,7 +122,7 @@ def make_plan(
     steps: int = STEPS,
 ) -> Plan:
     """Tasks, seeds and actions drawn at random for ``LANES`` lanes; episodes are no longer than the horizon."""
-    tasks = distribution.sample(LANES, split=split, rng=rng)
+    tasks = draw_tasks(distribution, LANES, split=split, rng=rng)
     shape = (episodes, min(steps, distribution.horizon), LANES)
     return Plan(tasks, rng.integers(2**31, size=(episodes, LANES)), random_actions(distribution, rng, *shape))
 

@@ -152,6 +152,21 @@ class SampleMemory(family(Base)):
             if _calls[0] > 5: raise MemoryError()
         return super().sample(n, split=split, rng=rng)
 
+class SampleFew(family(Base)):    # a family that gives what it has
+    def sample(self, n, *, split, rng): return super().sample(min(n, 2), split=split, rng=rng)
+class SampleNumbers(family(Base)):
+    def sample(self, n, *, split, rng): return rng.uniform(-1, 1, n).tolist()
+class SampleNothing(family(Base)):  # no return
+    def sample(self, n, *, split, rng): super().sample(n, split=split, rng=rng)
+class GymVector(family(Base)):
+    def make_vector(self, lanes): return gymnasium.vector.SyncVectorEnv([Base] * lanes)
+class OneLane(family(Base)):
+    def make_vector(self, lanes): return LoopEnv(1, self.spaces, self.config, Base)
+class NoSpaces(family(Base)):
+    def __init__(self, config): TaskDistribution.__init__(self, config)
+class GymSpaces(family(Base)):
+    def __init__(self, config): TaskDistribution.__init__(self, config); self.spaces = Base.observation_space
+
 class LambdaHolder(family(Base)):  # TD#51, TD#73
     def __init__(self, config): super().__init__(config); self.transform = lambda x: x
 class OverState(Base):            # a state beyond its space
