@@ -12,6 +12,15 @@ from metarl.errors import MetarlError, WorkerError
 # What code of the user's raises, a family's, an agent's or an environment's. ``sys.exit`` in there ends no program.
 UNEXPECTED = (Exception, SystemExit, GeneratorExit)
 
+
+class FromOutsideError(BaseException):
+    """Ends code of the user's from outside; no handler of what that code raises may take it for the code's own."""
+
+
+# What passes by where all else that code of the user's raises is caught, whatever it derives from: asyncio's
+# CancelledError and the panics of libraries in Rust, for instance, are no Exceptions.
+PASSES = (KeyboardInterrupt, FromOutsideError)
+
 _CORE = Path(__file__).resolve().parent
 _LIBRARIES = tuple(sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory")  # as torch says it, on a GPU and on a CPU

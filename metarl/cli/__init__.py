@@ -19,7 +19,7 @@ from metarl import studies
 from metarl.cli import commands
 from metarl.cli.tables import write
 from metarl.errors import ConfigError, MetarlError, nearest
-from metarl.faults import UNEXPECTED, explained
+from metarl.faults import PASSES, explained
 from metarl.version import __version__
 
 DESCRIPTION = "metarl: meta-train robot policies that adapt within a few episodes, and measure that adaptation."
@@ -49,9 +49,9 @@ def _run(options: argparse.Namespace) -> str:
     handler: Callable[[argparse.Namespace], str] = options.handler
     try:
         return handler(options)
-    except MetarlError:
+    except (MetarlError, *PASSES):
         raise
-    except UNEXPECTED as error:
+    except BaseException as error:
         traceback.print_exception(error)
         raise explained(error) from error
 

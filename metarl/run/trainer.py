@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 import traceback
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from torch import Tensor
 from metarl import run_files
 from metarl.config.loading import as_data
 from metarl.errors import Interrupted, MetarlError, NumericError, StorageError
-from metarl.faults import UNEXPECTED, explained
+from metarl.faults import explained
 from metarl.monitor.logger import Logger
 from metarl.monitor.metrics_file import MetricsFile
 from metarl.report.curves import write_curves_csv
@@ -87,7 +88,11 @@ class Trainer:
         except MetarlError as error:
             self._save_before(error)
             raise
-        except UNEXPECTED as error:
+        except KeyboardInterrupt as error:  # code of the user's listens to Ctrl-C instead of us, or raises it
+            stopped = Interrupted(signal.SIGINT)
+            self._save_before(stopped)
+            raise stopped from error
+        except BaseException as error:
             told = explained(error)
             told = type(told)(f"{told}, after iteration {self.iteration}{self._keep_traceback(error)}")
             self._save_before(told)
@@ -203,7 +208,7 @@ class Trainer:
             return trial.learn(adapted)
         except MetarlError:  # an agent's own errors leave it as it was
             raise
-        except UNEXPECTED:
+        except BaseException:
             self.experiment.agent.load_state(before)
             raise
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import time
@@ -43,6 +44,11 @@ class Sound(gymnasium.Env):
 class Exits(Sound):
     def step(self, action: Any) -> Any:
         sys.exit(0)
+
+
+class Cancels(Sound):
+    def step(self, action: Any) -> Any:
+        raise asyncio.CancelledError("by the simulator")
 
 
 class Hangs(Sound):
@@ -111,6 +117,10 @@ class SoundFamily(TaskDistribution):
 
 class ExitsFamily(SoundFamily):
     env_class = Exits
+
+
+class CancelsFamily(SoundFamily):
+    env_class = Cancels
 
 
 class HangsFamily(SoundFamily):

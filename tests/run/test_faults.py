@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import signal
 import threading
 from multiprocessing import forkserver
 from pathlib import Path
@@ -45,6 +47,7 @@ def undisturbed(root: Path, iterations: int) -> Path:
             torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
             "; memory ran out: less is needed with",
         ),
+        (asyncio.CancelledError("by the simulator"), "CancelledError: by the simulator at "),  # no Exception
         (SystemExit(0), "SystemExit: 0 (an environment, a family or an agent must not end the program) at "),
     ],
     ids=lambda value: type(value).__name__,
@@ -67,6 +70,18 @@ def test_a_fault_in_the_users_code_saves_and_names_its_line(
     monkeypatch.undo()
     assert metarl("resume", run, "--allow", "faulty_envs:SampleFails") == 0
     assert run_dir.digest(run) == run_dir.digest(undisturbed(tmp_path / "good", 5))
+
+
+def test_a_keyboard_interrupt_that_passes_by_the_runs_own_signals_saves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Some simulators set Python's own handler of Ctrl-C again."""
+    handler = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(SampleFails, "error", KeyboardInterrupt())
+    assert metarl("train", *arguments(tmp_path / "failed", "SampleFails", "checkpoint.every=100")) == 130
+    assert capsys.readouterr().err == "error: stopped by signal 2\n"
+    assert saved_state(only_run(tmp_path / "failed"))["counters"]["iteration"] == 3
+    assert signal.getsignal(signal.SIGINT) == handler
 
 
 def test_a_run_whose_held_out_tasks_cannot_be_drawn_leaves_nothing(
@@ -99,9 +114,16 @@ def test_what_is_half_learned_when_an_exception_comes_is_taken_back(
     assert run_dir.digest(only_run(tmp_path / "failed")) == run_dir.digest(only_run(tmp_path / "two"))
 
 
-def test_an_environment_cannot_end_the_program(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert metarl("train", *arguments(tmp_path, "ExitsFamily")) == 5
-    assert "has no retries left (sampler.unit_retries): SystemExit: 0" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("family", "words"), [("ExitsFamily", "SystemExit: 0"), ("CancelsFamily", "CancelledError: by the simulator")]
+)
+def test_an_environment_cannot_end_the_program(
+    family: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert metarl("check-env", f"faulty_envs:{family}", "task.horizon=5") == 5
+    assert f"error: interface: raised {words}" in capsys.readouterr().err
+    assert metarl("train", *arguments(tmp_path, family)) == 5
+    assert f"has no retries left (sampler.unit_retries): {words}" in capsys.readouterr().err
     assert saved_state(only_run(tmp_path))["counters"]["iteration"] == 0
 
 

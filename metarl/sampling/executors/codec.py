@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metarl import errors
-from metarl.faults import UNEXPECTED
+from metarl.faults import PASSES
 
 Buffer = bytes | bytearray | memoryview
 
@@ -92,5 +92,7 @@ def answer(request: Buffer) -> Buffer:
     try:
         function, unit = decode(request)
         return encode((True, function(unit)))
-    except UNEXPECTED as error:
+    except PASSES:
+        raise
+    except BaseException as error:
         return encode((False, Failure.of(error)))

@@ -25,6 +25,7 @@ from types import FrameType
 import torch
 
 from metarl.errors import WorkerError
+from metarl.faults import FromOutsideError
 from metarl.sampling.executors.codec import Buffer, FaultError, answer
 from metarl.surroundings import SAFE_PATH, set_variables, variables
 
@@ -113,7 +114,7 @@ def serve(channel: socket.socket, safe_path: str | None) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-class EndedError(BaseException):
+class EndedError(FromOutsideError):
     """SIGTERM in a worker: no exception of a unit's, it ends the process from wherever it is."""
 
 

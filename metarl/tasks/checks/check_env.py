@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from metarl.errors import MetarlError, WorkerError
-from metarl.faults import UNEXPECTED
+from metarl.faults import PASSES
 from metarl.tasks.checks import env_checks, episode_checks
 from metarl.tasks.checks.env_probe import CheckFailed, NotJudged, make_env, probing, random_actions
 from metarl.tasks.checks.leakage import check_leakage
@@ -74,7 +74,9 @@ def check_family(distribution: TaskDistribution, seed: int = 0) -> list[CheckRes
             make_env(distribution, 1)
     except HungError:
         raise
-    except UNEXPECTED as error:
+    except PASSES:
+        raise
+    except BaseException as error:
         raise WorkerError(f"{type(distribution).__name__}.make_vector failed: {explain(error)}") from error
     results: dict[str, CheckResult] = {}
     hung = False
@@ -147,7 +149,9 @@ def _run(check: Check, distribution: TaskDistribution, rng: np.random.Generator)
         return CheckResult(check.name, "failed", str(reason))
     except NotJudged as reason:
         return CheckResult(check.name, "not judged", str(reason))
-    except UNEXPECTED as error:  # whatever the family's own code raises
+    except PASSES:
+        raise
+    except BaseException as error:  # whatever the family's own code raises
         return CheckResult(
             check.name, "failed", explain(error) if isinstance(error, MetarlError) else f"raised {explain(error)}"
         )

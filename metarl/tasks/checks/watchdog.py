@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from metarl.errors import WorkerError
-from metarl.faults import origin
+from metarl.faults import FromOutsideError, origin
 
 LIMIT_S = 120.0  # from one answer to the next
 
@@ -20,7 +20,7 @@ class HungError(WorkerError):
     """An environment gave no answer in time; the message says where it was then."""
 
 
-class _TimeOver(BaseException):
+class _TimeOver(FromOutsideError):
     """Passes by every ``except Exception`` of an environment's."""
 
 
