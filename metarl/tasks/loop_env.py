@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -30,7 +31,8 @@ class LoopEnv(VectorTaskEnv):
     * Box observations are flattened, Discrete ones become one-hot. Box actions reach the environment in its own units,
       shape and dtype, Discrete ones with its ``start``.
     * Every reset is seeded with a number from the lane's generator. An environment must keep nothing from one episode
-      to the next but its task, or results depend on which worker ran which lane.
+      to the next but its task, or results depend on which worker ran which lane. Its task is a copy of its own, which
+      it may change.
     * Where the environment truncates an episode itself, so does the lane; the horizon truncates what goes on.
     * A step whose observation or reward is not finite, or in which MuJoCo gave up on the simulation, counts as
       divergence: the lane keeps its last good observation.
@@ -84,7 +86,7 @@ class LoopEnv(VectorTaskEnv):
             try:
                 env = self._envs[lane] or self._make_env()
                 self._envs[lane] = env
-                env.unwrapped.set_task(dict(task))  # type: ignore[attr-defined]
+                env.unwrapped.set_task(copy.deepcopy(dict(task)))  # type: ignore[attr-defined]
             except ValueError as error:
                 raise ValueError(f"{error} (lane {lane}, task {dict(task)})") from error
             except Exception as error:

@@ -87,6 +87,18 @@ def test_lanes_run_their_own_tasks_from_their_own_seeds() -> None:
     assert np.array_equal(obs, kept)  # nothing that was returned changes later
 
 
+def test_what_an_environment_does_to_its_task_reaches_no_other_lane() -> None:
+    class Drifts(Ledger):
+        def set_task(self, task: dict[str, Any]) -> None:
+            self.task = task["where"].pop()
+
+    env = LoopEnv(2, space_spec(Ledger()), TaskConfig(name="ledger", horizon=5), Drifts)
+    task = {"where": [1.0, 2.0]}
+    env.set_tasks([task, task])  # as a rollout does: all lanes of a task
+    assert env.reset(seed=[0, 1])[0][:, 0].tolist() == [2.0, 2.0]
+    assert task == {"where": [1.0, 2.0]}
+
+
 def test_an_episode_depends_on_its_seed_alone() -> None:
     env = loop()
     first = env.reset(seed=[3])[0]
