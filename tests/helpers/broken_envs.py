@@ -300,6 +300,18 @@ class NaNReward(Walk):
     env_class = NaNRewardEnv
 
 
+class HugeRewardEnv(WalkEnv):
+    def _advance(self, controls: NDArray[Any], live: Bools) -> tuple[Floats, Bools]:
+        reward, terminated = super()._advance(controls, live)
+        return 1e300 * reward, terminated
+
+
+class HugeReward(Walk):
+    """The reward is finite, and infinite in single precision."""
+
+    env_class = HugeRewardEnv
+
+
 class NaNObservationEnv(WalkEnv):
     def _second_number(self) -> Floats:
         return np.where(self._position > 1.05, np.nan, 1.0)

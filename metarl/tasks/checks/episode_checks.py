@@ -126,15 +126,18 @@ def check_ended_lanes(distribution: TaskDistribution, rng: np.random.Generator) 
 
 
 def check_finite(distribution: TaskDistribution, rng: np.random.Generator) -> str:
-    """Observations and rewards are finite under random actions, and simulations seldom diverge."""
+    """Observations and rewards are finite under random actions, also as the policy sees them, in single precision; and
+    simulations seldom diverge."""
     diverged = []
     for played, where in _long_episodes(distribution, rng):
         for name, values in (("observation", played.obs), ("reward", played.reward)):
-            bad = np.argwhere(~np.isfinite(values))
+            with np.errstate(over="ignore"):
+                bad = np.argwhere(~np.isfinite(values.astype(np.float32)))
             if bad.size:
                 episode, step, lane = bad[0, :3] + (1, int(name == "reward"), 0)
                 value = values[tuple(bad[0])]
-                raise CheckFailed(f"{name} {value} at step {step} of episode {episode}, lane {lane}, {where}")
+                more = ", more than float32 can hold," if np.isfinite(value) else ""
+                raise CheckFailed(f"{name} {value}{more} at step {step} of episode {episode}, lane {lane}, {where}")
         diverged.append(played.diverged.any(axis=1).mean())
     if np.mean(diverged) > MAX_DIVERGED:
         raise CheckFailed(f"{np.mean(diverged):.0%} of episodes diverged under random actions")

@@ -97,6 +97,7 @@ BROKEN = {
     "RudeReset": ("reset mask", "reset_mask for lane 0 before step 4 disturbed others: observation"),
     "Unpicklable": ("rebuild", "the distribution cannot be sent to a worker process"),
     "NaNReward": ("finite", "reward nan at step"),
+    "HugeReward": ("finite", "e+299, more than float32 can hold, at step 1 of episode 1, lane 0, split train"),
     "NaNObservation": ("finite", "observation nan at step"),
     "TerminatedAtHorizon": ("flags", "(3 and 5 and 6 were tried) is terminated as well as truncated"),
     "DoneTwice": ("flags", "is truncated as well, before the horizon of 6"),
