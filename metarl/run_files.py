@@ -30,7 +30,7 @@ def expect_own_files(run: Path) -> None:
         StorageError: a file or a folder of the run is a link or the like; names it.
     """
     try:
-        for name in (CONFIG, VERSIONS, METRICS, EVALUATIONS, LOCK):
+        for name in (CONFIG, VERSIONS, METRICS, EVALUATIONS, ERRORS, LOCK):
             expect_plain(run / name)
         for name in (CHECKPOINTS, REPORT, WANDB):
             expect_plain(run / name, folder=True)

@@ -26,7 +26,7 @@ from metarl.run.evaluation import Evaluator
 from metarl.run.experiment import Experiment
 from metarl.run.signals import StopRequest
 from metarl.sampling.trial import TrainingTrial, training_tasks
-from metarl.storage import replace_file
+from metarl.storage import no_follow, replace_file
 from metarl.types import Metrics, Trajectory
 
 MAX_MISSED_SAVES = 3  # multiples of checkpoint.every that may pass without a checkpoint
@@ -256,7 +256,7 @@ class Trainer:
         path = self.run / run_files.ERRORS
         story = "".join(traceback.format_exception(error))
         try:
-            with open(path, "a", encoding="utf-8") as file:
+            with open(path, "a", encoding="utf-8", opener=no_follow) as file:
                 file.write(f"after iteration {self.iteration}:\n{story}\n")
         except OSError as failed:
             return f"; its traceback could not be written ({failed}):\n{story}"

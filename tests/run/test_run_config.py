@@ -300,7 +300,7 @@ def test_a_device_that_is_not_there_is_refused_where_it_is_asked_for(
 # Links in a run from elsewhere
 
 
-FILES = ["lock", "config.yaml", "versions.json", "metrics.jsonl", "evaluations.jsonl"]
+FILES = ["lock", "config.yaml", "versions.json", "metrics.jsonl", "evaluations.jsonl", "errors.log"]
 FOLDERS = ["checkpoints", "report", "wandb"]
 
 
@@ -313,6 +313,8 @@ def test_a_link_where_a_run_writes_or_deletes_is_refused_by_name(
         place.rename(target)
     elif name in FOLDERS:
         target.mkdir()
+    else:
+        target.touch()
     place.symlink_to(target)
     before = tree(tmp_path)
     assert metarl("resume", run, "iterations=3", "checkpoint.keep=1") == 6
