@@ -35,10 +35,25 @@ from metarl.storage import NOT_SUPPORTED, expect_plain, no_follow, replace_file
 log = logging.getLogger(__name__)
 
 
+def absolute(root: str) -> Path:
+    """The folder of all runs, which ``root`` names from the home folder (``~``) or from where one stands.
+
+    To be asked for before code of the user's runs: an environment may change the working directory.
+
+    Raises:
+        StorageError: there is no such home folder, or no working directory.
+    """
+    folder = os.path.expanduser(root)
+    if folder.startswith("~"):  # no HOME, and a user that the system does not know
+        raise StorageError(f"run_dir = {root}: expected a known home folder; write the folder without ~")
+    try:
+        return Path(folder).absolute()
+    except OSError as error:
+        raise StorageError(f"run_dir = {root}: expected a working directory: {error}; write a whole path") from error
+
+
 def create(root: str, name: str, seed: int) -> Path:
     """Make ``root/name/<YYYYmmdd-HHMMSS>-s<seed>`` (local time) with the umask's permissions; ``-2``, ... if taken.
-
-    Its path is absolute: code of the user's may change the working directory of this process.
 
     Raises:
         ConfigError: ``name`` is not one plain path component.
@@ -46,13 +61,9 @@ def create(root: str, name: str, seed: int) -> Path:
     """
     if name in ("", ".", "..") or "/" in name or "\0" in name:
         raise ConfigError(f"expected a run name that can name a directory, got {name!r}")
-    folder = os.path.expanduser(root)
-    if folder.startswith("~"):  # no HOME, and a user that the system does not know
-        raise StorageError(f"run_dir = {root}: expected a known home folder; write the folder without ~")
-    parent = Path(folder) / name
+    parent = absolute(root) / name
     stem = f"{time.strftime('%Y%m%d-%H%M%S')}-s{seed}"
     try:
-        parent = parent.absolute()
         parent.mkdir(parents=True, exist_ok=True)
         for attempt in count(1):
             run = parent / (stem if attempt == 1 else f"{stem}-{attempt}")

@@ -25,13 +25,13 @@ def train(loaded: Loaded) -> Path:
     """Start a run and train it to its end; returns its directory."""
     config = resolve(loaded.config)
     content = run_config.encode(config)
-    parameters = _initial_parameters(config)
+    parameters, root = _initial_parameters(config), run_dir.absolute(config.run_dir)
     with build(config) as experiment:
         if parameters is not None:
             experiment.agent.load_parameters(parameters)
         memory.check_trajectories(config, experiment.distribution.spaces, experiment.agent)
         # everything that can be wrong with a configuration has been found: only now is anything created
-        with run_dir.made(config.run_dir, loaded.name, config.seed, content) as run:
+        with run_dir.made(str(root), loaded.name, config.seed, content) as run:
             trainer = _begin(run, loaded, experiment)
             trainer.run_to_end()
     return run

@@ -87,6 +87,9 @@ class Resource(Sound):
 class Wanders(Sound):
     """Changes the working directory of its process, as programs do that look for their files there."""
 
+    def __init__(self) -> None:
+        os.chdir("/tmp")
+
     def step(self, action: Any) -> Any:
         os.chdir("/")
         return super().step(action)
