@@ -41,7 +41,7 @@ class EnvError(WorkerError):
 
 
 class StorageError(MetarlError):
-    """A run directory that cannot be written."""
+    """A run directory, or standard output, that cannot be written."""
 
     exit_code = 6
 

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
+from metarl.errors import StorageError
+
 
 def curve_table(result: dict[str, Any]) -> str:
     """The adaptation curve as a table, with 95 % intervals and the names of their methods."""
@@ -61,7 +63,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     from rich.table import Table
     from rich.text import Text
 
-    if not sys.stdout.isatty():
+    if sys.stdout is None or not sys.stdout.isatty():  # None: started without one
         widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
         lines = [
             "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)) for row in (columns, *rows)
@@ -95,8 +97,14 @@ def results_only() -> Iterator[None]:
 
 
 def write(text: str) -> None:
-    """Print to standard output; a reader that has gone away (``| head``) is no error."""
+    """Print to standard output; a reader that has gone away (``| head``) is no error.
+
+    Raises:
+        StorageError: it cannot be written, as it leads to a full disk, or has been closed.
+    """
     try:
         print(text.rstrip("\n"), flush=True)
-    except BrokenPipeError:
+    except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit fails again
+        if not isinstance(error, BrokenPipeError):
+            raise StorageError(f"cannot write to standard output: {error}") from error

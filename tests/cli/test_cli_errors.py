@@ -432,3 +432,18 @@ def test_a_reader_that_goes_away_is_no_error():
             timeout=60,
         )
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("kind", ["configs", "tasks"])
+def test_results_that_cannot_be_written_are_told(kind: str) -> None:
+    command = [sys.executable, "-m", "metarl", "list", kind]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT, check=False)
+    message = "error: cannot write to standard output: [Errno 28] No space left on device\n"
+    assert (done.returncode, done.stderr) == (6, message)
+
+
+def test_a_command_without_standard_output_is_no_error() -> None:
+    command = f"exec {sys.executable} -m metarl list configs >&-"
+    done = subprocess.run(command, shell=True, stderr=subprocess.PIPE, text=True, cwd=ROOT, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
