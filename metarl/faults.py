@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sysconfig
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from metarl.errors import MetarlError, WorkerError
@@ -24,6 +26,23 @@ PASSES = (KeyboardInterrupt, FromOutsideError)
 _CORE = Path(__file__).resolve().parent
 _LIBRARIES = tuple(sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory")  # as torch says it, on a GPU and on a CPU
+
+
+@contextmanager
+def no_child_leaves() -> Iterator[None]:
+    """Code of the user's runs in here. A child process that it forks and that does not end in there, as ``sys.exit``
+    does not end it, ends here: it would go on with the run beside its parent, and write to the same files."""
+    process, code = os.getpid(), 0
+    try:
+        yield
+    except BaseException as error:
+        code = 1
+        if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
+            code = error.code or 0
+        raise
+    finally:
+        if os.getpid() != process:
+            os._exit(code & 0xFF)
 
 
 def explained(error: BaseException) -> MetarlError:

@@ -51,6 +51,22 @@ class Cancels(Sound):
         raise asyncio.CancelledError("by the simulator")
 
 
+class Forks(Sound):
+    """Starts a child in its first step that is meant to end at once."""
+
+    forked = False
+
+    def step(self, action: Any) -> Any:
+        if not Forks.forked:
+            Forks.forked = True
+            child = os.fork()
+            if not child:
+                sys.exit(3)
+            if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 3:
+                raise OSError("the child has not ended as it should")
+        return super().step(action)
+
+
 class Hangs(Sound):
     def step(self, action: Any) -> Any:
         while True:
@@ -124,6 +140,10 @@ class ExitsFamily(SoundFamily):
 
 class CancelsFamily(SoundFamily):
     env_class = Cancels
+
+
+class ForksFamily(SoundFamily):
+    env_class = Forks
 
 
 class HangsFamily(SoundFamily):

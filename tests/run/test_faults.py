@@ -13,7 +13,7 @@ from typing import Any
 import faulty_envs
 import pytest
 import torch
-from faulty_envs import LOG, SampleFails, opened_and_closed
+from faulty_envs import LOG, Forks, SampleFails, opened_and_closed
 from tiny_runs import POINT, metarl, only_run, overrides, saved_state, start, training
 
 from metarl.agents.maml_trpo import MAMLTRPO
@@ -125,6 +125,20 @@ def test_an_environment_cannot_end_the_program(
     assert metarl("train", *arguments(tmp_path, family)) == 5
     assert f"has no retries left (sampler.unit_retries): {words}" in capsys.readouterr().err
     assert saved_state(only_run(tmp_path))["counters"]["iteration"] == 0
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_child_that_an_environment_forks_goes_on_with_nothing(
+    workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Forks, "forked", False)
+    settings = ["iterations=2", "eval.every=null", f"sampler.workers={workers}"]
+    assert metarl("train", *arguments(tmp_path, "ForksFamily", *settings)) == 0
+    assert [record["iteration"] for record in training(only_run(tmp_path))] == [1, 2]
+    monkeypatch.setattr(Forks, "forked", False)
+    capfd.readouterr()
+    assert metarl("check-env", "faulty_envs:ForksFamily", "task.horizon=5", "--json") == 0
+    assert json.loads(capfd.readouterr().out)["passed"]
 
 
 @pytest.mark.parametrize("workers", [0, 2])

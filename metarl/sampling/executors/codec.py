@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metarl import errors
-from metarl.faults import PASSES
+from metarl.faults import PASSES, no_child_leaves
 
 Buffer = bytes | bytearray | memoryview
 
@@ -91,7 +91,9 @@ def answer(request: Buffer) -> Buffer:
     """Run an encoded (function, unit); the encoded (True, result), or (False, :class:`Failure`) if it raised."""
     try:
         function, unit = decode(request)
-        return encode((True, function(unit)))
+        with no_child_leaves():
+            result = function(unit)
+        return encode((True, result))
     except PASSES:
         raise
     except BaseException as error:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from metarl.faults import no_child_leaves
 from metarl.tasks.checks.watchdog import answered, watched
 from metarl.tasks.closing import close_quietly
 from metarl.tasks.distribution import Split, TaskDistribution, draw_tasks, make_lanes
@@ -96,7 +97,7 @@ def probing() -> Iterator[None]:
     Raises:
         HungError: one of them gave no answer in time.
     """
-    with watched():
+    with no_child_leaves(), watched():
         try:
             yield
         finally:
