@@ -9,8 +9,10 @@ import re
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -83,14 +85,25 @@ BANNED_CALLS = {
     *("pickle.Unpickler", "shelve.open", "torch.load", "numpy.load", "np.load", "torch.hub.load"),
     *("yaml.load", "yaml.load_all", "yaml.unsafe_load", "yaml.full_load"),
     *("os.system", "os.popen", "os.fork", "os.forkpty", "pty.fork"),
+    *("torch.rand_like", "torch.randn_like", "torch.randint_like", "torch.poisson"),  # which take no generator
     *("torch.manual_seed", "torch.seed", "torch.rand", "torch.randint", "torch.randperm", "torch.set_rng_state"),
 }
 ALLOWED_CALLS = {
     ("metarl.sampling.executors.codec", "pickle.loads")
 }  # bytes between a process and its own workers, never a file
-GLOBAL_NUMPY = re.compile(r"(np|numpy)\.random\.(?!Generator$|PCG64$|SeedSequence$|default_rng$|bit_generator$)\w+")
+DRAWING = {  # functions and methods of tensors that draw from torch's global generator, if they are not given another
+    *("normal_", "uniform_", "exponential_", "bernoulli_", "cauchy_", "geometric_", "log_normal_", "random_"),
+    *("bernoulli", "multinomial"),
+}
+IMPORTS_BY_NAME = {  # what they import is found by listing a folder, chosen by a user, or optional
+    *("metarl", "metarl.config.lookup", "metarl.studies", "metarl.surroundings", "metarl.envs._gymnasium_wrappers"),
+}
+GLOBAL_NUMPY = re.compile(
+    r"(np|numpy)\.random\.(?!Generator$|PCG64$|SeedSequence$|RandomState$|default_rng$|bit_generator$)\w+"
+)
 
 
+@cache
 def tree(name: str) -> ast.Module:
     return ast.parse(SOURCES[name].read_text(encoding="utf-8"))
 
@@ -99,15 +112,24 @@ def package_of(name: str) -> str:
     return name if SOURCES[name].name == "__init__.py" else name.rpartition(".")[0]
 
 
-def imports(name: str) -> Iterator[tuple[str, int, bool]]:
+def imports(name: str) -> list[tuple[str, int, bool]]:
     """(absolute name, line, was it written relatively) of everything that a module imports, wherever in the file."""
-    for node in ast.walk(tree(name)):
+    return imports_in(tree(name), name)
+
+
+@cache
+def imports_in(module: ast.Module, name: str) -> list[tuple[str, int, bool]]:
+    found: list[tuple[str, int, bool]] = []
+    for node in ast.walk(module):
         if isinstance(node, ast.Import):
-            yield from ((alias.name, node.lineno, False) for alias in node.names)
+            found += [(alias.name, node.lineno, False) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = ".".join(part for part in (package_of(name) if node.level else "", node.module or "") if part)
             assert node.level < 2, f"{SOURCES[name]}:{node.lineno} imports from above its package"
-            yield from ((f"{base}.{alias.name}", node.lineno, node.level > 0) for alias in node.names)
+            found += [(f"{base}.{alias.name}", node.lineno, node.level > 0) for alias in node.names]
+        elif isinstance(node, ast.Attribute) and qualified(node).startswith("metarl."):  # the door imports it then
+            found.append((qualified(node), node.lineno, False))
+    return found
 
 
 def module_of(imported: str) -> str | None:
@@ -130,12 +152,23 @@ def arrows() -> Iterator[tuple[str, str, int]]:
                 yield name, target, line
 
 
-def qualified(node: ast.expr) -> str:
-    """``a.b.c`` of a name or an attribute of one; empty for anything else."""
+def qualified(node: ast.expr, names: Mapping[str, str] = MappingProxyType({})) -> str:
+    """``a.b.c`` of a name or an attribute of one, whose first part may be another name's; empty for anything else."""
     if isinstance(node, ast.Attribute):
-        base = qualified(node.value)
+        base = qualified(node.value, names)
         return f"{base}.{node.attr}" if base else ""
-    return node.id if isinstance(node, ast.Name) else ""
+    return names.get(node.id, node.id) if isinstance(node, ast.Name) else ""
+
+
+def imported_as(module: ast.Module) -> dict[str, str]:
+    """The full name of everything that a module imports under another one: ``np`` is numpy."""
+    found = {}
+    for node in ast.walk(module):
+        if isinstance(node, ast.Import):
+            found |= {alias.asname: alias.name for alias in node.names if alias.asname}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+    return found
 
 
 def test_the_sources_are_found() -> None:
@@ -314,17 +347,79 @@ def test_former_places_lead_to_the_new_ones_and_say_so(former: str, now: str) ->
     assert public and all(getattr(old, name) is getattr(new, name) for name in public if not name.startswith("_"))
 
 
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from metarl import sampling",
+        "import metarl.types\nuse = metarl.sampling.trial",
+        "if TYPE_CHECKING:\n    from metarl.sampling.trial import TrainingTrial",
+        "def late():\n    import metarl.sampling.trial as own",
+        "import metarl",
+    ],
+)
+def test_a_forbidden_import_is_found_however_it_is_written(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "tree", lambda name: ast.parse(code if name == "metarl.nn.mlp" else ""))
+    with pytest.raises(AssertionError, match="imports metarl"):
+        test_a_layer_sees_only_what_lies_below_it("nn")
+
+
+def test_modules_are_imported_by_a_computed_name_in_few_places() -> None:
+    """Such an import can be seen in no table of layers."""
+    found = set()
+    for name in SOURCES:
+        module = tree(name)
+        names = imported_as(module)
+        used = {qualified(node, names) for node in ast.walk(module) if isinstance(node, ast.Attribute | ast.Name)}
+        if used & {"importlib.import_module", "importlib.__import__", "pkgutil.resolve_name", "runpy.run_module"}:
+            found.add(name)
+    assert found == IMPORTS_BY_NAME
+
+
 @pytest.mark.parametrize("name", SOURCES)
 def test_nothing_banned_is_called(name: str) -> None:
-    """Calls that run code from data, use a shell or a global generator, or fork."""
-    for node in ast.walk(tree(name)):
+    refuse_what_is_banned(name, tree(name))
+
+
+@pytest.mark.parametrize(
+    ("code", "complaint"),
+    [
+        ("import pickle as p\np.loads(b'')", "calls pickle.loads"),
+        ("from torch import load as read\nread('x')", "imports .*torch.load"),
+        ("import numpy.random as r\nr.rand()", "numpy's global generator"),
+        ("from numpy import random\nrandom.shuffle([])", "numpy's global generator"),
+        ("from numpy.random import rand", "numpy's global generator"),
+        ("import random", "the global generator of random"),
+        ("from random import choice", "the global generator of random"),
+        ("import torch\ntorch.zeros(3).normal_()", "has no generator"),
+        ("import torch\ntorch.multinomial(torch.ones(3), 1)", "has no generator"),
+        ("import torch\ntorch.randn_like(torch.ones(3))", "calls torch.randn_like"),
+        ("try:\n    pass\nexcept:\n    pass", "bare except"),
+    ],
+)
+def test_what_is_banned_is_found_under_any_name(code: str, complaint: str) -> None:
+    with pytest.raises(AssertionError, match=complaint):
+        refuse_what_is_banned("metarl.types", ast.parse(code))
+
+
+def refuse_what_is_banned(name: str, module: ast.Module) -> None:
+    """No calls that run code from data, use a shell or a global generator, or fork; in whatever name they come."""
+    names = imported_as(module)
+    for node in ast.walk(module):
         place = f"{SOURCES[name]}:{getattr(node, 'lineno', 0)}"
         if isinstance(node, ast.Attribute | ast.Name):
-            assert not GLOBAL_NUMPY.fullmatch(qualified(node)), f"{place} uses numpy's global generator"
+            assert not GLOBAL_NUMPY.fullmatch(qualified(node, names)), f"{place} uses numpy's global generator"
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            taken = [alias.name for alias in node.names]
+            from_module = node.module if isinstance(node, ast.ImportFrom) else None
+            assert "random" not in ([from_module] if from_module else taken), f"{place}: the global generator of random"
+            assert not any(GLOBAL_NUMPY.fullmatch(f"{from_module}.{part}") for part in taken), (
+                f"{place} uses numpy's global generator"
+            )
         if isinstance(node, ast.Call):
-            called = qualified(node.func)
+            called = qualified(node.func, names)
             assert called not in BANNED_CALLS or (name, called) in ALLOWED_CALLS, f"{place} calls {called}"
-            if called in ("torch.randn", "torch.normal"):
+            method = node.func.attr if isinstance(node.func, ast.Attribute) else called.rpartition(".")[2]
+            if called in ("torch.randn", "torch.normal") or method in DRAWING:
                 assert any(keyword.arg == "generator" for keyword in node.keywords), f"{place} has no generator"
             for keyword in node.keywords:
                 off = isinstance(keyword.value, ast.Constant) and keyword.value.value is False
