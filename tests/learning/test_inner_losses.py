@@ -1,5 +1,7 @@
 """Inner losses as functions of log-probabilities: by hand, and against autograd of the formulas as written."""
 
+import math
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -202,3 +204,10 @@ def test_every_task_keeps_the_same_share_of_its_samples_and_takes_no_padding():
         close(thinned.weight[1], torch.cat([weight / weight.sum(), torch.zeros(2, dtype=torch.float64)]))
         alone = take(samples, 1).thinned(0.5, keys[1:])  # whatever other tasks there are
         assert torch.equal(alone.advantage[0], thinned.advantage[1, :2])
+
+
+def test_a_ratio_on_padding_is_one_whatever_stands_there():
+    """Zeros were never drawn from the policy: their log-probability may be far off, or overflow."""
+    samples = replace(scored(row(1.0, 1.0, 1.0), "100"), weight=row(0.5, 0.5, 0.0))
+    assert samples.log_ratio(row(0.5, 1.0, 5000.0), row(0.25, 1.5, 0.0)).tolist() == [[0.25, -0.5, 0.0]]
+    assert samples.log_ratio(row(0.5, 1.0, math.nan), row(0.25, 1.5, 0.0)).tolist() == [[0.25, -0.5, 0.0]]

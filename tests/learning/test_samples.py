@@ -52,6 +52,16 @@ def test_advantages_without_a_baseline_are_returns():
     assert immediate.advantage.tolist() == [[1, 2, 3]]
 
 
+def test_advantages_beside_a_baseline_by_hand():
+    """γ discounts the value behind a step, λ how far back an error counts: one cannot stand for the other."""
+    batch = trajectory([[1, 2], [3, 6]], bits("10", "10"), bits("01", "01"), bits("11", "11"))
+    batch = replace(batch, obs=torch.tensor([0.0, 1.0]).expand(1, 2, 2).unsqueeze(-1))
+    # returns 2, 2 and 6, 6: the baseline, which knows the time and not the episode, is 4 at both steps
+    # errors 1 + 0.5·4 − 4 = −1, 2 − 4 = −2, and 1, 2; advantages −1 − 0.5·0.8·2, −2, and the opposite
+    samples, _ = policy_gradient_samples(batch, **PLAIN | {"baseline": "linear", "gamma": 0.5, "gae_lambda": 0.8})
+    assert samples.advantage[0].tolist() == pytest.approx([-1.8, -2, 1.8, 2], rel=1e-3)
+
+
 def test_advantages_are_divided_by_their_standard_deviation_or_variance():
     # returns 6, 5, 3: mean 14/3, deviations 4/3, 1/3, −5/3, variance (16 + 1 + 25)/27 = 14/9
     samples, _ = policy_gradient_samples(one_episode(1, 2, 3), **PLAIN | {"advantage_norm": "std"})
