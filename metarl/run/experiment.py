@@ -92,7 +92,24 @@ def make_agent(config: RunConfig, distribution: TaskDistribution) -> Agent:
         device=torch.device(config.device),
         rng=generator(config.seed, Domain.INIT),
     )
+    _require_contract(config.agent.name, agent)
     return agent
+
+
+def _require_contract(name: str, agent: Agent) -> None:
+    """Raises ConfigError where an agent lacks what a run asks of it before it starts."""
+    for attribute, least in (("num_adapt_steps", 0), ("episodes_per_trial", 1)):
+        value = getattr(agent, attribute, None)
+        if not isinstance(value, int) or value < least:
+            raise ConfigError(
+                f"agent.name = {name}: expected {attribute} as a whole number, {least} or more, got {value}"
+            )
+    state: Any = agent.state()
+    if not isinstance(state, dict):
+        raise ConfigError(f"agent.name = {name}: expected state() as named tensors, got {type(state).__name__}")
+    for key, value in state.items():
+        if not isinstance(value, torch.Tensor):
+            raise ConfigError(f"agent.name = {name}: expected a tensor as {key} of state(), got {type(value).__name__}")
 
 
 def _require_spaces(name: str, spaces: Any) -> None:

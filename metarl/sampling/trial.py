@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from metarl.agent import Agent
+from metarl.errors import WorkerError
 from metarl.sampling.sampler import Sampler
 from metarl.seeding import Domain, Stream, generator
 from metarl.tasks import Task, TaskDistribution
@@ -28,12 +30,36 @@ def adaptation(
 
     ``gather(adapted, k)`` gathers the data of step k = 0, 1, … with the parameters before it; ``rng(k)`` is the step's
     randomness. A step's data is gathered when the parameters after it are asked for.
+
+    Raises:
+        WorkerError: the agent gave something else than a row of parameters per task.
     """
     adapted = agent.init_adapted(num_tasks)
+    _require_rows(agent, "init_adapted", adapted, num_tasks)
     yield adapted
     for k in range(steps):
         adapted = agent.adapt(adapted, gather(adapted, k), step=k, rng=rng(k))
+        _require_rows(agent, "adapt", adapted, num_tasks)
         yield adapted
+
+
+def _require_rows(agent: Agent, method: str, adapted: Any, num_tasks: int) -> None:
+    rows = 1 if agent.policy().remembers else num_tasks
+    found = list(adapted.shape) if isinstance(adapted, Tensor) else type(adapted).__name__
+    if not isinstance(found, list) or len(found) != 2 or found[0] != rows:
+        expected = "one row for all tasks of a policy that remembers" if agent.policy().remembers else "a row per task"
+        raise WorkerError(f"{type(agent).__name__}.{method}: expected a tensor [{rows}, P], {expected}, got {found}")
+
+
+def _require_numbers(agent: Agent, metrics: Any) -> None:
+    name = f"{type(agent).__name__}.meta_update"
+    if not isinstance(metrics, dict):
+        raise WorkerError(f"{name}: expected a dictionary of numbers to log, got {type(metrics).__name__}")
+    for key, value in metrics.items():
+        try:
+            float(value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise WorkerError(f"{name}: expected a number to log as {key}, got {type(value).__name__}") from error
 
 
 def training_tasks(distribution: TaskDistribution, num_tasks: int, *, seed: int, iteration: int) -> list[Task]:
@@ -80,8 +106,15 @@ class TrainingTrial:
         return self.phases[-1]
 
     def learn(self, adapted: Tensor) -> Metrics:
-        """The meta-update on all phases."""
-        return self.agent.meta_update(self.phases, adapted, rng=self.rng(self.agent.num_adapt_steps))
+        """The meta-update on all phases.
+
+        Raises:
+            NumericError: something is not finite.
+            WorkerError: the agent gave something else than numbers to log.
+        """
+        metrics = self.agent.meta_update(self.phases, adapted, rng=self.rng(self.agent.num_adapt_steps))
+        _require_numbers(self.agent, metrics)
+        return metrics
 
     def rng(self, phase: int) -> np.random.Generator:
         """What the learner draws from in a phase."""

@@ -122,6 +122,37 @@ def test_tasks_adapt_on_their_own_data_and_a_failed_update_changes_nothing(tmp_p
         assert all(torch.equal(value, before[name]) for name, value in agent.state().items())
 
 
+@pytest.mark.parametrize(
+    ("part", "wrong", "code", "message"),
+    [
+        ("num_adapt_steps", None, 2, "expected num_adapt_steps as a whole number, 0 or more, got None"),
+        ("state", lambda agent: agent.theta, 2, "expected state() as named tensors, got Tensor"),
+        ("state", lambda agent: {"count": 3}, 2, "expected a tensor as count of state(), got int"),
+        ("init_adapted", lambda agent, n: agent.theta, 5, "FirstOrder.init_adapted: expected a tensor [4, P], a row"),
+        ("adapt", lambda agent, a, b, step, rng: a[:2], 5, "FirstOrder.adapt: expected a tensor [4, P], a row"),
+        ("adapt", lambda agent, a, b, step, rng: None, 5, "got NoneType"),
+        ("meta_update", lambda agent, b, a, rng: None, 5, "expected a dictionary of numbers to log, got NoneType"),
+        ("meta_update", lambda agent, b, a, rng: {"g": a}, 5, "expected a number to log as g, got Tensor"),
+    ],
+)
+def test_what_an_agent_gives_is_compared_with_what_the_page_asks_of_it(
+    part: str,
+    wrong: Any,
+    code: int,
+    message: str,
+    tmp_path: Path,
+    example: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Otherwise the error would name a line of metarl's, and call it metarl's fault."""
+    monkeypatch.setattr(example.FirstOrder, part, wrong)
+    settings = [*SMALL, "sampler.workers=0", "sampler.executor=in_process", f"run_dir={tmp_path}"]
+    assert metarl("train", CONFIG, *settings, "--allow", *ALLOW) == code
+    told = " ".join(capsys.readouterr().err.split())
+    assert message in told and "fault of metarl" not in told
+
+
 def make(example: Any, obs: int, hidden: int) -> Any:
     config = example.FirstOrderConfig(name="first_order:FirstOrder", hidden_sizes=[hidden], inner_lr=0.3)
     rng = np.random.default_rng(0)
