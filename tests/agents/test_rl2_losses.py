@@ -50,6 +50,17 @@ def test_advantages_by_hand(credit: str, expected: list[float]) -> None:
     assert trials.advantage.tolist() == trials.target.tolist() == [pytest.approx(expected)]
 
 
+def test_targets_and_explained_variance_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same trial where the critic says 1 and 3: errors 0 + 0.5·3 − 1 and 8 − 3, returns 4 and 8."""
+    agent = ppo(doors(), gamma=0.5, gae_lambda=0.8, advantage_norm="none")
+    batch = replace(gather(agent, doors(), tasks=1), reward=torch.tensor([[[0.0, 8.0]]]))
+    monkeypatch.setattr(agent._critic, "values", lambda *_: (torch.tensor([[1.0, 3.0]]), {}))
+    trials, logged = agent._trials(batch)
+    assert trials.advantage.tolist() == [pytest.approx([0.5 + 0.4 * 5, 5])]
+    assert trials.target.tolist() == [pytest.approx([1 + 2.5, 3 + 5])]
+    assert logged["baseline/explained_variance/0"] == pytest.approx(1 - 1 / 4)  # variances of (3, 5) and (4, 8)
+
+
 @AGENTS
 def test_advantages_are_standardised_over_valid_steps(kind: str) -> None:
     agent = make(kind, ragged(), episodes_per_trial=2)
@@ -133,6 +144,22 @@ def test_trpos_entropy_is_the_mean_over_valid_steps_and_lowers_the_loss() -> Non
     assert losses[1] - losses[0] == pytest.approx(-0.5 * math.log(3), rel=1e-5)
 
 
+@pytest.mark.parametrize("shares", [1, 2])
+def test_trpos_constraint_is_the_divergence_of_the_old_policy_from_the_new_one_by_hand(shares: int) -> None:
+    """From an even choice among three to 0.8, 0.1, 0.1, whatever is seen, and over however many shares of the trials:
+    Σ ⅓·ln(⅓/p), and not Σ p·ln(3p)."""
+    agent = trpo(ragged(action="discrete"), episodes_per_trial=2)
+    trials, _ = agent._trials(gather(agent, ragged(action="discrete"), tasks=6))
+    agent.theta = torch.zeros_like(agent.theta)
+    agent._threads = shares
+    objective = trpo_objective(agent, trials, trials)
+    assert len(objective.shares) == shares
+    new = torch.zeros_like(agent.theta)
+    agent._policy.named(new)["head.bias"].copy_(torch.tensor([0.8, 0.1, 0.1]).log())
+    expected = (math.log(1 / 2.4) + 2 * math.log(1 / 0.3)) / 3
+    assert objective.evaluate(new)[1] == pytest.approx(expected, rel=1e-4)
+
+
 def test_a_fisher_product_is_a_mean_over_the_trials_that_it_uses() -> None:
     agent = trpo(ragged(), episodes_per_trial=2)
     trials, _ = agent._trials(gather(agent, ragged(), tasks=6))
@@ -170,6 +197,17 @@ def test_moments_of_observations_are_of_valid_steps(kind: str) -> None:
     seen, named = batch.obs[batch.valid], agent._policy.named(agent.theta)
     assert not batch.valid.all()
     torch.testing.assert_close(named["obs_mean"], seen.mean(0), rtol=1e-4, atol=1e-5)
+
+
+@AGENTS
+def test_the_unit_of_rewards_is_of_valid_steps(kind: str) -> None:
+    agent = make(kind, ragged(), episodes_per_trial=2, normalize_reward=True)
+    batch = gather(agent, ragged(), tasks=6)
+    batch = replace(batch, reward=torch.where(batch.valid, batch.reward + 5, 0.0))
+    update(agent, batch)
+    spread = batch.reward[batch.valid].std(correction=0)
+    assert not batch.valid.all()
+    assert float(agent._policy.named(agent.theta)["reward_unit"]) == pytest.approx(float(spread), rel=1e-4)
 
 
 def explained(agent: MemoryAgent, batch: Trajectory) -> float:

@@ -5,7 +5,13 @@ import math
 import pytest
 import torch
 
-from metarl.learning.trust_region import conjugate_gradient, line_search, natural_step
+from metarl.learning.trust_region import (
+    TrustRegionConfig,
+    conjugate_gradient,
+    line_search,
+    natural_step,
+    trust_region_step,
+)
 
 
 def spd(size: int, seed: int = 0) -> torch.Tensor:
@@ -170,3 +176,25 @@ def test_a_quadratic_is_minimised_within_its_trust_region():
     result = line_search(evaluate, zero, step, **limits)
     assert result.accepted and result.backtracks == 0
     torch.testing.assert_close(result.parameters, one * math.sqrt(0.02 / float(one @ A @ one)))
+
+
+class Slope:
+    """The loss x, with the identity for a Fisher matrix; every step is accepted."""
+
+    old_loss = 0.0
+
+    def fisher_product(self, v: torch.Tensor) -> torch.Tensor:
+        return v
+
+    def evaluate(self, psi: torch.Tensor) -> tuple[float, float]:
+        return float(psi[0]), 0.0
+
+
+@pytest.mark.parametrize(("damping", "length"), [(0.0, 0.2), (3.0, 0.1)])
+def test_a_step_goes_down_the_gradient_and_damping_shortens_it(damping, length):
+    """½·(1 + damping)·x² = δ = 0.02, so x = √(2δ/(1 + damping)); the gradient's own length does not matter."""
+    config = TrustRegionConfig(max_kl=0.02, cg_damping=damping)
+    psi, how = trust_region_step(Slope(), torch.zeros(2), torch.tensor([7.0, 0.0]), config)
+    assert psi.tolist() == pytest.approx([-length, 0.0])
+    assert (how["linesearch/accepted"], how["linesearch/backtracks"]) == (1.0, 0.0)
+    assert how["loss/after"] == pytest.approx(-length)
