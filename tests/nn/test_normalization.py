@@ -81,10 +81,10 @@ def agent_of(agent_class: type[GradientAgent], **config) -> GradientAgent:
 
 def trial(agent: GradientAgent, seed: int = 0) -> list[Trajectory]:
     params, batches = agent.init_adapted(3), []
+    lengths = torch.tensor([[1, 2, 3, 6], [5, 6, 2, 1], [6, 6, 4, 2]])
+    how = {"lanes": 4, "steps": 6, "lengths": lengths}
     for k in range(2):
-        batches.append(
-            roll_out(agent.policy(), params, lambda o, a: (o * a[..., :1]).sum(-1), lanes=4, steps=6, seed=seed + k)
-        )
+        batches.append(roll_out(agent.policy(), params, lambda o, a: (o * a[..., :1]).sum(-1), seed=seed + k, **how))
         if k == 0:
             params = agent.adapt(params, batches[0], step=0, rng=np.random.default_rng(0))
     return batches
@@ -103,6 +103,7 @@ def test_moments_change_with_meta_updates_only_and_take_in_every_valid_observati
     update(agent, batches)
     mean, std = agent.policy().moments(agent.init_adapted(1))
     seen = torch.cat([batch.obs[batch.valid] for batch in batches])
+    assert not any(batch.valid.all() for batch in batches)
     torch.testing.assert_close(mean[0], seen.mean(0), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(std[0], seen.std(0, unbiased=False), rtol=1e-5, atol=1e-6)
 
@@ -116,7 +117,9 @@ def test_the_learner_normalises_as_the_policy_did(agent_class):
     samples, _ = agent._samples(batches[0])
     outputs = agent.policy().outputs(agent.init_adapted(3), samples.obs)
     log_prob = agent.policy().distribution.log_prob(*outputs, samples.action)
-    torch.testing.assert_close(batches[0].log_prob.flatten(1), log_prob, rtol=0, atol=1e-5)
+    recorded, valid = batches[0].log_prob.flatten(1), batches[0].valid.flatten(1)
+    for task, counts in enumerate(valid):
+        torch.testing.assert_close(recorded[task, counts], log_prob[task, : counts.sum()], rtol=0, atol=1e-5)
     metrics = update(agent, batches)
     assert metrics["loss/after"] < metrics["loss/before"]
 
