@@ -22,9 +22,8 @@ class PolicyInput(NamedTuple):
     """
 
     obs: Tensor  # [rows, obs]
-    prev_action: (
-        Tensor  # [rows, act] as executed, in units of the control range; [rows] choices, −1 where there is none
-    )
+    # [rows, act] as executed, in units of the control range; [rows] choices, −1 where there is none
+    prev_action: Tensor
     prev_reward: Tensor  # [rows]
     prev_terminated: Tensor  # [rows], 0 or 1
     prev_truncated: Tensor  # [rows], 0 or 1

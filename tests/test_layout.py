@@ -197,6 +197,16 @@ def test_the_table_of_layers_in_the_docs_is_this_one() -> None:
     assert {layer: set(seen.split(", ")) - {"–"} for layer, seen in rows} == LAYERS
 
 
+def test_the_files_to_follow_how_maml_trpo_learns_lead_to_no_others() -> None:
+    """But for pure functions, of which the page says so, and the protocol of what is read."""
+    page = (ROOTS["metarl"].parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    linked = re.findall(r"\]\(\.\./([\w/]+)\.py\)", page.partition("## To follow")[2].partition("\n## ")[0])
+    read = {f"metarl.{path.removeprefix('metarl/')}".replace("/", ".") for path in linked}
+    needed = {to for name, to, _ in arrows() if name in read and layer_of(to) in ("learning", "agents")}
+    pure = {f"metarl.learning.{name}" for name in ("baselines", "returns")}
+    assert read <= SOURCES.keys() and needed - read == pure | {"metarl.learning.adaptation.interface"}
+
+
 def test_layers_have_an_order() -> None:
     """What a layer may see, and what that may see, never leads back to it."""
     seen: dict[str, set[str]] = {}

@@ -59,9 +59,11 @@ class TaskObjective:
     """Outer loss and KL of C tasks, summed over tasks.
 
     Args:
+        loop: the settings of adaptation.
         psi: ψ_old [Q].
         phases: the K+1 phases.
         coefs: coefficients [C, M] of the outer loss by phase.
+        scratch: memory for intermediate results, used again by every phase.
         constrained: the phases whose mean KL is bounded.
         adapt: how adaptation is computed.
 
@@ -118,8 +120,8 @@ class TaskObjective:
     def clipped_gradient(self, psi: Tensor, *, clip: float | None, inner_kl_penalty: float) -> tuple[Tensor, float]:
         """∇ [Q] and value, summed over tasks, of the clipped outer loss with a penalty on the inner steps' KL, at ψ.
 
-        Every ratio times coefficient c counts as max(cρ, c·clamp(ρ, 1 ± clip)); the penalty is the mean over inner
-        steps k of KL(π_old ‖ π_{θₖ(ψ)}), times its coefficient.
+        A ratio ρ times its coefficient c counts as max(cρ, c·clamp(ρ, 1 ± clip)), or as cρ without a ``clip``; the
+        penalty is the mean over inner steps k of KL(π_old ‖ π_{θₖ(ψ)}), times its coefficient.
 
         Source: Schulman et al. 2017, arXiv:1707.06347, eq. 7; Rothfuss et al. 2019, arXiv:1810.06784, eq. 10–12.
         """

@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def discounted_returns(reward: Tensor, end: Tensor, *, gamma: float) -> Tensor:
-    """Reward-to-go within each episode, Gₜ = rₜ + γ(1−endₜ)Gₜ₊₁, in the reward's units of return.
+    """Reward-to-go within each episode, Gₜ = rₜ + γ(1−endₜ)Gₜ₊₁ [..., T], in units of reward.
 
     Raises:
         ValueError: ``gamma`` is outside [0, 1], or the shapes differ.
@@ -56,6 +56,9 @@ def finite_horizon_gae(reward: Tensor, value: Tensor, end: Tensor, *, gamma: flo
 
     Steps follow one another between ends. Where only a trial's last step is one, the ends of its episodes are steps
     like any other, and the value behind them is that of the next episode's start.
+
+    Raises:
+        ValueError: ``gamma`` or ``lam`` is outside [0, 1], or the shapes differ.
     """
     return gae(reward, value, successor_values(value, end), end, end, gamma=gamma, lam=lam)
 
@@ -85,7 +88,8 @@ def normalize(
 
 
 def explained_variance(prediction: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """1 − Var(target − prediction) / Var(target) along the last axis; NaN where the target does not vary.
+    """1 − Var(target − prediction) / Var(target) over the last axis, [...] from [..., M]; NaN where the target does not
+    vary.
 
     ``weight`` [..., M] sums to 1 along it and is 0 on padding.
     """

@@ -87,7 +87,8 @@ def _weights(valid: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _samples(batch: Trajectory, advantage: Tensor, weight: Tensor) -> Samples:
-    """Without padding that no task needs: every task's valid steps first, in their order."""
+    """Samples in order of time. Where no task needs all columns, every task's valid steps come first and what lies
+    behind the longest task's is left out; else padding stays where it is, with weight 0."""
     obs, action, first = batch.obs.flatten(1, 2), batch.action.flatten(1, 2), batch.first.flatten(1, 2)
     valid = weight > 0
     size = int(valid.sum(-1).max())

@@ -29,9 +29,8 @@ class Policy(ABC):
 
     noise_size: int
     noise_kind: str  # "normal" or "uniform"
-    remembers: bool = (
-        False  # its state, a tuple of tensors [rows, …], is all that adapts: one parameter row for all tasks
-    )
+    # whether its state, a tuple of tensors [rows, …], is all that adapts: one parameter row for all tasks
+    remembers: bool = False
 
     @abstractmethod
     def unpack(self, params: Tensor) -> Any:

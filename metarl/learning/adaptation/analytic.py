@@ -3,7 +3,7 @@
 One inner step on task i is θ' = θ − α∇Lᵢ(θ) with a policy-gradient loss Lᵢ (:mod:`metarl.learning.inner_losses`). Its
 Jacobian by θ is I − α∇²Lᵢ(θ), by the step size α it is −∇Lᵢ(θ), and K steps chain. All functions treat C tasks at once.
 What a vector is multiplied with is computed once and kept, as the conjugate gradient asks for a dozen products.
-:mod:`metarl.learning.adaptation.autograd` computes the same in a third of the lines; read that first.
+:mod:`metarl.learning.adaptation.autograd` computes the same in less than half of the lines; read that first.
 
 Source: Finn et al. 2017, arXiv:1703.03400, eq. 1 and 4, algorithm 3.
 """
