@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import betaincinv, stdtrit
 
 Floats = NDArray[np.float64]
 Center = Callable[[Floats], Floats]  # of every row: [..., n] → [...]
@@ -54,6 +53,8 @@ def mean_interval(
     Raises:
         ValueError: no values, a NaN or infinity among them, another shape, or a level or count out of range.
     """
+    from scipy import special  # half a second, which a run that starts need not wait for
+
     data = _checked(values)
     if data.ndim != 1:
         raise ValueError(f"expected one value per task [n], got shape {data.shape}")
@@ -63,7 +64,7 @@ def mean_interval(
         return Interval(None, None, UNDEFINED)
     mean, error = float(data.mean()), float(data.std(ddof=1) / np.sqrt(n))
     quantiles = np.array([(1 + level) / 2, (1 - level) / 2])
-    method, ends = STUDENT, np.asarray(stdtrit(n - 1, quantiles))
+    method, ends = STUDENT, np.asarray(special.stdtrit(n - 1, quantiles))
     if n >= MIN_STUDENTISED:
         shift, spread = drawn.mean(axis=1) - mean, drawn.std(axis=1, ddof=1) / np.sqrt(n)
         same = (drawn == drawn[:, :1]).all(axis=1)  # no spread, but for rounding
@@ -97,6 +98,8 @@ def rate_interval(successes: ArrayLike, *, level: float = 0.95) -> Interval:
     Raises:
         ValueError: no values, others than 0 and 1, another shape, or a level out of range.
     """
+    from scipy import special
+
     data = _checked(successes)
     if data.ndim != 2 or not np.isin(data, (0.0, 1.0)).all():
         raise ValueError(f"expected zeros and ones [tasks, episodes], got shape {data.shape}")
@@ -109,11 +112,11 @@ def rate_interval(successes: ArrayLike, *, level: float = 0.95) -> Interval:
     by_task, independent = data.mean(axis=1), rate * (1 - rate) / (data.size - 1)
     effect = np.clip(float(by_task.var(ddof=1)) / n / independent, 1.0, each) if independent else each
     telling = max(2, min(int((by_task > 0).sum()), int((by_task < 1).sum())))
-    size = data.size / effect * (stdtrit(data.size - 1, tail) / stdtrit(telling - 1, tail)) ** 2
+    size = data.size / effect * (special.stdtrit(data.size - 1, tail) / special.stdtrit(telling - 1, tail)) ** 2
     size = min(max(size, n), data.size)
     count = rate * size
-    low = float(betaincinv(count, size - count + 1, tail)) if rate > 0 else 0.0
-    high = float(betaincinv(count + 1, size - count, 1 - tail)) if rate < 1 else 1.0
+    low = float(special.betaincinv(count, size - count + 1, tail)) if rate > 0 else 0.0
+    high = float(special.betaincinv(count + 1, size - count, 1 - tail)) if rate < 1 else 1.0
     return Interval(low, high, _marked(KORN_GRAUBARD, n))
 
 
