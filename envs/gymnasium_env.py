@@ -22,8 +22,9 @@ from metarl.surroundings import import_without_graphics
 from metarl.tasks import Floats, Split, Task, TaskDistribution, VectorTaskEnv, balanced_sample, hold_out
 from metarl.tasks.closing import close_quietly
 from metarl.tasks.loop_env import Env, LoopEnv, reports_success, spaces_of
+from metarl.tasks.wrappers import Wrappers
 
-from ._gymnasium_wrappers import MODULE_AND_ID, registered_id, wrapped
+from ._gymnasium_ids import MODULE_AND_ID, registered_id
 
 Choice = bool | int | float | str
 Attribute = Annotated[str, Field(pattern="^[A-Za-z][A-Za-z0-9_]*$")]
@@ -189,6 +190,11 @@ class GymnasiumEnvConfig(TaskConfig):
             raise ValueError(f"env_arguments: {', '.join(reserved)} is gymnasium.make's own, not the environment's")
         return self
 
+    def wrappers(self) -> Wrappers:
+        """What stands around the environment."""
+        keys = None if self.observation_keys is None else tuple(self.observation_keys)
+        return Wrappers(tuple((wrapper.name, wrapper.arguments) for wrapper in self.env_wrappers), keys)
+
     def imports(self) -> dict[str, str]:
         return {"env_id": self.env_id} if ":" in self.env_id else {}
 
@@ -210,6 +216,7 @@ class GymnasiumEnvDistribution(TaskDistribution):
 
     def __init__(self, config: GymnasiumEnvConfig) -> None:
         super().__init__(config)
+        self.wrappers = config.wrappers()
         tasks = self._extreme_tasks()
         try:
             with closing(ParametrisedEnv(config)) as env:
@@ -351,8 +358,7 @@ class ParametrisedEnv(gymnasium.Env[Any, Any]):
             env_id, max_episode_steps=-1, disable_env_checker=True, **config.env_arguments, **arguments
         )
         try:
-            wrappers = [(wrapper.name, wrapper.arguments) for wrapper in config.env_wrappers]
-            env = wrapped(env, wrappers, config.observation_keys)
+            env = config.wrappers().around(env)
             self._nominal = _nominal_values(config.parameters, env.unwrapped)
         except Exception:
             close_quietly(env)

@@ -16,13 +16,23 @@ if not os.path.isdir(os.path.join(_here, "envs")):
     __path__.append(os.path.dirname(_here))
 
 PUBLIC = ("agent", "agents", "envs", "errors", "tasks", "types")  # modules that are there once they are asked for
+API = {  # names that are, and where they are defined
+    "load": "loading",
+    "load_policy": "loading",
+    "TrainedAgent": "trained_agent",
+    "AdaptedPolicy": "adapted_policy",
+    "Adaptation": "adaptation",
+    "Notice": "notices",
+}
 
 
 def __getattr__(name: str) -> "Any":
+    if name in API:
+        return getattr(importlib.import_module(f"metarl.api.{API[name]}"), name)
     if name not in PUBLIC:
-        raise AttributeError(f"module 'metarl' has no attribute {name!r}; it has {', '.join(PUBLIC)}")
+        raise AttributeError(f"module 'metarl' has no attribute {name!r}; it has {', '.join(sorted((*API, *PUBLIC)))}")
     return importlib.import_module(f"metarl.{name}")
 
 
 def __dir__() -> list[str]:
-    return [*PUBLIC, "__version__"]
+    return [*API, *PUBLIC, "__version__"]

@@ -29,6 +29,9 @@ class Domain(IntEnum):
     CHOICE_TASKS = 11  # on which the settings of reference strategies are chosen
     STRATEGIES = 12  # what reference strategies draw while they play
     CHOICE_STRATEGIES = 13  # what they draw while their settings are chosen
+    ADAPT_NOISE = 14  # of trained agents that adapt to an environment of the user's: policy noise,
+    ADAPT_RESET = 15  # reset seeds,
+    ADAPT_LEARNER = 16  # and what the learner draws
 
 
 def generator(

@@ -59,6 +59,7 @@ LAYERS = {
     "run": BASE | {"tasks", "nn", "monitor", "agent", "sampling", "learning", "report"},
     "studies": BASE | {"tasks", "monitor", "report", "run"},
     "bench": BASE | {"tasks", "nn", "agent", "sampling", "learning", "run"},
+    "api": BASE | {"tasks", "nn", "agent", "sampling", "run"},
     "cli": BASE | {"tasks", "monitor", "report", "run", "studies", "bench"},
     "agents": BASE | {"nn", "learning", "agent"},
     "envs": BASE | {"tasks"},
@@ -302,9 +303,12 @@ print(metarl.tasks.TaskDistribution.__name__, metarl.errors.ConfigError.exit_cod
 """
     loaded, offered, used = run_python(code).splitlines()
     assert loaded == "metarl metarl.version"
-    assert offered == "__version__ agent agents envs errors tasks types"
+    offers = (
+        "Adaptation AdaptedPolicy Notice TrainedAgent __version__ agent agents envs errors load load_policy tasks types"
+    )
+    assert offered == offers
     assert used == "TaskDistribution 2"
-    with pytest.raises(AttributeError, match="module 'metarl' has no attribute 'task'; it has agent, agents"):
+    with pytest.raises(AttributeError, match="module 'metarl' has no attribute 'task'; it has Adaptation"):
         _ = metarl.task
 
 

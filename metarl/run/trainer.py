@@ -19,11 +19,11 @@ from metarl.faults import explained
 from metarl.monitor.logger import Logger
 from metarl.monitor.metrics_file import MetricsFile
 from metarl.report.curves import write_curves_csv
-from metarl.report.figures import write_report
 from metarl.run import checkpoint, run_dir
 from metarl.run.divergence import DivergenceBudget
 from metarl.run.evaluation import Evaluator
 from metarl.run.experiment import Experiment
+from metarl.run.interface import Interface
 from metarl.run.signals import StopRequest
 from metarl.sampling.trial import TrainingTrial, training_tasks
 from metarl.storage import no_follow, replace_file
@@ -123,6 +123,8 @@ class Trainer:
         """Draw the curves. The run is complete: whatever goes wrong here costs no more than the picture."""
         self.logger.message(f"results: {self.run}")
         try:
+            from metarl.report.figures import write_report  # matplotlib takes a second, and only this needs it
+
             report = write_report(self.run)
             write_curves_csv(self.run)
             self.logger.message(f"curves:  {report}")
@@ -180,7 +182,11 @@ class Trainer:
             return
         now = Progress(self.iteration, self.env_steps, self._seconds(), self._faults(), self.logger.run_id)
         folder, keep = run_dir.checkpoints(self.run), self.config.checkpoint.keep
-        state = {**now.state(), "config": as_data(self.config)}  # its copy, for when the run's own is lost
+        state = {
+            **now.state(),
+            "config": as_data(self.config),  # its copy, for when the run's own is lost
+            "interface": Interface.of(self.experiment.distribution).state(),
+        }
         checkpoint.save(folder, self.iteration, self.experiment.agent.state(), state, keep=keep)
         self._saved = self.iteration
 

@@ -13,6 +13,7 @@ from metarl.errors import EnvError
 from metarl.seeding import Domain, generator
 from metarl.spaces import SpaceSpec
 from metarl.tasks.vector_env import Floats, Task, VectorTaskEnv
+from metarl.tasks.wrappers import Wrappers
 
 Split = Literal["train", "test"]
 
@@ -27,6 +28,7 @@ class TaskDistribution(ABC):
 
     config_class: ClassVar[type[TaskConfig]]
     spaces: SpaceSpec
+    wrappers: Wrappers = Wrappers()  # around an environment that is to be like the family's own
 
     def __init__(self, config: TaskConfig) -> None:
         self.config = config

@@ -92,15 +92,29 @@ class TaskEnv(_SaysItsHorizon, gymnasium.Env[Floats, Any]):
         **config: Any,
     ) -> None:
         _refuse_rendering(render_mode)
-        self.distribution, parts = _distribution_and_parts(name, config)
+        distribution, parts = _distribution_and_parts(name, config)
         if resample not in (None, "train", "test"):
             raise ValueError(f"expected resample to be None, 'train' or 'test', got {resample!r}")
         _require_one([("task=", task is not None), (_words(parts), bool(parts)), ("resample=", resample is not None)])
-        self.resample = resample
+        self._build(distribution, {**default_tasks(distribution, 1)[0], **parts} if task is None else task, resample)
+
+    @classmethod
+    def of(cls, distribution: TaskDistribution, task: Task | None = None) -> TaskEnv:
+        """An environment of a family that is built already.
+
+        Raises:
+            ValueError: not a task of the family.
+        """
+        env = cls.__new__(cls)
+        env._build(distribution, default_tasks(distribution, 1)[0] if task is None else task, None)
+        return env
+
+    def _build(self, distribution: TaskDistribution, task: Task, resample: Split | None) -> None:
+        self.distribution, self.resample = distribution, resample
         self._vector = self.distribution.make_vector(1)
         self.observation_space = self._vector.single_observation_space
         self.action_space = self._vector.single_action_space
-        self.set_task({**default_tasks(self.distribution, 1)[0], **parts} if task is None else task)
+        self.set_task(task)
 
     def set_task(self, task: Task) -> None:
         """Change the task; call ``reset`` next."""
@@ -241,6 +255,21 @@ def make_distribution(name: str, config: Mapping[str, Any]) -> TaskDistribution:
     family = lookup.task_distribution(name)
     made: TaskDistribution = family(lineage.checked({"name": name, **config}, family.config_class))
     return made
+
+
+def task_vector(distribution: TaskDistribution, task: Task) -> Floats:
+    """A task's numbers, as a policy is shown them where ``reveal`` is set.
+
+    Raises:
+        ValueError: not a task of the family.
+    """
+    vector = distribution.make_vector(1)
+    try:
+        vector.set_tasks([task])
+        numbers: Floats = vector._task_vectors()[0]
+        return numbers
+    finally:
+        vector.close()
 
 
 def default_tasks(distribution: TaskDistribution, num_tasks: int) -> list[Task]:

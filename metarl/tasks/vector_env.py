@@ -138,8 +138,9 @@ class VectorTaskEnv(gymnasium.vector.VectorEnv[Floats, Any, Floats], ABC):
         unit.clip(-1.0, 1.0, out=unit)
         if self._controls_are_units:
             return unit
-        controls = self._control_center + self._control_half_range * unit
-        return controls.clip(*self._control_range, out=controls)  # scaling may round to just outside
+        controls: Floats = self._control_center + self._control_half_range * unit
+        controls.clip(*self._control_range, out=controls)  # scaling may round to just outside
+        return controls
 
     def _observations(self) -> Floats:
         """A fresh array [lanes, size], with the task's numbers last where they are revealed."""

@@ -1,67 +1,49 @@
-"""What ``gymnasium_env`` puts around an environment, and environments that a module registers when it is imported."""
+"""What stands around a Gymnasium environment: wrappers, and the choice of what is shown of dictionaries."""
 
 from __future__ import annotations
 
-import importlib
-import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict
 
 from metarl.errors import ConfigError, nearest
-from metarl.tasks import Floats
 from metarl.tasks.loop_env import Env, not_numbers
-
-MODULE_AND_ID = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([^:\s]+)", re.ASCII)
-
-
-def registered_id(env_id: str) -> str:
-    """The id of ``id`` or ``module:id``, whose module is imported.
-
-    Raises:
-        ConfigError: the module cannot be imported, or no such environment is registered then.
-    """
-    match = MODULE_AND_ID.fullmatch(env_id)
-    if match is None:
-        return env_id
-    module, name = match.groups()
-    try:
-        importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        where = "is its folder on PYTHONPATH?" if error.name == module.partition(".")[0] else "install what it needs"
-        raise ConfigError(f"cannot import {module} ({error}); {where}") from error
-    if name not in gymnasium.registry:
-        known = nearest(name, list(gymnasium.registry))
-        raise ConfigError(f"{known}expected an id that {module} registers with Gymnasium when it is imported")
-    return name
+from metarl.tasks.vector_env import Floats
 
 
-def wrapped(env: Env, wrappers: Sequence[tuple[str, Mapping[str, Any]]], keys: Sequence[str] | None) -> Env:
-    """The environment in wrappers of ``gymnasium.wrappers`` (name, arguments), the innermost first, and then with the
-    entries ``keys`` of its dictionary observations alone. Lists among the arguments become tuples.
+class Wrappers(NamedTuple):
+    """Wrappers of ``gymnasium.wrappers`` as (name, keyword arguments), the innermost first, and then the entries of
+    dictionary observations that are shown, flattened, in this order; None: observations are no dictionary."""
 
-    Raises:
-        ConfigError: a wrapper that does not go around it, or keys that do not go with its observations.
-    """
-    for name, arguments in wrappers:
-        given = {key: _tuples(value) for key, value in arguments.items()}
-        try:
-            env = getattr(gymnasium.wrappers, name)(env, **given)
-        except Exception as error:
-            text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            raise ConfigError(
-                f"the wrapper {name} cannot be put around an environment with observations {env.observation_space} and "
-                f"actions {env.action_space} ({text}){_advice(env.observation_space, 'leave it out and ')}"
-            ) from error
-    space = env.observation_space
-    if keys is not None:
-        return ChosenObservations(env, keys)
-    if isinstance(space, Dict):
-        raise ConfigError(f"observations are a dictionary of {', '.join(space.spaces)}{_advice(space)}")
-    return env
+    wrappers: tuple[tuple[str, Mapping[str, Any]], ...] = ()
+    observation_keys: tuple[str, ...] | None = None
+
+    def around(self, env: Env) -> Env:
+        """``env`` in all of them. Lists among the arguments become tuples.
+
+        Raises:
+            ConfigError: a wrapper that does not go around it, or keys that do not go with its observations.
+        """
+        for name, arguments in self.wrappers:
+            given = {key: _tuples(value) for key, value in arguments.items()}
+            try:
+                env = getattr(gymnasium.wrappers, name)(env, **given)
+            except Exception as error:
+                text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+                raise ConfigError(
+                    f"the wrapper {name} cannot be put around an environment with observations "
+                    f"{env.observation_space} and actions {env.action_space} ({text})"
+                    f"{_advice(env.observation_space, 'leave it out and ')}"
+                ) from error
+        space = env.observation_space
+        if self.observation_keys is not None:
+            return ChosenObservations(env, self.observation_keys)
+        if isinstance(space, Dict):
+            raise ConfigError(f"observations are a dictionary of {', '.join(space.spaces)}{_advice(space)}")
+        return env
 
 
 class ChosenObservations(gymnasium.ObservationWrapper[Floats, Any, Any]):

@@ -1,0 +1,91 @@
+"""Folders of tensors and JSON that can be handed on: complete or absent, with a checksum, and nothing in them runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from metarl.errors import CheckpointError, StorageError
+from metarl.run.checkpoint import tensor_bytes
+from metarl.storage import sync_directory, write_file
+from metarl.version import __version__
+
+FORMAT_VERSION = 1
+TENSORS = "tensors.safetensors"
+MAX_JSON_BYTES = 64 * 2**20
+
+
+def write(folder: Path, kind: str, tensors: Mapping[str, Tensor], data: Mapping[str, Any]) -> Path:
+    """Write a new folder with ``<kind>.json`` and the tensors; returns it.
+
+    Raises:
+        StorageError: there is something at that place, or it cannot be written; nothing is left of it then.
+    """
+    content = tensor_bytes(tensors)
+    about = {
+        "format_version": FORMAT_VERSION,
+        "metarl": __version__,
+        "tensors_sha256": hashlib.sha256(content).hexdigest(),
+        **data,
+    }
+    text = (json.dumps({**about, "sha256": _sum(about)}, allow_nan=False, indent=1) + "\n").encode()
+    temp = folder.with_name(f".tmp-{os.getpid()}-{folder.name}")
+    try:
+        if folder.exists():
+            raise FileExistsError("there is something already")
+        temp.mkdir(parents=True)
+        write_file(temp / TENSORS, content)
+        write_file(temp / f"{kind}.json", text)
+        sync_directory(temp)
+        os.rename(temp, folder)
+        sync_directory(folder.parent)
+    except OSError as error:
+        raise StorageError(f"cannot write {folder}: {error}; choose another place") from error
+    finally:
+        shutil.rmtree(temp, ignore_errors=True)
+    return folder
+
+
+def read(folder: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What :func:`write` wrote, after checking every byte.
+
+    Raises:
+        CheckpointError: it is missing, damaged, or of a newer format.
+    """
+    path = folder / f"{kind}.json"
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise CheckpointError(f"{path}: expected at most {MAX_JSON_BYTES} bytes")
+        data = json.loads(path.read_bytes())
+        content = (folder / TENSORS).read_bytes()
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{folder}: expected {kind}.json and {TENSORS}, got: {error}") from error
+    version = data.get("format_version") if isinstance(data, dict) else None
+    if not isinstance(version, int) or version < 1:
+        raise CheckpointError(f"{path}: expected format_version 1..{FORMAT_VERSION}, got {version!r}")
+    if version > FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path}: expected format_version <= {FORMAT_VERSION}, got {version}; upgrade metarl to read it"
+        )
+    kept = {key: value for key, value in data.items() if key != "sha256"}
+    if data.get("sha256") != _sum(kept):
+        raise CheckpointError(f"{path}: damaged or changed: it does not fit its sum")
+    if hashlib.sha256(content).hexdigest() != kept.get("tensors_sha256"):
+        raise CheckpointError(f"{folder / TENSORS}: damaged: it does not fit the sum in {path.name}")
+    try:
+        return safetensors.torch.load(content), kept
+    except (safetensors.SafetensorError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{folder / TENSORS}: expected safetensors, got: {error}") from error
+
+
+def _sum(data: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(data, allow_nan=False, sort_keys=True).encode()).hexdigest()

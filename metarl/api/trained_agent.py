@@ -1,0 +1,294 @@
+"""A trained agent from its run: adapt it to an environment."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.spaces import Box, Discrete
+from gymnasium.vector import AutoresetMode
+
+from metarl import run_files
+from metarl.agent import Agent
+from metarl.api.adaptation import Adaptation, Plan, replay
+from metarl.api.adapted_policy import AdaptedPolicy
+from metarl.api.episodes import Episode, load_episodes
+from metarl.api.fit import AnyEnv, Bounds, Fit, SpacesOnly, fit
+from metarl.api.notices import notice
+from metarl.config import loading, lookup, strict_yaml
+from metarl.config.schema import EvalConfig, LearnerConfig
+from metarl.errors import ConfigError
+from metarl.run.checkpoint import Checkpoint
+from metarl.run.interface import Interface
+from metarl.seeding import Domain, generator
+from metarl.tasks import Task, TaskDistribution
+from metarl.tasks.registration import AutoresetTaskEnv, TaskEnv, task_vector
+
+
+class TrainedAgent:
+    """An agent as a run's checkpoint holds it. It does not change: every adaptation starts from here.
+
+    Attributes:
+        run: the run's directory.
+        iteration: of the checkpoint.
+        interface: what its policy sees and does.
+        task: the task section of the run's configuration.
+        defaults: the evaluation section, whose numbers of steps and episodes count where none are given.
+    """
+
+    def __init__(self, run: Path, found: Checkpoint, allow: Sequence[str], device: str) -> None:
+        self.run, self.iteration, self._allow = run, found.iteration, tuple(allow)
+        config = _config(run, found)
+        self.task: dict[str, Any] = dict(config["task"])
+        self.defaults = EvalConfig.model_validate_json(json.dumps(config["eval"]))
+        self.interface = self._interface(found)
+        self._described = {
+            "name": config["agent"]["name"],
+            "config": config["agent"],
+            "learner": config["learner"],
+            "interface": self.interface.state(),
+        }
+        self._agent = make_agent(self._described, self.interface, allow, device)
+        self._agent.load_state(found.tensors)
+
+    @property
+    def remembers(self) -> bool:
+        """Whether it adapts by what its policy remembers, and not by gradients."""
+        return self._agent.policy().remembers
+
+    def make_env(self, task: Task | None = None) -> TaskEnv:
+        """An environment of the run's task family, with the run's own keys: lineage, horizon, wrappers, action scale.
+
+        Args:
+            task: the task; without one, the first of a fixed draw.
+
+        Raises:
+            ConfigError: the family is not there, or not allowed.
+            ValueError: not a task of the family.
+        """
+        return TaskEnv.of(self._distribution(), task)
+
+    def wrap(self, env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
+        """``env`` in the wrappers that stood around the environment in training; itself where there were none.
+
+        Raises:
+            ConfigError: they do not go around it.
+        """
+        return self.interface.wrappers.around(env)
+
+    def adapt(
+        self,
+        env: AnyEnv,
+        *,
+        episodes: int | None = None,
+        steps: int | None = None,
+        env_steps: int | None = None,
+        seed: int | None = None,
+        task: Task | None = None,
+        bounds: Bounds | None = None,
+        horizon: int | None = None,
+    ) -> AdaptedPolicy:
+        """Adapt to the task of an environment, by acting in it. The budget is printed before the first step.
+
+        Agents that adapt by gradients gather ``episodes`` episodes for each of ``steps`` adaptation steps. Agents with
+        a memory act in one trial of ``episodes`` episodes. Actions are sampled; every episode is truncated at the run's
+        horizon, and what ends earlier ends earlier.
+
+        Args:
+            env: an environment of :meth:`make_env`, any other ``gymnasium.Env``, or a vector environment whose lanes
+                are all in one task: gradient agents then gather episodes side by side, memory agents one trial a lane.
+            episodes: per adaptation step (``eval.adapt_episodes`` of the run); the trial's, with a memory
+                (``agent.episodes_per_trial``).
+            steps: adaptation steps (``eval.adapt_steps``); an error with a memory.
+            env_steps: gather whole episodes until a step has as many (``eval.adapt_env_steps``).
+            seed: of all random numbers; without one it is drawn, and kept as ``policy.seed``.
+            task: what the policy is told of the task, where it was trained with ``task.reveal`` and the environment is
+                not the family's own.
+            bounds: see :func:`metarl.api.fit.fit`.
+            horizon: another horizon than the run's.
+
+        Raises:
+            ConfigError: environment and policy do not fit.
+            EnvError: the environment answers something else than it declares.
+            NumericError: something is not finite.
+        """
+        fitted = self._fit(env, bounds, task)
+        plan = self._plan(episodes, steps, env_steps, horizon)
+        autoreset = _autoreset(env)
+        print(f"adapting: {plan.describe()}", file=sys.stderr)
+        session = self._session(fitted, plan, seed, autoreset)
+        drive(session, env)
+        policy: AdaptedPolicy = session.policy
+        return policy
+
+    def adaptation(
+        self,
+        *,
+        episodes: int | None = None,
+        steps: int | None = None,
+        env_steps: int | None = None,
+        seed: int | None = None,
+        observation_space: gymnasium.Space[Any] | None = None,
+        action_space: gymnasium.Space[Any] | None = None,
+        bounds: Bounds | None = None,
+        horizon: int | None = None,
+    ) -> Adaptation:
+        """An adaptation that the caller's own loop drives, such as a robot's; see :class:`Adaptation`.
+
+        ``observation_space`` and ``action_space`` say what the loop gives and takes; without them, vectors of the
+        trained sizes, and actions within the trained control range (choices from 0). The others are those of
+        :meth:`adapt`.
+        """
+        fitted = self._fit_spaces(observation_space, action_space, bounds)
+        return self._session(fitted, self._plan(episodes, steps, env_steps, horizon), seed, None)
+
+    def adapt_from(
+        self,
+        episodes: str | Path | Sequence[Episode],
+        *,
+        observation_space: gymnasium.Space[Any] | None = None,
+        action_space: gymnasium.Space[Any] | None = None,
+        bounds: Bounds | None = None,
+    ) -> AdaptedPolicy:
+        """Adapt on episodes that an :class:`Adaptation` of this agent has gathered: those in ``session.episodes``, or
+        the folder that ``session.save`` wrote. The other arguments are those of :meth:`adaptation`.
+
+        A policy gradient holds for what its own policy did. So episodes that another policy has gathered are refused.
+
+        Raises:
+            CheckpointError: damaged files, or episodes that another policy has gathered.
+        """
+        found, seed = (
+            load_episodes(Path(episodes).expanduser()) if isinstance(episodes, str | Path) else (list(episodes), 0)
+        )
+        fitted = self._fit_spaces(observation_space, action_space, bounds)
+        return replay(self._agent, fitted, found, seed=seed, described=self._described)
+
+    def _distribution(self) -> TaskDistribution:
+        family = lookup.task_distribution(self.task["name"], self._allow)
+        config = family.config_class.model_validate_json(json.dumps(self.task))
+        lookup.require_allowed(config, self._allow)
+        made: TaskDistribution = family(config)
+        return made
+
+    def _interface(self, found: Checkpoint) -> Interface:
+        """What the checkpoint says; of a run of before, which has none, what its task family says."""
+        if "interface" in found.state:
+            return Interface.from_state(found.state["interface"], f"checkpoint {self.iteration} of {self.run}")
+        notice(f"{self.run}, made by an older metarl, does not hold what its policy sees: its task family is asked")
+        return Interface.of(self._distribution())
+
+    def _fit(self, env: AnyEnv, bounds: Bounds | None, task: Task | None) -> Fit:
+        base = env.unwrapped
+        if not isinstance(base, TaskEnv | AutoresetTaskEnv):
+            vector = None
+            if self.interface.reveal:
+                if task is None:
+                    raise ConfigError("task.reveal = True: expected task=, as the policy was told its task in training")
+                vector = task_vector(self._distribution(), task)
+            return fit(self.interface, env, bounds=bounds, task_vector=vector)
+        config = base.distribution.config
+        for line in loading.differences(config.model_dump(mode="json"), self.task):
+            notice(f"the environment is not as in training: task.{line}")
+        return fit(self.interface, env, bounds=bounds, own_scale=config.action_scale)
+
+    def _fit_spaces(
+        self,
+        observation_space: gymnasium.Space[Any] | None,
+        action_space: gymnasium.Space[Any] | None,
+        bounds: Bounds | None,
+    ) -> Fit:
+        spaces = self.interface.spaces
+        seen = observation_space or Box(-np.inf, np.inf, (spaces.observation.size,), np.float32)
+        done = action_space
+        if done is None and spaces.action.kind == "discrete":
+            done = Discrete(spaces.action.size)
+        elif done is None:
+            low, high = (np.array(side, np.float32) for side in (spaces.action.low, spaces.action.high))
+            done = Box(low, high, dtype=np.float32)
+        return fit(self.interface, SpacesOnly(seen, done), bounds=bounds)
+
+    def _plan(self, episodes: int | None, steps: int | None, env_steps: int | None, horizon: int | None) -> Plan:
+        for name, value in (("episodes", episodes), ("steps", steps), ("env_steps", env_steps), ("horizon", horizon)):
+            if value is not None and value < (0 if name == "steps" else 1):
+                raise ConfigError(f"expected a positive number of {name}, got {value}")
+        trained = self.interface.horizon
+        if horizon is not None and horizon != trained:
+            notice(f"episodes of at most {horizon} steps: the agent was trained with {trained}")
+        limit = horizon or trained
+        if not self.remembers:
+            defaults = self.defaults
+            return Plan(
+                defaults.adapt_steps if steps is None else steps,
+                episodes or defaults.adapt_episodes,
+                env_steps or (defaults.adapt_env_steps if episodes is None else None),
+                limit,
+            )
+        if steps is not None or env_steps is not None:
+            raise ConfigError(
+                "expected episodes= alone: this agent has no adaptation steps, it adapts by what its memory holds"
+            )
+        usual = self._agent.episodes_per_trial
+        if episodes is not None and episodes > 2 * usual:
+            notice(f"a trial of {episodes} episodes: in training it has {usual}; a memory may drift beyond twice that")
+        return Plan(0, episodes or usual, None, limit)
+
+    def _session(self, fitted: Fit, plan: Plan, seed: int | None, autoreset: AutoresetMode | None) -> Adaptation:
+        drawn = secrets.randbits(32) if seed is None else seed
+        return Adaptation(self._agent, fitted, plan, seed=drawn, described=self._described, autoreset=autoreset)
+
+
+def make_agent(
+    described: Mapping[str, Any], interface: Interface, allow: Sequence[str] = (), device: str = "cpu"
+) -> Agent:
+    """The agent of a description, at initial parameters. Raises ConfigError: it is not there, or not allowed."""
+    family = lookup.agent(described["name"], allow)
+    config = family.config_class.model_validate_json(json.dumps(described["config"]))
+    learner = LearnerConfig.model_validate_json(json.dumps(described["learner"]))
+    rng = generator(0, Domain.INIT)
+    made: Agent = family(interface.spaces, config, learner, device=torch.device(device), rng=rng)
+    return made
+
+
+def drive(session: Adaptation, env: AnyEnv) -> None:
+    """Act in an environment until an adaptation is done."""
+    vector = isinstance(env, gymnasium.vector.VectorEnv)
+    obs, _ = env.reset(seed=session.reset_seeds())  # type: ignore[arg-type]
+    while not session.done:
+        obs, reward, terminated, truncated, info = env.step(session.act(obs))
+        again = session.observe(obs, reward, terminated, truncated, final_obs=info.get("final_obs") if vector else None)
+        if not np.any(again) or session.done:
+            continue
+        options = {"reset_mask": again} if vector and not np.all(again) else None
+        obs, _ = env.reset(seed=session.reset_seeds(), options=options)  # type: ignore[arg-type]
+
+
+def _config(run: Path, found: Checkpoint) -> Mapping[str, Any]:
+    """The configuration's data, from the checkpoint; of a run of before, from its own file."""
+    kept = found.state.get("config")
+    if kept is not None:
+        data: Mapping[str, Any] = kept
+        return data
+    problems: strict_yaml.Problems = {}
+    content = strict_yaml.read_file(run / run_files.CONFIG, problems)
+    parsed = None if content is None else strict_yaml.parse(content, str(run / run_files.CONFIG), problems)
+    if parsed is None or problems:
+        raise ConfigError("\n".join(problems.values()))
+    return parsed
+
+
+def _autoreset(env: AnyEnv) -> AutoresetMode | None:
+    """How a vector environment resets its lanes; None for a single environment."""
+    if not isinstance(env, gymnasium.vector.VectorEnv):
+        return None
+    mode = env.metadata.get("autoreset_mode")
+    if not isinstance(mode, AutoresetMode):
+        raise ConfigError(f"{env}: expected metadata['autoreset_mode'], a gymnasium.vector.AutoresetMode, got {mode!r}")
+    return mode
