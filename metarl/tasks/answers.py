@@ -6,12 +6,13 @@ bounds is not looked at here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Discrete
+from numpy.typing import NDArray
 
 from metarl.errors import EnvError
 from metarl.tasks.vector_env import FLAGS, NUMBERS, Floats
@@ -67,10 +68,7 @@ def flat(space: gymnasium.Space[Any], observation: Any) -> Floats:
         EnvError: it has another shape or kind than its space, or is no state of it.
     """
     shape = space.shape or ()
-    try:
-        array = observation if type(observation) is np.ndarray else np.asarray(observation)
-    except ValueError:  # lists of unequal lengths
-        raise EnvError(f"expected observations of {space}, got {_describe(observation)}") from None
+    array = observation if type(observation) is np.ndarray else _array(f"observations of {space}", observation)
     if array.shape != shape or array.dtype.kind not in NUMBERS:
         raise EnvError(f"expected observations of shape {shape}, as {space} declares, got {_describe(observation)}")
     if isinstance(space, Discrete):
@@ -89,10 +87,45 @@ def _state(space: Discrete[Any], observation: Any) -> int:
     return int(place)
 
 
+def _array(what: str, value: Any) -> NDArray[Any]:
+    """An array of what is none yet, such as a list.
+
+    Raises:
+        EnvError: it can be none, such as lists of unequal lengths; or some of its numbers are masked.
+    """
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise EnvError(f"expected {what}, got {_describe(value)} ({error})") from None
+    if isinstance(value, np.ma.MaskedArray) and np.ma.getmaskarray(value).any():
+        raise EnvError(f"expected {what}, got masked numbers: fill them with what the policy is to see")
+    return array
+
+
+def read_success(info: Mapping[str, Any], keys: Sequence[str]) -> bool:
+    """Whether one of the ``keys`` in a step's info says that it succeeded; False where none is there.
+
+    Raises:
+        EnvError: what is there is neither True nor False, 0 or 1.
+    """
+    succeeded = False
+    for key in keys:
+        if key in info:
+            value = info[key]
+            if value is True or value is False:
+                succeeded |= value
+                continue
+            array = np.asarray(value)
+            if array.shape != () or array.dtype.kind not in NUMBERS or array not in (0, 1):
+                raise EnvError(f"expected info[{key!r}] to be True or False, got {_describe(value)}")
+            succeeded |= bool(array)
+    return succeeded
+
+
 def _number(reward: Any) -> float:
     if isinstance(reward, float):  # NumPy's double precision, too
         return float(reward)
-    array = np.asarray(reward) if np.isscalar(reward) or isinstance(reward, np.ndarray) else None
+    array = _array("a reward", reward) if np.isscalar(reward) or isinstance(reward, np.ndarray) else None
     if array is None or array.shape != () or array.dtype.kind not in NUMBERS:
         raise EnvError(f"expected a reward that is one number, got {_describe(reward)}")
     return float(array)

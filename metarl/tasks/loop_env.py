@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from metarl.config.schema import TaskConfig
 from metarl.errors import ConfigError, EnvError, MetarlError, NumericError
 from metarl.spaces import Space, SpaceSpec
-from metarl.tasks.answers import read_reset, read_step
+from metarl.tasks.answers import read_reset, read_step, read_success
 from metarl.tasks.closing import close_quietly
 from metarl.tasks.instability import Instabilities, instabilities
 from metarl.tasks.vector_env import Bools, Floats, Task, VectorTaskEnv
@@ -109,6 +109,13 @@ class LoopEnv(VectorTaskEnv):
             )
         self._checked[lane] = spaces
 
+    def _require_same_spaces(self, lane: int, env: Env) -> None:
+        """Raises EnvError where a reset has changed the spaces to others."""
+        try:
+            self._check_spaces(lane, env)
+        except ConfigError as error:
+            raise EnvError(f"its spaces have changed: {error}") from None
+
     def _reset_lanes(self, lanes: NDArray[np.int64], rngs: Sequence[np.random.Generator]) -> None:
         for lane, rng in zip(lanes.tolist(), rngs, strict=True):
             env = self._envs[lane]
@@ -121,7 +128,8 @@ class LoopEnv(VectorTaskEnv):
                         f"{env}: the simulation is unstable in its reset, in task {dict(self._tasks[lane])}"
                     )
                 unstable.require_contacts()
-                self._obs[lane] = read_reset(env.observation_space, answer)
+                self._require_same_spaces(lane, env)
+                self._obs[lane] = read_reset(self._checked[lane][0], answer)
             except Exception as error:
                 raise self._failure(lane, "reset", error) from error
             if self._success is not None:
@@ -138,17 +146,18 @@ class LoopEnv(VectorTaskEnv):
             env = self._envs[lane]
             assert env is not None
             try:
-                answer = env.step(native_action(env.action_space, controls[lane]))
-                obs[lane], reward[lane], terminated[lane], truncated, info = read_step(env.observation_space, answer)
+                answer = env.step(native_action(self._checked[lane][1], controls[lane]))
+                obs[lane], reward[lane], terminated[lane], truncated, info = read_step(self._checked[lane][0], answer)
                 if unstable.heard:
                     unstable.require_contacts()
                     self._diverged[lane] = unstable.any_new()
+                success = self._success is not None and read_success(info, SUCCESS_KEYS)
             except Exception as error:
                 raise self._failure(lane, f"step {self._elapsed[lane] + 1} of its episode", error) from error
             if truncated:
                 self._truncated[lane] = True
             if self._success is not None:
-                self._success[lane] = _success(info)
+                self._success[lane] = success
         good = np.isfinite(obs).all(axis=1) & np.isfinite(reward) & ~self._diverged
         self._diverged |= live & ~good
         self._obs = np.where(good[:, np.newaxis], obs, self._obs)
@@ -272,7 +281,3 @@ def _advice(space: gymnasium.Space[Any]) -> str:
 
 def _bounds(space: Box[Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(space.low.ravel().astype(float).tolist()), tuple(space.high.ravel().astype(float).tolist())
-
-
-def _success(info: Mapping[str, Any]) -> bool:
-    return any(bool(info.get(key, False)) for key in SUCCESS_KEYS)

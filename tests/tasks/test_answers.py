@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from gymnasium.spaces import Box, Discrete
 
 from metarl.errors import EnvError
-from metarl.tasks.answers import flat, read_reset, read_step
+from metarl.tasks.answers import flat, read_reset, read_step, read_success
 
 pytestmark = pytest.mark.mistakes
 
@@ -37,6 +38,8 @@ def test_safe_casts_of_an_observation_are_taken(observation: Any) -> None:
         (THREE, {"position": OBS}),
         (Box(0, 255, (2, 3), np.uint8), np.zeros((3, 2), np.uint8)),  # as many numbers, in another order
         (Box(-1, 1, ()), np.zeros(1)),
+        (THREE, np.ma.masked_array(OBS, [False, True, False])),  # its hidden number would be shown
+        (THREE, torch.zeros(3, requires_grad=True)),
     ],
 )
 def test_an_observation_of_another_shape_or_kind_is_refused(space: Box[Any], observation: Any) -> None:
@@ -112,3 +115,22 @@ def test_safe_casts_of_a_step_are_taken(reward: Any, flag: Any) -> None:
 def test_a_step_that_is_none_is_refused(answer: Any, words: str) -> None:
     with pytest.raises(EnvError, match=words):
         read_step(THREE, answer)
+
+
+@pytest.mark.parametrize("value", [True, np.bool_(True), 1, 1.0, np.float32(1), np.array(True)])
+def test_success_is_a_flag_or_the_number_of_one(value: Any) -> None:
+    assert read_success({"is_success": value}, ("success", "is_success"))
+    assert not read_success({"is_success": 0 * value}, ("success", "is_success"))
+    assert not read_success({"other": value}, ("success", "is_success"))
+
+
+@pytest.mark.parametrize("value", [0.3, "False", np.nan, None, [True], np.array([1.0]), {}])
+def test_a_success_that_is_no_flag_is_refused(value: Any) -> None:
+    """A score of 0.3 or the text "False" would count as success."""
+    with pytest.raises(EnvError, match=r"expected info\['success'\] to be True or False, got"):
+        read_success({"success": value}, ("success", "is_success"))
+
+
+def test_a_masked_reward_is_refused() -> None:
+    with pytest.raises(EnvError, match="expected a reward, got masked numbers"):
+        read_step(THREE, (OBS, np.ma.masked, False, False, {}))

@@ -11,7 +11,7 @@ import pytest
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Sequence, Tuple
 
 from metarl.config.schema import TaskConfig
-from metarl.errors import ConfigError
+from metarl.errors import ConfigError, EnvError
 from metarl.tasks.answers import flat
 from metarl.tasks.loop_env import LoopEnv, reports_success, space_spec, task_numbers
 
@@ -128,6 +128,24 @@ def test_scaling_never_leaves_the_bounds() -> None:
     env.reset(seed=[0])
     env.step(np.array([[-1.0, 1.0]]))
     assert env._envs[0].actions[0].tolist() == [[-3.9], [3.9]]
+
+
+def test_a_reset_that_changes_the_spaces_is_refused() -> None:
+    """A smaller observation would be broadcast."""
+
+    class Shrinking(Ledger):
+        def reset(self, **options: Any) -> Any:
+            obs, info = super().reset(**options)
+            if len(self.actions) > 0:
+                self.observation_space = Box(-5, 5, (1,))
+                obs = obs.ravel()[:1]
+            return obs, info
+
+    env = loop(Shrinking)
+    env.reset(seed=[0])
+    env.step(np.zeros((1, 2)))
+    with pytest.raises(EnvError, match="its spaces have changed: expected 4 observations"):
+        env.reset(seed=[0])
 
 
 def test_discrete_actions_start_where_the_space_does() -> None:
