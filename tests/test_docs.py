@@ -84,10 +84,8 @@ def test_every_metarl_command_runs(command: str, run: Path, tmp_path: Path, caps
             arguments.remove("sampler.executor=in_process")
         if arguments[1] in lookup.available("configs"):
             arguments += tiny_runs.short_chunks(arguments[1])
-    if arguments[:2] == ["reproduce", "comparison"]:
-        arguments += ["--small", "--out", str(tmp_path / "comparison"), "--tasks", "point", "--methods", "maml_trpo"]
-    if arguments[:2] == ["reproduce", "rl2"]:
-        arguments += ["--small", "--out", str(tmp_path / "rl2"), "--settings", "bandit_10_5", "--seeds", "1"]
+    if arguments[0] == "reproduce":  # tests/studies runs small ones from beginning to end
+        arguments += ["--dry-run", "--out", str(tmp_path / "study")]
     if arguments[0] == "resume":
         arguments = [word if not word.startswith("iterations") else "iterations=3" for word in arguments]
     assert cli.main(arguments) == 0, capsys.readouterr().err

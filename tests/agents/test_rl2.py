@@ -64,7 +64,7 @@ def test_trpo_learns_to_explore_too() -> None:
 @pytest.mark.parametrize(
     ("memory", "lr", "iterations"),
     [
-        ("retrieval", 5e-3, 60),
+        pytest.param("retrieval", 5e-3, 60, marks=pytest.mark.slow),
         pytest.param("transformer", 2e-3, 240, marks=pytest.mark.slow),
         pytest.param("lstm", 1e-2, 400, marks=pytest.mark.slow),
         pytest.param("gru", 1e-2, 560, marks=pytest.mark.slow),

@@ -57,9 +57,9 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     "changes",
     [
         ["sampler.workers=0"],
-        ["sampler.workers=1"],
+        pytest.param(["sampler.workers=1"], marks=pytest.mark.slow),
         ["sampler.workers=2"],
-        ["sampler.workers=3"],
+        pytest.param(["sampler.workers=3"], marks=pytest.mark.slow),
         ["eval.every=null"],
         ["eval.every=1", "eval.num_tasks=7", "eval.restored_episodes=1", "eval.deterministic=true"],
         ["checkpoint.every=1"],
@@ -74,11 +74,14 @@ def test_the_digest_does_not_depend_on(changes: list[str], reference: Path, tmp_
 
 
 def test_the_digest_depends_on_what_is_trained(reference: Path, tmp_path: Path) -> None:
-    others = [train(tmp_path, change) for change in ("seed=1", "agent.lr=2.0e-3", "iterations=3", "agent.clip=0.3")]
-    assert len({run_dir.digest(run) for run in [reference, *others]}) == 5
+    others = [train(tmp_path, change) for change in ("seed=1", "agent.clip=0.3")]
+    assert len({run_dir.digest(run) for run in [reference, *others]}) == 3
 
 
-@pytest.mark.parametrize("memory", ["lstm", "transformer", "retrieval"])
+@pytest.mark.parametrize(
+    "memory",
+    [pytest.param("lstm", marks=pytest.mark.slow), pytest.param("transformer", marks=pytest.mark.slow), "retrieval"],
+)
 def test_every_memory_gives_one_digest_on_robots_too(memory: str, tmp_path: Path) -> None:
     changes = [f"agent.memory={memory}", "iterations=2", "agent.memory_context=15"]  # a trial's steps
     alone = train(tmp_path / "alone", *changes, name=CHEETAH)

@@ -108,8 +108,11 @@ def test_a_signal_saves_the_last_iteration_and_resume_ends_as_if_there_had_been_
 
 @pytest.mark.parametrize(
     ("signum", "workers_before", "workers_after"),
-    [(signal.SIGTERM, 2, 1), (signal.SIGINT, 0, 2), (signal.SIGHUP, 1, 0)],
-    ids=["SIGTERM", "SIGINT", "SIGHUP"],
+    [
+        pytest.param(signal.SIGTERM, 2, 1, id="SIGTERM"),
+        pytest.param(signal.SIGINT, 0, 2, id="SIGINT", marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, 1, 0, id="SIGHUP", marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_to_a_real_process_and_another_number_of_workers_afterwards(
     signum: signal.Signals, workers_before: int, workers_after: int, tmp_path: Path
@@ -179,7 +182,7 @@ def test_what_was_recorded_after_the_checkpoint_is_recorded_anew(every: int, ref
     assert outcome(run) == outcome(reference)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_kill_9_at_a_random_moment(workers: int, tmp_path: Path) -> None:
     settings = overrides(tmp_path / "runs", ENDLESS, f"sampler.workers={workers}", "checkpoint.every=1")
     process = tiny_runs.start(TRAIN, POINT, *settings)
@@ -218,7 +221,13 @@ def still_learns(process: subprocess.Popen[str], moment: float) -> bool:
     return any(line[0] == "learning" and float(line[1]) > moment for line in words)
 
 
-@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT twice", "SIGINT and SIGTERM"])
+@pytest.mark.parametrize(
+    "second",
+    [
+        pytest.param(signal.SIGINT, id="SIGINT twice"),
+        pytest.param(signal.SIGTERM, id="SIGINT and SIGTERM", marks=pytest.mark.slow),
+    ],
+)
 def test_a_second_signal_ends_at_once_and_a_second_start_is_refused(
     second: signal.Signals, reference: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -190,7 +190,7 @@ sys.exit(10 + count)
 """
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_a_run_is_told_once_of_a_signal_to_the_whole_group(signum: signal.Signals) -> None:
     """As a terminal's Ctrl-C is; a second one would make it stop without saving."""
     relay = "from metarl.studies.reproduce import _relay\nwith _relay() as r: "
