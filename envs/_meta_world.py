@@ -143,6 +143,10 @@ class MetaWorldDistribution(TaskDistribution):
         """The goal: the first three numbers place the object, which is observed."""
         return {"rand_vec": list(task["rand_vec"][3:])}
 
+    def class_of(self, task: Task) -> str:
+        """The name of Meta-World's environment."""
+        return str(task["env"])
+
     def official_success(self, tasks: Sequence[Task], first_step: Floats) -> float | None:
         """By the rule of ``metaworld.evaluation.metalearning_evaluation``, as Meta-World+'s baselines call it.
 

@@ -19,6 +19,8 @@ PUBLIC = ("agent", "agents", "envs", "errors", "tasks", "types")  # modules that
 API = {  # names that are, and where they are defined
     "load": "loading",
     "load_policy": "loading",
+    "train": "training",
+    "Run": "training",
     "TrainedAgent": "trained_agent",
     "AdaptedPolicy": "adapted_policy",
     "Adaptation": "adaptation",

@@ -11,9 +11,7 @@ from metarl.api.actor import Actor
 from metarl.api.adapted_policy import AdaptedPolicy
 from metarl.api.trained_agent import TrainedAgent, make_agent
 from metarl.errors import CheckpointError
-from metarl.run import checkpoint as checkpoints
 from metarl.run import run_dir
-from metarl.run.checkpoint import Checkpoint
 from metarl.run.interface import Interface
 
 
@@ -39,7 +37,7 @@ def load(
     path = Path(run).expanduser()
     if not run_files.is_run(path):
         raise CheckpointError(f"{str(run)!r}: expected a run directory, as `metarl train` prints it, found none there")
-    return TrainedAgent(path, _checkpoint(path, checkpoint), allow, device)
+    return TrainedAgent(path, run_dir.chosen_checkpoint(path, checkpoint), allow, device)
 
 
 def load_policy(folder: str | Path, allow: Sequence[str] = ()) -> AdaptedPolicy:
@@ -58,13 +56,3 @@ def load_policy(folder: str | Path, allow: Sequence[str] = ()) -> AdaptedPolicy:
     policy = make_agent(stored.described, interface, allow).policy()
     actor = Actor(policy, stored.parameters, stored.fit.action, stored.fit.lanes or 1, stored.trial)
     return AdaptedPolicy(actor, stored.fit, history=stored.history, seed=stored.seed, described=stored.described)
-
-
-def _checkpoint(run: Path, iteration: int | None) -> Checkpoint:
-    folder = run_dir.checkpoints(run)
-    if iteration is None:
-        return checkpoints.latest(folder)
-    if not (folder / str(iteration)).exists():
-        kept = ", ".join(path.name for path in checkpoints.complete(folder)) or "none"
-        raise CheckpointError(f"{run}: no checkpoint of iteration {iteration}; there are: {kept}")
-    return checkpoints.load(folder / str(iteration))

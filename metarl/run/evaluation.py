@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from metarl.sampling.sampler import Sampler
 from metarl.sampling.trial import adaptation
 from metarl.seeding import Domain, Stream, generator
 from metarl.statistics import Interval, mean_interval, method_names, rate_interval
-from metarl.tasks import held_out_tasks
+from metarl.tasks import Task, held_out_tasks
 from metarl.types import Trajectory
 
 ALL_DIVERGED = "undefined, as every episode diverged"
@@ -62,6 +63,8 @@ class AdaptationCurve:
     returns: NDArray[np.float64]  # [points, tasks, episodes], undiscounted; NaN where the simulation diverged
     success: NDArray[np.float64] | None = None  # [3, points, tasks, episodes]: the fields of EpisodeSuccess
     memory: MemoryScores | None = None
+    tasks: Sequence[Task] = ()  # the axis ``tasks``
+    classes: Sequence[str | None] = ()  # of these tasks, where the family has classes
     official_success: list[float] | None = None  # [points], see TaskDistribution.official_success; not with a memory
 
     @property
@@ -78,6 +81,9 @@ class AdaptationCurve:
         until the first success over the episodes that have one, None where none has. ``official_success`` is the
         benchmark's own count, where it has another one.
 
+        ``returns`` has every task's mean at every point, in the order of ``tasks``. Where the family has classes,
+        ``by_class`` holds for each of them the number of its tasks, and their mean ``returns`` and ``success``.
+
         ``diverged`` counts the episodes of every point in which the simulation diverged, ``restored_diverged`` those of
         the restored memory. They are in no mean; a task without another episode is in no mean over tasks, and None
         stands where nothing is left. They succeed if they had until then.
@@ -87,6 +93,9 @@ class AdaptationCurve:
         result: dict[str, Any] = {"unit": unit, "steps": list(range(len(self.returns)))}
         result |= _curve([_of_returns(values, rng) for values in self.returns])
         result["returns"] = [[_known(value) for value in values] for values in self.by_task]
+        result["tasks"] = [dict(task) for task in self.tasks]
+        if any(self.classes):
+            result["by_class"] = self._by_class()
         result["diverged"] = np.isnan(self.returns).sum(axis=(1, 2)).tolist()
         if self.memory is not None:
             result |= self.memory.summary(rng)
@@ -100,6 +109,17 @@ class AdaptationCurve:
                 float(steps[hit].mean()) if (hit := np.isfinite(steps)).any() else None for steps in first_step
             ]
         return result
+
+    def _by_class(self) -> dict[str, dict[str, Any]]:
+        """Plain means over the tasks of every class, at every point."""
+        found: dict[str, dict[str, Any]] = {}
+        for name in sorted({name for name in self.classes if name is not None}):
+            places = [place for place, other in enumerate(self.classes) if other == name]
+            means = _over_episodes(self.returns[:, places].reshape(len(self.returns), -1))
+            found[name] = {"tasks": len(places), "returns": [_known(value) for value in means]}
+            if self.success is not None:
+                found[name]["success"] = self.success[0][:, places].mean(axis=(1, 2)).tolist()
+        return found
 
 
 Estimate = tuple[float | None, Interval]  # a mean over tasks and its interval; None where every episode diverged
@@ -151,15 +171,18 @@ class Evaluator:
     parameters always give the same curve.
     """
 
-    def __init__(self, sampler: Sampler, config: EvalConfig, *, seed: int) -> None:
+    def __init__(self, sampler: Sampler, config: EvalConfig, *, seed: int, tasks: Sequence[Task] | None = None) -> None:
+        """``tasks``: others than held-out ones."""
         self.sampler = sampler
         self.config = config
         self.seed = seed
-        self.tasks = held_out_tasks(sampler.distribution, config.num_tasks, seed)
+        self.tasks = held_out_tasks(sampler.distribution, config.num_tasks, seed) if tasks is None else list(tasks)
 
     def evaluate(self, agent: Agent) -> AdaptationCurve:
         """The curve of the agent's current parameters."""
-        return self._by_episode(agent) if agent.policy().remembers else self._by_step(agent)
+        curve = self._by_episode(agent) if agent.policy().remembers else self._by_step(agent)
+        classes = [self.sampler.distribution.class_of(task) for task in self.tasks]
+        return replace(curve, tasks=self.tasks, classes=classes)
 
     def _by_episode(self, agent: Agent) -> AdaptationCurve:
         """Trials twice as long as in training: a memory may drift beyond what it was trained for. And Meta-World's

@@ -117,23 +117,39 @@ def checkpoints(run: Path) -> Path:
 
 @dataclass(frozen=True)
 class Opened:
-    """A run from the disk: its configuration, its newest checkpoint, and notices for the user."""
+    """A run from the disk: its configuration, a checkpoint, and notices for the user."""
 
     config: RunConfig
     checkpoint: Checkpoint
     notices: list[str]
 
 
-def open_run(run: Path, allow: Sequence[str] = ()) -> Opened:
-    """Read a run after checking every byte; ``allow`` as for :func:`metarl.config.loading.load`. Writes nothing.
+def chosen_checkpoint(run: Path, iteration: int | None) -> Checkpoint:
+    """A run's checkpoint of that iteration, or its newest one.
 
     Raises:
-        CheckpointError: the newest checkpoint or ``config.yaml`` is missing, damaged or changed; says what to do.
+        CheckpointError: there is none, or it is damaged.
+    """
+    folder = checkpoints(run)
+    if iteration is None:
+        return checkpoint.latest(folder)
+    if not (folder / str(iteration)).exists():
+        kept = ", ".join(path.name for path in checkpoint.complete(folder)) or "none"
+        raise CheckpointError(f"{run}: no checkpoint of iteration {iteration}; there are: {kept}")
+    return checkpoint.load(folder / str(iteration))
+
+
+def open_run(run: Path, allow: Sequence[str] = (), iteration: int | None = None) -> Opened:
+    """Read a run, its newest checkpoint or the one of an ``iteration``, after checking every byte; ``allow`` as for
+    :func:`metarl.config.loading.load`. Writes nothing.
+
+    Raises:
+        CheckpointError: the checkpoint or ``config.yaml`` is missing, damaged or changed; says what to do.
         ConfigError: the configuration cannot be run here.
     """
-    newest = checkpoint.latest(checkpoints(run))
-    config, notices = run_config.read(run, newest.state.get("config"), allow)
-    return Opened(config, newest, notices)
+    found = chosen_checkpoint(run, iteration)
+    config, notices = run_config.read(run, found.state.get("config"), allow)
+    return Opened(config, found, notices)
 
 
 def read_config(run: Path, allow: Sequence[str] = ()) -> RunConfig:

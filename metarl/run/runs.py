@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,16 @@ from metarl.monitor.metrics_file import MetricsFile
 from metarl.run import checkpoint, memory, run_config, run_dir
 from metarl.run.evaluation import Evaluator
 from metarl.run.experiment import Experiment, build, resolve
-from metarl.run.trainer import Progress, Trainer
+from metarl.run.trainer import OnIteration, Progress, Trainer
+from metarl.tasks import Task, TaskDistribution
+from metarl.tasks.distribution import make_lanes
 
 
-def train(loaded: Loaded) -> Path:
-    """Start a run and train it to its end; returns its directory."""
+def train(loaded: Loaded, on_iteration: OnIteration | None = None) -> Path:
+    """Start a run and train it to its end; returns its directory.
+
+    ``on_iteration`` is shown the metrics of every iteration; where it returns False the run saves and stops.
+    """
     config = resolve(loaded.config)
     content = run_config.encode(config)
     parameters, root = _initial_parameters(config), run_dir.absolute(config.run_dir)
@@ -33,6 +39,7 @@ def train(loaded: Loaded) -> Path:
         # everything that can be wrong with a configuration has been found: only now is anything created
         with run_dir.made(str(root), loaded.name, config.seed, content) as run:
             trainer = _begin(run, loaded, experiment)
+            trainer.on_iteration = on_iteration
             trainer.run_to_end()
     return run
 
@@ -89,17 +96,32 @@ def evaluate(
     overrides: Sequence[str] = (),
     allow: Sequence[str] = (),
     notify: Callable[[Sequence[str]], None] = lambda notices: None,
+    *,
+    iteration: int | None = None,
+    tasks: Sequence[Task] | None = None,
 ) -> dict[str, Any]:
-    """The adaptation curve of a run's newest checkpoint, with overrides of keys that do not undo it; writes nothing.
+    """The adaptation curve of a run's checkpoint, with overrides of keys that do not undo it; writes nothing.
 
-    ``notify`` is given what the user should know of how the run was opened.
+    Args:
+        run: the run's directory.
+        overrides: ``key=value``.
+        allow: as for :func:`metarl.config.loading.load`.
+        notify: is given what the user should know of how the run was opened.
+        iteration: of the checkpoint; the newest one, unless given.
+        tasks: others than the run's held-out ones.
+
+    Raises:
+        ConfigError: not tasks of the family, or a key that cannot change.
     """
-    opened = run_dir.open_run(run, allow)
+    opened = run_dir.open_run(run, allow, iteration)
     config, found = resolve(loading.resume_config(opened.config, overrides)), opened.checkpoint
     notify(opened.notices + loading.idle_notices(config, loading.keys_of(overrides)))
     with build(config) as experiment:
         experiment.agent.load_state(found.tensors)
-        curve = Evaluator(experiment.sampler, config.eval, seed=config.seed).evaluate(experiment.agent)
+        if tasks is not None:
+            _require_tasks(experiment.distribution, tasks)
+        evaluator = Evaluator(experiment.sampler, config.eval, seed=config.seed, tasks=tasks)
+        curve = evaluator.evaluate(experiment.agent)
     return {"run": str(run), **found.state["counters"], **curve.summary(config.seed)}
 
 
@@ -109,6 +131,18 @@ def assemble(run: Path, name: str, experiment: Experiment, progress: Progress) -
     evaluator = Evaluator(experiment.sampler, config.eval, seed=config.seed)
     logger = Logger(run, config, name=name, run_id=progress.wandb_id, start=progress.iteration)
     return Trainer(run, experiment, evaluator, logger, progress)
+
+
+def _require_tasks(distribution: TaskDistribution, tasks: Sequence[Task]) -> None:
+    """Raises ConfigError unless these are tasks of the family, at least one."""
+    if not tasks:
+        raise ConfigError("expected at least one task, got none")
+    for task in tasks:
+        with closing(make_lanes(distribution, 1)) as lane:
+            try:
+                lane.set_tasks([task])
+            except (ValueError, KeyError, TypeError) as error:
+                raise ConfigError(f"expected tasks of {distribution.config.name}, got {dict(task)}: {error}") from error
 
 
 def _initial_parameters(config: RunConfig) -> dict[str, Any] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,9 @@ class Progress:
         return {"counters": counters, "faults": self.faults, "seconds": self.seconds, "wandb_id": self.wandb_id}
 
 
+OnIteration = Callable[[Metrics], bool | None]  # is shown an iteration's metrics; False stops the run behind it
+
+
 class Trainer:
     """One run's loop, its evaluations, checkpoints and log.
 
@@ -64,6 +67,7 @@ class Trainer:
     def __init__(
         self, run: Path, experiment: Experiment, evaluator: Evaluator, logger: Logger, progress: Progress
     ) -> None:
+        self.on_iteration: OnIteration | None = None
         self.run, self.experiment, self.config = run, experiment, experiment.config
         self.evaluator, self.logger = evaluator, logger
         self.iteration, self.env_steps = progress.iteration, progress.env_steps
@@ -105,9 +109,13 @@ class Trainer:
             self.evaluate()
         while not self._finished() and not self._out_of_time():
             metrics = self.iterate()
-            self.logger.log({"iteration": self.iteration, "env_steps": self.env_steps, **metrics})
+            metrics = {"iteration": self.iteration, "env_steps": self.env_steps, **metrics}
+            self.logger.log(metrics)
             if self._evaluation_is_due():
                 self.evaluate()
+            if self.on_iteration is not None and self.on_iteration(metrics) is False and not self._finished():
+                self.save()
+                return self.logger.message(f"stopped by on_iteration; go on with: metarl resume {self.run}")
             if self._finished():
                 self.save()
             elif self._missed_saves():

@@ -57,6 +57,10 @@ class TaskDistribution(ABC):
         """
         return task
 
+    def class_of(self, task: Task) -> str | None:
+        """The name of a task's class, where a family has classes that are to be told apart in results."""
+        return None
+
     def official_success(self, tasks: Sequence[Task], first_step: Floats) -> float | None:
         """Success as the benchmark's own evaluation counts it, where that is not the mean over all episodes.
 
