@@ -63,8 +63,11 @@ class VectorTaskEnv(gymnasium.vector.VectorEnv[Floats, Any, Floats], ABC):
         self.observation_space = batch_space(self.single_observation_space, num_lanes)
         self.action_space = batch_space(self.single_action_space, num_lanes)
         if spaces.action.kind == "box":
-            self._control_range = low, high = np.array(spaces.action.low), np.array(spaces.action.high)
+            low, high = np.array(spaces.action.low), np.array(spaces.action.high)
             self._control_center, self._control_half_range = (high + low) / 2, (high - low) / 2
+            ends = [self._control_center + sign * self._control_half_range for sign in (-1, 1)]
+            # rounding may put an end just outside; nothing between them lies further out
+            self._control_range = (low, high) if (ends[0] < low).any() or (ends[1] > high).any() else None
             self._controls_are_units = bool((low == -1.0).all() and (high == 1.0).all())
         self._tasks: list[Task] = []
         self._rngs = [np.random.default_rng() for _ in range(num_lanes)]
@@ -139,7 +142,8 @@ class VectorTaskEnv(gymnasium.vector.VectorEnv[Floats, Any, Floats], ABC):
         if self._controls_are_units:
             return unit
         controls: Floats = self._control_center + self._control_half_range * unit
-        controls.clip(*self._control_range, out=controls)  # scaling may round to just outside
+        if self._control_range is not None:
+            controls.clip(*self._control_range, out=controls)
         return controls
 
     def _observations(self) -> Floats:
