@@ -61,6 +61,8 @@ class BernoulliBanditEnv(VectorTaskEnv):
     ``horizon`` pulls terminates it: a bandit has no future that a horizon could cut off.
     """
 
+    takes_gradients = False
+
     def __init__(self, num_lanes: int, spaces: SpaceSpec, config: TaskConfig) -> None:
         super().__init__(num_lanes, spaces, config)
         self._lanes = np.arange(num_lanes)

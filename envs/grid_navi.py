@@ -85,6 +85,8 @@ class GridNaviEnv(VectorTaskEnv):
     the goal does not end the episode, so that staying there pays. Success: at the goal. Nothing is random.
     """
 
+    takes_gradients = False
+
     def __init__(self, num_lanes: int, spaces: SpaceSpec, config: GridNaviConfig) -> None:
         super().__init__(num_lanes, spaces, config)
         self._num_cells = config.num_cells

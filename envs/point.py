@@ -65,6 +65,8 @@ class PointEnv(VectorTaskEnv):
     random.
     """
 
+    takes_gradients = False
+
     def __init__(self, num_lanes: int, spaces: SpaceSpec, config: TaskConfig) -> None:
         super().__init__(num_lanes, spaces, config)
         self._position = np.zeros((num_lanes, 2))

@@ -71,6 +71,8 @@ class TabularMDPEnv(VectorTaskEnv):
     The observation is the one-hot vector of the state [lanes, S]. An episode starts in state 0.
     """
 
+    takes_gradients = False
+
     def __init__(self, num_lanes: int, spaces: SpaceSpec, config: TabularMDPConfig) -> None:
         super().__init__(num_lanes, spaces, config)
         self._shape = (config.num_states, config.num_actions)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from contextlib import nullcontext
 from dataclasses import dataclass
 from multiprocessing import util
 from typing import Any, NamedTuple
@@ -119,7 +120,7 @@ class _Recorder:
         trial = start.rows(slice(None)) if start else TrialState.at_start(policy, env.spaces.action, self.rows)
         shown, outcome = trial.outcome.unbind(), trial.outcome.numpy()  # the same memory, looked at in two ways
         first = np.ones(self.rows, np.bool_)
-        with_gradients = torch.inference_mode(False)  # an environment may take them
+        with_gradients = torch.inference_mode(False) if env.takes_gradients else nullcontext()
         obs = self._reset(self.seeds[:, 0].tolist(), None, 0)
         for t in range(self.steps):
             live = episode < episodes

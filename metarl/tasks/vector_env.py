@@ -50,6 +50,8 @@ class VectorTaskEnv(gymnasium.vector.VectorEnv[Floats, Any, Floats], ABC):
         "render_modes": [],
     }
 
+    takes_gradients = True  # ``step`` may ask torch for them; a family that uses no torch is a little faster without
+
     def __init__(self, num_lanes: int, spaces: SpaceSpec, config: TaskConfig) -> None:
         if num_lanes < 1:
             raise ValueError(f"expected at least one lane, got {num_lanes}")
