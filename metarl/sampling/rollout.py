@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from contextlib import nullcontext
 from dataclasses import dataclass
 from multiprocessing import util
 from typing import Any, NamedTuple
@@ -120,7 +119,7 @@ class _Recorder:
         trial = start.rows(slice(None)) if start else TrialState.at_start(policy, env.spaces.action, self.rows)
         shown, outcome = trial.outcome.unbind(), trial.outcome.numpy()  # the same memory, looked at in two ways
         first = np.ones(self.rows, np.bool_)
-        with_gradients = torch.inference_mode(False) if env.takes_gradients else nullcontext()
+        advance = torch.inference_mode(False)(env.step) if env.takes_gradients else env.step
         obs = self._reset(self.seeds[:, 0].tolist(), None, 0)
         for t in range(self.steps):
             live = episode < episodes
@@ -132,8 +131,7 @@ class _Recorder:
             if not np.isfinite(action).all():
                 raise self._not_finite("actions", action, np.isfinite(action), t)
             # the environments answer
-            with with_gradients:
-                raw_obs, raw_reward, terminated, truncated, info = env.step(action)
+            raw_obs, raw_reward, terminated, truncated, info = advance(action)
             next_obs = self._single("observations", raw_obs, t)
             reward = self._single("rewards", raw_reward, t)
             ended = live & (terminated | truncated)
