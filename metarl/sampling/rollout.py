@@ -128,10 +128,11 @@ class _Recorder:
             noise = None if self.noise is None else self.noise[t]
             drawn, outputs, trial.policy_state = policy.act(self.params, step, trial.policy_state, noise)
             action = drawn.numpy()
-            if not np.isfinite(action).all():
-                raise self._not_finite("actions", action, np.isfinite(action), t)
             # the environments answer
-            raw_obs, raw_reward, terminated, truncated, info = advance(action)
+            try:
+                raw_obs, raw_reward, terminated, truncated, info = advance(action)
+            except NumericError as error:
+                raise self._with_place(error, action, t) from error
             next_obs = self._single("observations", raw_obs, t)
             reward = self._single("rewards", raw_reward, t)
             ended = live & (terminated | truncated)
@@ -220,6 +221,11 @@ class _Recorder:
             representable = " that float32 can hold" if np.isfinite(values).all() else ""
             raise self._not_finite(f"{what}{representable}", values, np.isfinite(single), t)
         return single
+
+    def _with_place(self, error: NumericError, action: NDArray[Any], t: int) -> NumericError:
+        """The environments' error; where they refused actions that are not finite, with lane and task."""
+        finite = np.isfinite(action)
+        return error if finite.all() else self._not_finite("actions", action, finite, t)
 
     def _not_finite(self, what: str, values: NDArray[Any], finite: NDArray[np.bool_], t: int) -> NumericError:
         """What to raise for the first of the rows of ``values`` [rows, …] that are not all ``finite``."""
