@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ R = TypeVar("R")
 class MemoryAgentConfig(AgentConfig):
     """Settings of the policy, its memory, and of advantages over trials."""
 
+    usual_rollouts: ClassVar[int] = 2
     episodes_per_trial: PositiveInt = Field(
         2, description="episodes of a trial in training, 2 or more; the memory lives as long"
     )

@@ -55,10 +55,11 @@ class Interrupted(MetarlError):
         self.exit_code = 128 + signum
 
 
-def nearest(word: str, choices: Iterable[str] | Mapping[str, str]) -> str:
-    """``did you mean …? `` with the one or two choices closest to ``word`` (of a mapping: their values), if any are."""
+def nearest(word: str, choices: Iterable[str] | Mapping[str, str], most: int = 2) -> str:
+    """``did you mean …? `` with the choices closest to ``word`` (of a mapping: their values), ``most`` of them, if any
+    are close."""
     names = choices if isinstance(choices, Mapping) else {choice: choice for choice in choices}
-    matches = difflib.get_close_matches(word, list(names), n=2, cutoff=0.6)
+    matches = difflib.get_close_matches(word, list(names), n=most, cutoff=0.6)
     likeness = [difflib.SequenceMatcher(None, word, match).ratio() for match in matches]
     close = [
         names[match]

@@ -135,7 +135,7 @@ def test_keys_named_in_the_pages_exist() -> None:
     text = "\n".join(loading.describe(loading.load(name)) for name in one_per_agent.values())
     for page in PAGES:
         sections = "agent|eval|sampler|learner|checkpoint|wandb"
-        for section, key in re.findall(rf"`({sections})\.(?!safetensors)(\w+)", page.read_text("utf-8")):
+        for section, key in re.findall(rf"`({sections})\.(?!safetensors)(\w+)\b(?!\()", page.read_text("utf-8")):
             assert f"{section}.{key}" in text, f"{page.name}: {section}.{key}"
 
 

@@ -59,7 +59,7 @@ LAYERS = {
     "run": BASE | {"tasks", "nn", "monitor", "agent", "sampling", "learning", "report"},
     "studies": BASE | {"tasks", "monitor", "report", "run"},
     "bench": BASE | {"tasks", "nn", "agent", "sampling", "learning", "run"},
-    "api": BASE | {"tasks", "nn", "agent", "sampling", "run"},
+    "api": BASE | {"tasks", "nn", "monitor", "agent", "sampling", "run"},
     "cli": BASE | {"tasks", "monitor", "report", "run", "studies", "bench"},
     "agents": BASE | {"nn", "learning", "agent"},
     "envs": BASE | {"tasks"},
@@ -97,7 +97,7 @@ DRAWING = {  # functions and methods of tensors that draw from torch's global ge
     *("bernoulli", "multinomial"),
 }
 IMPORTS_BY_NAME = {  # what they import is found by listing a folder, chosen by a user, or optional
-    *("metarl", "metarl.config.lookup", "metarl.studies", "metarl.surroundings", "metarl.envs._gymnasium_wrappers"),
+    *("metarl", "metarl.config.lookup", "metarl.studies", "metarl.surroundings", "metarl.envs._gymnasium_ids"),
 }
 GLOBAL_NUMPY = re.compile(
     r"(np|numpy)\.random\.(?!Generator$|PCG64$|SeedSequence$|RandomState$|default_rng$|bit_generator$)\w+"

@@ -29,6 +29,9 @@ def test_domains_are_never_renumbered() -> None:
         "CHOICE_TASKS": 11,
         "STRATEGIES": 12,
         "CHOICE_STRATEGIES": 13,
+        "ADAPT_NOISE": 14,
+        "ADAPT_RESET": 15,
+        "ADAPT_LEARNER": 16,
     }
 
 

@@ -56,7 +56,7 @@ def test_a_run_minds_no_odd_surroundings(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     run = only_run(tmp_path / "runs")
     assert (run / "report" / "curves.png").is_file() and list(run.glob("wandb/offline-run-*/*.wandb"))
-    assert "wandb stopped" not in done.stdout and "return" in done.stdout
+    assert "wandb stopped" not in done.stderr and "return" in done.stderr
     assert list(folder.iterdir()) == []
 
 

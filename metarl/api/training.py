@@ -93,7 +93,7 @@ class Run:
         """The adaptation curve on held-out tasks, or on ``tasks``; see ``metarl evaluate``.
 
         Args:
-            overrides: ``"eval.…=…"`` and ``"device=…"``.
+            overrides: ``"eval.…=…"``, ``"task.…=…"`` for another distribution of the family, ``"device=…"``.
             tasks: tasks of the run's family, as JSON data.
             checkpoint: the iteration of a checkpoint; the newest one, unless given.
 
@@ -101,7 +101,6 @@ class Run:
             ConfigError: not tasks of the family, or another key.
             CheckpointError: no such checkpoint, or a damaged one.
         """
-        loading.check_override_keys(overrides, ("eval.*", "device"), "in an evaluation")
         told = [json.loads(json.dumps(dict(task))) for task in tasks] if tasks is not None else None
         return runs.evaluate(
             self.path,

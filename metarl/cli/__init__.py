@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from metarl import studies
 from metarl.cli import commands
 from metarl.cli.tables import write
-from metarl.errors import ConfigError, MetarlError, nearest
+from metarl.errors import ConfigError, Interrupted, MetarlError, nearest
 from metarl.faults import PASSES, explained
 from metarl.version import __version__
 
@@ -34,12 +34,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         options = _parse(list(sys.argv[1:] if argv is None else argv))
         write(_run(options))
+    except Interrupted as error:
+        print(error, file=sys.stderr)  # asked for, and so no error
+        return error.exit_code
     except MetarlError as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("error: interrupted", file=sys.stderr)
+        print("interrupted", file=sys.stderr)
         return 130
     return 0
 
@@ -73,8 +76,15 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         rest = [item for item in rest if "=" not in item]
     if rest:
         usage = " ".join(options.parser.format_usage().split())
-        raise ConfigError(f"unrecognized arguments: {' '.join(rest)}\n{usage}")
+        raise ConfigError(f"unrecognized arguments: {' '.join(rest)}{_as_override(rest, options)}\n{usage}")
     return options
+
+
+def _as_override(rest: Sequence[str], options: argparse.Namespace) -> str:
+    """What ``--seed 3`` is called here, where it could be meant."""
+    if "overrides" not in options or len(rest) < 2 or not rest[0].startswith("--"):
+        return ""
+    return f": write {rest[0].removeprefix('--')}={rest[1]}"
 
 
 def _parser(argv: Sequence[str]) -> tuple[argparse.ArgumentParser, list[str]]:
@@ -95,24 +105,30 @@ def _parser(argv: Sequence[str]) -> tuple[argparse.ArgumentParser, list[str]]:
     resume = command("resume", commands.resume, "go on with a run from its newest checkpoint")
     evaluate = command("evaluate", commands.evaluate, "measure how the agent of a run adapts to held-out tasks")
     evaluate.add_argument("--json", action="store_true", help="print one JSON object")
+    evaluate.add_argument("--out", type=_path, metavar="FILE", help="write that object to a file, too")
+    evaluate.add_argument("--tasks", metavar="JSON|FILE", help="tasks of the family instead of the held-out ones")
+    evaluate.add_argument(
+        "--checkpoint", type=int, metavar="ITERATION", help="instead of the newest one; `ls RUN/checkpoints`"
+    )
     hash_ = command("hash", commands.hash_, "print one digest of all that training computed")
     for added in (resume, evaluate, hash_):
-        added.add_argument("run", metavar="RUN", help="run directory")
+        added.add_argument("run", metavar="RUN", help="run directory, or latest: the one written to last below runs/")
     for added in (resume, evaluate):
         _add_allow(added)
     resume.add_argument(
         "overrides", nargs="*", metavar="key=value", help="iterations, device, sampler.*, eval.*, wandb.*, ..."
     )
-    evaluate.add_argument("overrides", nargs="*", metavar="key=value", help="eval.*, device")
+    evaluate.add_argument("overrides", nargs="*", metavar="key=value", help="eval.*, task.*, device")
 
     list_ = command("list", commands.list_, "show what there is")
     list_.add_argument(
         "kinds",
         nargs="?",
-        choices=list(commands.KINDS),
-        metavar="|".join(commands.KINDS),
-        help="one kind; default: all",
+        choices=[*commands.KINDS, "runs"],
+        metavar="|".join([*commands.KINDS, "runs"]),
+        help="one kind; default: all but runs",
     )
+    list_.add_argument("folder", nargs="?", metavar="FOLDER", help="of runs; default: runs")
     list_.add_argument(
         "--json", action="store_true", help="print one JSON object, which says what lineages pin and why"
     )
@@ -124,6 +140,8 @@ def _parser(argv: Sequence[str]) -> tuple[argparse.ArgumentParser, list[str]]:
     check.add_argument("overrides", nargs="*", metavar="task.key=value", help="the family's keys")
     check.add_argument("--json", action="store_true", help="print one JSON object")
     _add_allow(check)
+
+    command("doctor", commands.doctor, "print versions and surroundings, to paste into a report")
 
     bench = command("bench", commands.bench, "measure speed; prints one JSON object")
     parts = ["sampling", "learner", "iteration", "metaworld"]
@@ -164,7 +182,7 @@ def _add_config(parser: argparse.ArgumentParser, optional: bool = False) -> None
         "config",
         metavar="CONFIG",
         nargs="?" if optional else None,
-        help="YAML file, or a name from `metarl list configs`",
+        help="YAML file, or a name from `metarl list configs`; or two words, TASK AGENT",
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help=OVERRIDES)
     _add_allow(parser)

@@ -14,15 +14,21 @@ from pathlib import Path
 from typing import Any
 
 from metarl import run_files
-from metarl.cli.tables import curve_table, results_only, table, task_cells, write
+from metarl.cli.tables import curve_table, results_only, runs_table, table, task_cells, write
 from metarl.config import lookup
-from metarl.errors import CheckpointError, ConfigError, WorkerError
+from metarl.errors import CheckpointError, ConfigError, StorageError, WorkerError
+from metarl.run import listing
+from metarl.storage import replace_file
+from metarl.version import __version__
 
+RUNS = "runs"  # the folder of all runs, unless a configuration says otherwise
 KINDS: dict[str, lookup.Package] = {"tasks": "envs", "agents": "agents", "configs": "configs"}
 
 
 def train(options: argparse.Namespace) -> str:
     """Start a run; with ``--help`` or ``--print-config`` only tell about its configuration."""
+    if options.config and not (options.help or options.print_config):
+        _begin(" ".join(["train", options.config, *options.overrides]))
     from metarl.config import loading
 
     if options.config is None:
@@ -31,8 +37,14 @@ def train(options: argparse.Namespace) -> str:
         raise ConfigError(
             f"expected a CONFIG: a YAML file, or one of {', '.join(lookup.available('configs')) or 'none'}"
         )
+    words = [word for word in options.overrides if "=" not in word]
+    is_pair = len(words) == 1 and options.config in lookup.available("envs")
     with results_only():  # classes that are allowed are imported
-        loaded = loading.load(options.config, options.overrides, options.allow)
+        if is_pair:
+            changes = [word for word in options.overrides if "=" in word]
+            loaded = loading.load_pair(options.config, words[0], changes, options.allow)
+        else:
+            loaded = loading.load(options.config, options.overrides, options.allow)
     if options.help:
         return f"{options.parser.format_help()}\nkeys of {loaded.name}:\n\n{loading.describe(loaded)}"
     if options.print_config:
@@ -46,6 +58,7 @@ def train(options: argparse.Namespace) -> str:
 def resume(options: argparse.Namespace) -> str:
     """Go on with a run."""
     run = _run(options.run)
+    _begin(f"resume {run}")
     _check_overrides(options, "resume")
     from metarl.run import runs
 
@@ -55,11 +68,17 @@ def resume(options: argparse.Namespace) -> str:
 def evaluate(options: argparse.Namespace) -> str:
     """Measure how a run's agent adapts."""
     run = _run(options.run)
+    _begin(f"evaluate {run}")
     _check_overrides(options, "evaluate")
     from metarl.run import runs
 
+    tasks = None if options.tasks is None else _tasks(options.tasks)
     with results_only():
-        result = runs.evaluate(run, options.overrides, options.allow, _notify)
+        result = runs.evaluate(
+            run, options.overrides, options.allow, _notify, iteration=options.checkpoint, tasks=tasks
+        )
+    if options.out is not None:
+        _save(options.out, json.dumps(result) + "\n")
     return json.dumps(result) if options.json else curve_table(result)
 
 
@@ -73,6 +92,8 @@ def hash_(options: argparse.Namespace) -> str:
 
 def list_(options: argparse.Namespace) -> str:
     """Tasks, agents and configurations."""
+    if options.kinds == "runs":
+        return _list_runs(options)
     kinds = [options.kinds] if options.kinds else list(KINDS)
     found: dict[str, list[dict[str, Any]]] = {}
     for kind in kinds:
@@ -97,6 +118,15 @@ def list_(options: argparse.Namespace) -> str:
         cells = [task_cells(row) if columns else [row["name"], row["summary"]] for row in rows]
         blocks.append(f"{kind}:\n{table(columns or ['name', 'summary'], cells)}")
     return "\n\n".join(blocks)
+
+
+def _list_runs(options: argparse.Namespace) -> str:
+    found = listing.runs_below(Path(os.path.expanduser(options.folder or RUNS)))
+    if options.json:
+        return json.dumps([{**vars(run), "path": str(run.path)} for run in found])
+    if not found:
+        return f"no runs below {options.folder or RUNS}"
+    return runs_table(found)
 
 
 def check_env(options: argparse.Namespace) -> str:
@@ -124,6 +154,13 @@ def check_env(options: argparse.Namespace) -> str:
         write(text)
         raise WorkerError("\n".join([f"{len(failed)} of {len(checks)} checks of {options.task} failed", *failed]))
     return text
+
+
+def doctor(options: argparse.Namespace) -> str:
+    """Versions and surroundings."""
+    from metarl.cli import doctor
+
+    return doctor.report()
 
 
 def bench(options: argparse.Namespace) -> str:
@@ -159,6 +196,38 @@ def reproduce(options: argparse.Namespace) -> str:
     return reproduce.reproduce(study, out, options.page, dry_run=options.dry_run, report_only=options.report_only)
 
 
+def _tasks(text: str) -> list[dict[str, Any]]:
+    """Tasks from the command line: JSON, or a file of it; one task, or a list of them.
+
+    Raises:
+        ConfigError: they are neither.
+    """
+    source = "--tasks"
+    if not text.lstrip().startswith(("{", "[")):
+        source = text
+        try:
+            text = Path(os.path.expanduser(text)).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"--tasks {source}: expected JSON, or a file of it: {error}") from error
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f'{source}: expected JSON such as [{{"goal": [0.3, 0.2]}}]: {error}') from error
+    tasks = found if isinstance(found, list) else [found]
+    for task in tasks:
+        if not isinstance(task, dict):
+            raise ConfigError(f"{source}: expected tasks that map names to values, got {task!r}")
+    return tasks
+
+
+def _save(path: Path, text: str) -> None:
+    """Write a file in one step. Raises StorageError."""
+    try:
+        replace_file(path, text.encode())
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error}") from error
+
+
 def _run(text: str) -> Path:
     """A run directory.
 
@@ -168,6 +237,8 @@ def _run(text: str) -> Path:
     run = Path(os.path.expanduser(text))
     if run_files.is_run(run):
         return run
+    if text == listing.LATEST and not run.exists():
+        return listing.latest(Path(RUNS))
     found = (
         f"a folder without {run_files.CONFIG} and {run_files.CHECKPOINTS}"
         if run.is_dir()
@@ -182,8 +253,14 @@ def _check_overrides(options: argparse.Namespace, command: str) -> None:
     """Before anything is imported for the command: raises ConfigError for keys that it cannot change."""
     from metarl.config import loading
 
-    changeable = loading.RESUMABLE if command == "resume" else ("eval.*", "device")
+    changeable = loading.RESUMABLE if command == "resume" else loading.EVALUATED
     loading.check_override_keys(options.overrides, changeable, f"in `metarl {command}`")
+
+
+def _begin(text: str) -> None:
+    """The first line on a terminal, before anything slow."""
+    if sys.stderr is not None and sys.stderr.isatty():
+        print(f"metarl {__version__}: {text}", file=sys.stderr, flush=True)
 
 
 def _notify(notices: Sequence[str]) -> None:

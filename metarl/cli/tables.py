@@ -9,10 +9,12 @@ from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 from metarl.errors import StorageError
+from metarl.monitor.curve_text import aligned, number
+from metarl.run.listing import ListedRun
 
 
 def curve_table(result: dict[str, Any]) -> str:
-    """The adaptation curve as a table, with 95 % intervals and the names of their methods."""
+    """The adaptation curve as a table, with 95 % intervals and the names of their methods; under it the classes."""
     from rich.console import Console
     from rich.table import Table
 
@@ -26,25 +28,41 @@ def curve_table(result: dict[str, Any]) -> str:
         *columns,
         *(["success", "95 % low", "95 % high"] if success else []),
         *(["diverged"] if any(diverged) else []),
-        title="held-out tasks",
+        title=f"{len(result['tasks'])} {result['on']} of {result['task']}",
         caption="\n".join(caption),
         caption_justify="left",
     )
     for step in result["steps"]:
-        cells = [_cell(result[name][step], 1) for name in ("mean", "low", "high")]
-        cells += [_cell(success[name][step], 2) for name in ("mean", "low", "high")] if success else []
+        cells = [number(result[name][step]) for name in ("mean", "low", "high")]
+        cells += [number(success[name][step]) for name in ("mean", "low", "high")] if success else []
         table.add_row(str(step), *cells, *([str(diverged[step])] if any(diverged) else []))
     for name, what in (("trial", "whole trial"), ("restored", "memory restored")):
         if name in result:
-            table.add_row(what, *(_cell(result[name][bound], 1) for bound in ("mean", "low", "high")))
+            table.add_row(what, *(number(result[name][bound]) for bound in ("mean", "low", "high")))
     console = Console(width=80)
     with console.capture() as capture:
         console.print(table)
-    return capture.get().rstrip()
+    head = [
+        f"run        {result['run']}",
+        f"checkpoint iteration {result['iteration']}, {result['env_steps']} env steps",
+    ]
+    parts = ["\n".join(head), capture.get().rstrip()]
+    if "by_class" in result:
+        parts.append(_class_table(result))
+    return "\n".join(parts)
 
 
-def _cell(value: float | None, digits: int) -> str:
-    return "undefined" if value is None else f"{value:.{digits}f}"
+def _class_table(result: dict[str, Any]) -> str:
+    """Return and success of every class of tasks, before adaptation and at the last point."""
+    last = result["steps"][-1]
+    ends = list(dict.fromkeys((0, last)))
+    quantities = ["returns", *(["success"] if result.get("success") else [])]
+    columns = ["class", "tasks", *(f"{quantity} {end}" for quantity in quantities for end in ends)]
+    rows = [
+        [name, str(found["tasks"]), *(number(found[quantity][end]) for quantity in quantities for end in ends)]
+        for name, found in result["by_class"].items()
+    ]
+    return table(columns, rows)
 
 
 def task_cells(row: dict[str, Any]) -> list[str]:
@@ -55,6 +73,24 @@ def task_cells(row: dict[str, Any]) -> list[str]:
     values = [row.get(column, "") for column in ("observation", "action", "train", "test")]
     known = ["∞" if value is None else str(value) for value in values]
     return [row["name"], horizon, *known, ", ".join(row["lineages"]), ", ".join(row["needs"])]
+
+
+def runs_table(runs: Sequence[ListedRun]) -> str:
+    """A line per run, without a frame: paths are long, and stand at the end, to be copied."""
+    columns = ["state", "task", "agent", "iteration", "env steps", "return", "run"]
+    rows = [
+        [
+            run.state,
+            run.task,
+            run.agent,
+            f"{run.iteration}" + ("" if run.iterations is None else f"/{run.iterations}"),
+            f"{run.env_steps:,}",
+            " → ".join(number(value) for value in run.returns),
+            str(run.path),
+        ]
+        for run in runs
+    ]
+    return "\n".join(aligned([columns, *rows]))
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -14,7 +14,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,14 @@ from omegaconf import OmegaConf
 from pydantic import ValidationError, create_model
 
 from metarl import run_files
-from metarl.config import lineage, lookup, messages, strict_yaml
+from metarl.config import lineage, lookup, messages, naming, strict_yaml
 from metarl.config.schema import AgentConfig, Frozen, RunConfig, TaskConfig
 from metarl.config.strict_yaml import Problems
 from metarl.errors import ConfigError, nearest
 
+EVALUATED = ("eval.*", "task.*", "device")  # what an evaluation may change
 RESUMABLE = ("iterations", "env_steps", "time_limit_s", "sampler.*", "eval.*", "checkpoint.*", "wandb.*", "device")
+UNTUNED = {"iterations": 100, "meta_batch_size": 20}  # of a run that no configuration describes
 SectionClass = type[TaskConfig] | type[AgentConfig]
 _RUN_NAME = re.compile(r"\w[\w.+-]*", re.ASCII)
 
@@ -36,14 +38,18 @@ _RUN_NAME = re.compile(r"\w[\w.+-]*", re.ASCII)
 class Loaded:
     """A configuration that can be run.
 
-    ``name`` is the file's name without suffix, ``notices`` are lines to show to the user (what was dropped or
-    overridden), ``raw`` is what file and overrides gave explicitly, before lineages and defaults.
+    ``name`` is where its runs are filed: the file's name without suffix, or task/agent. ``title`` is what they are
+    called after, and ``suffix`` what overrides changed, as the end of a run's name. ``notices`` are lines to show to
+    the user (what was dropped or overridden), ``raw`` is what file and overrides gave explicitly, before lineages and
+    defaults.
     """
 
     name: str
     config: RunConfig
     notices: list[str]
     raw: dict[str, Any]
+    title: str
+    suffix: str = ""
 
 
 def load(config: str, overrides: Sequence[str] = (), allow: Sequence[str] = ()) -> Loaded:
@@ -61,9 +67,47 @@ def load(config: str, overrides: Sequence[str] = (), allow: Sequence[str] = ()) 
     changes = strict_yaml.parse_overrides(overrides, problems)
     if given is None:
         raise _error(problems)
+    return _loaded(name, given, changes, allow, problems)
+
+
+def load_pair(task: str, agent: str, overrides: Sequence[str] = (), allow: Sequence[str] = ()) -> Loaded:
+    """:func:`load` of a task family and an agent by their names: the configuration ``<agent>_<task>`` if there is one,
+    else the family's and the agent's own defaults, which nobody has tuned for each other.
+
+    Raises:
+        ConfigError: one line per problem; all that could be found.
+    """
+    known = f"{agent}_{task}"
+    if known in lookup.available("configs"):
+        return load(known, overrides, allow)
+    problems: Problems = {}
+    changes = strict_yaml.parse_overrides(overrides, problems)
+    given = {"task": {"name": task}, "agent": {"name": agent}, **UNTUNED}
+    try:
+        given["rollouts_per_task"] = lookup.agent(agent, allow).config_class.usual_rollouts
+    except ConfigError:
+        given["rollouts_per_task"] = 1  # the name is among the problems that are told below
+    loaded = _loaded(None, given, changes, allow, problems)
+    notice = f"untuned: there is no configuration for {agent} on {task}, and these are the defaults of both"
+    return replace(loaded, notices=[notice, *loaded.notices])
+
+
+def _loaded(
+    name: str | None, given: Mapping[str, Any], changes: Mapping[str, Any], allow: Sequence[str], problems: Problems
+) -> Loaded:
+    """What a file of that name, or none, and overrides come to."""
     raw, notices = _merge(given, changes)
     checked, overridden = _check(raw, allow, problems)
-    return Loaded(name, checked, notices + overridden + idle_notices(checked, dict(_leaves(raw))), raw)
+    names = checked.task.name, checked.agent.name
+    own = (_name(given.get("task")), _name(given.get("agent"))) == names
+    return Loaded(
+        naming.folder(name, *names),
+        checked,
+        notices + overridden + idle_notices(checked, dict(_leaves(raw))),
+        raw,
+        naming.title(name if own else None, *names),
+        naming.suffix(dict(_leaves(changes)), checked.name),
+    )
 
 
 def reload(saved: Mapping[str, Any], allow: Sequence[str] = ()) -> tuple[RunConfig, list[str]]:
@@ -196,7 +240,22 @@ def resume_config(saved: RunConfig, overrides: Sequence[str]) -> RunConfig:
     Raises:
         ConfigError: another key, or an invalid value; one line per problem.
     """
-    changes = check_override_keys(overrides, RESUMABLE, "on resume")
+    return _changed(saved, check_override_keys(overrides, RESUMABLE, "on resume"))
+
+
+def evaluation_config(saved: RunConfig, overrides: Sequence[str]) -> RunConfig:
+    """The configuration with which a saved run is evaluated; only keys in ``EVALUATED`` may differ.
+
+    Raises:
+        ConfigError: another key, or an invalid value; one line per problem.
+    """
+    changes = check_override_keys(overrides, EVALUATED, "in an evaluation")
+    if "task.name" in changes:
+        raise ConfigError("task.name: an agent is evaluated on its own family; give other keys of it, or --tasks")
+    return _changed(saved, changes)
+
+
+def _changed(saved: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
     problems: Problems = {}
     config = _validate(_merge(as_data(saved), changes)[0], type(saved.task), type(saved.agent), problems)
     if config is None:
@@ -231,8 +290,8 @@ def _read(config: str, problems: Problems) -> tuple[str, dict[str, Any] | None]:
     shipped = lookup.available("configs")
     if not is_path and config not in shipped:
         problems[config] = (
-            f"no configuration called {config!r}: {nearest(config, shipped)}expected the path of a .yaml file, "
-            f"or one of: {', '.join(shipped) or 'none'}"
+            f"no configuration called {config!r}: {nearest(config, shipped, most=3)}expected the path of a .yaml file, "
+            "or a name that `metarl list configs` shows"
         )
         return config, None
     path = Path(os.path.expanduser(config))

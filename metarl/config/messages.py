@@ -93,6 +93,7 @@ def _suggestion(path: Path, root: Schema) -> str:
     keys = [key for key, _ in _keys(root, root)]
     siblings = [key for key in keys if key[:-1] == path[:-1]]
     same_name = [dotted(key) for key in keys if key[-1] == path[-1]]
+    same_name = same_name or [dotted(key) for key in keys if str(key[-1]).endswith(f"_{path[-1]}")]  # lr of inner_lr
     if same_name:
         guess = f"did you mean {' or '.join(same_name)}? "
     else:

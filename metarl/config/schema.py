@@ -60,6 +60,7 @@ class AgentConfig(Frozen):
     """Keys that every agent has; an agent extends it with its own."""
 
     lineages: ClassVar[Mapping[str, Lineage]] = {}
+    usual_rollouts: ClassVar[int] = 20  # rollouts_per_task where nothing says so
 
     name: str = Field(description="module in agents/ that defines the agent")
     lineage: str | None = Field(None, description="published setting whose values fill in what is not given explicitly")
@@ -203,7 +204,12 @@ class RunConfig(Frozen):
     time_limit_s: PositiveFloat | None = Field(
         None, description="seconds after which the run saves and stops; resume goes on"
     )
-    run_dir: str = Field("runs", min_length=1, description="folder that receives <config>/<timestamp>-s<seed>/")
+    run_dir: str = Field(
+        "runs", min_length=1, description="folder that receives <config>/<timestamp>-s<seed>_<changed keys>/"
+    )
+    name: str | None = Field(
+        None, pattern="^[A-Za-z0-9][A-Za-z0-9._=-]{0,39}$", description="becomes part of the run's folder name"
+    )
     init_from: str | None = Field(None, description="run whose final parameters start this one")
     task: TaskConfig
     agent: AgentConfig

@@ -13,6 +13,10 @@ from typing import Any, TextIO
 
 import rich.console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Column
+
+BAR_WIDTH = 20
+SHED = ("elapsed", "env_steps", "speed", "success", "eta")  # what a narrow terminal does without, in this order
 
 
 class Console:
@@ -26,15 +30,15 @@ class Console:
         self, iterations: int, *, env_steps: int | None = None, start: int = 0, stream: TextIO | None = None
     ) -> None:
         """``iterations`` and ``env_steps`` are where the run ends, whichever comes first; ``start``: iterations done
-        before, for a resumed run; ``stream``: standard output by default.
+        before, for a resumed run; ``stream``: standard error by default, as standard output is for results.
         """
         self._iterations = iterations
         self._env_steps = env_steps
         self._start = start
         self._started = time.monotonic()
         self._lock = threading.Lock()
-        self._stream = stream if stream is not None else sys.stdout
-        self._silent = self._stream is None  # started without a standard output
+        self._stream = stream if stream is not None else sys.stderr
+        self._silent = self._stream is None  # started without a standard error
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         with suppress(AttributeError, OSError, ValueError):
@@ -46,17 +50,17 @@ class Console:
         """Show one finished iteration; ``metrics`` has ``iteration``, ``env_steps`` and whatever else there is."""
         parts = describe(metrics)
         done, elapsed = int(metrics["iteration"]) - self._start, time.monotonic() - self._started
-        parts.append(_duration(elapsed))
+        parts["elapsed"] = _duration(elapsed)
         if done > 0:
             left = self._iterations - self._start - done
             if self._env_steps is not None:  # at the mean length of an iteration so far
                 to_come = max(0, self._env_steps - metrics["env_steps"])
                 left = min(left, math.ceil(to_come / max(1, metrics["env_steps"]) * metrics["iteration"]))
-            parts.append(f"eta {_duration(elapsed / done * left)}")
+            parts["eta"] = f"eta {_duration(elapsed / done * left)}"
         if self._terminal:
-            self._try(lambda: self._advance(int(metrics["iteration"]), "  ".join(parts)))
+            self._try(lambda: self._advance(int(metrics["iteration"]), self._fitting(parts)))
         else:
-            self.message("  ".join([f"iteration {metrics['iteration']}/{self._iterations}", *parts]))
+            self.message("  ".join([f"iteration {metrics['iteration']}/{self._iterations}", *parts.values()]))
 
     def message(self, text: str) -> None:
         """Show a line of its own, above the bar if there is one."""
@@ -71,12 +75,22 @@ class Console:
         if progress is not None:
             self._try(progress.stop)
 
+    def _fitting(self, parts: Mapping[str, str]) -> str:
+        """As many of the parts as fit beside the bar; the first of SHED go first."""
+        room = self._rich.width - len(f"iteration {self._iterations}/{self._iterations} ") - BAR_WIDTH - 2
+        kept = dict(parts)
+        for unwanted in SHED:
+            if len("  ".join(kept.values())) <= room:
+                break
+            kept.pop(unwanted, None)
+        return "  ".join(kept.values())
+
     def _advance(self, iteration: int, summary: str) -> None:
         if self._progress is None:
             columns = (
                 TextColumn("iteration {task.completed}/{task.total}"),
-                BarColumn(20),
-                TextColumn("{task.description}"),
+                BarColumn(BAR_WIDTH),
+                TextColumn("{task.description}", table_column=Column(no_wrap=True)),
             )
             # No refresh thread and no redirected sys.stdout: a bar is not worth global state.
             self._progress = Progress(
@@ -101,17 +115,18 @@ class Console:
                 self._discard_rest()
 
     def _discard_rest(self) -> None:
-        """Give a broken standard output somewhere to go, or Python's flush at exit fails and changes the exit code."""
-        if self._stream is sys.stdout:
+        """Give a broken stream somewhere to go, or Python's flush at exit fails and changes the exit code."""
+        if self._stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError):
                 null = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(null, self._stream.fileno())
                 os.close(null)
 
 
-def describe(metrics: Mapping[str, float]) -> list[str]:
-    """An iteration in words: environment steps, return and success before → after adaptation, speed."""
-    parts = [f"env_steps {_count(metrics['env_steps'])}"]
+def describe(metrics: Mapping[str, float]) -> dict[str, str]:
+    """An iteration in words, by what they are about: environment steps, return and success before → after adaptation,
+    speed."""
+    parts = {"env_steps": f"env_steps {count(metrics['env_steps'])}"}
     for name in ("return", "success"):
         prefix = f"train/{name}/"
         by_step = sorted(
@@ -119,9 +134,9 @@ def describe(metrics: Mapping[str, float]) -> list[str]:
         )
         if by_step:
             ends = by_step if len(by_step) == 1 else [by_step[0], by_step[-1]]
-            parts.append(f"{name} {' → '.join(_number(value) for _, value in ends)}")
+            parts[name] = f"{name} {' → '.join(_number(value) for _, value in ends)}"
     if "perf/env_steps_per_s" in metrics:
-        parts.append(f"{_count(metrics['perf/env_steps_per_s'])} steps/s")
+        parts["speed"] = f"{count(metrics['perf/env_steps_per_s'])} steps/s"
     return parts
 
 
@@ -133,7 +148,7 @@ def _number(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 999.5 else f"{value:.3g}"
 
 
-def _count(value: float) -> str:
+def count(value: float) -> str:
     """Three digits and a unit: 950, 12.3k, 1.92M."""
     for limit, unit, suffix in ((999.5, 1, ""), (999.5e3, 1e3, "k"), (999.5e6, 1e6, "M")):
         if value < limit:

@@ -10,11 +10,10 @@ from typing import Any
 from metarl import run_files
 from metarl.config.schema import RunConfig
 from metarl.monitor.console import Console
+from metarl.monitor.curve_text import curve_lines
 from metarl.monitor.metrics_file import MetricsFile
 from metarl.monitor.wandb_sink import WandbSink
 from metarl.statistics import method_of
-
-MAX_POINTS_SHOWN = 6  # of an adaptation curve, on the console
 
 
 class Logger:
@@ -60,11 +59,12 @@ class Logger:
 
         It goes to wandb as ``eval/return/<step>`` with its interval and the name of its method
         (``eval/return_interval``), ``eval/success/<step>`` likewise where the summary
-        has ``success``, ``eval/trial`` and ``eval/restored`` where an agent has a memory, ``eval/diverged/<step>``; and
-        to the console, of long curves a few points. ``evaluations.jsonl`` has all.
+        has ``success``, ``eval/trial`` and ``eval/restored`` where an agent has a memory, ``eval/diverged/<step>``,
+        ``eval/return/<class>/<step>`` and ``eval/success/<class>/<step>`` where the family has classes; and to the
+        console, of long curves a few points. ``evaluations.jsonl`` has all.
         """
         values: dict[str, float | int | None] = dict(position)
-        words, methods = [], {}
+        methods = {}
         for quantity, curve in {"return": summary, "success": summary.get("success")}.items():
             if curve is None:
                 continue
@@ -72,26 +72,26 @@ class Logger:
             for step, mean, low, high in points:
                 values[f"eval/{quantity}/{step}"] = mean
                 values |= _bounds(f"eval/{quantity}", low, high, f"/{step}")
-            shown = points[:: max(1, len(points) // MAX_POINTS_SHOWN)]
             methods[f"eval/{quantity}_interval"] = method_of(curve)
-            words.append(f"{quantity} " + " → ".join(_interval(*numbers) for _, *numbers in shown))
         for name in ("trial", "restored", "restored_success"):
             if name in summary:
                 mean, low, high = (summary[name][bound] for bound in ("mean", "low", "high"))
                 values |= {f"eval/{name}": mean, **_bounds(f"eval/{name}", low, high)}
-                words.append(f"{name.replace('_', ' ')} {_interval(mean, low, high)}")
         if "restored_official_success" in summary:
             values["eval/restored_official_success"] = summary["restored_official_success"]
-            words.append(f"by the benchmark's own count {summary['restored_official_success']:.4g}")
         for step, count in zip(summary["steps"], summary.get("official_success", ()), strict=False):
             values[f"eval/official_success/{step}"] = count
         for step, count in zip(summary["steps"], summary.get("diverged", ()), strict=False):
             values[f"eval/diverged/{step}"] = count
-        diverged = sum(summary.get("diverged", ())) + summary.get("restored_diverged", 0)
-        if diverged:
-            words.append(f"{diverged} episodes diverged and are in no mean")
-        self.wandb.log(_numbers({name: value for name, value in values.items() if value is not None}))
-        self.message(f"evaluation at iteration {position['iteration']}: {', '.join(words)}")
+        for name, found in summary.get("by_class", {}).items():
+            for key, quantity in (("returns", "return"), ("success", "success")):
+                for step, value in zip(summary["steps"], found.get(key, ()), strict=False):
+                    values[f"eval/{quantity}/{name}/{step}"] = value
+        known = _numbers({name: value for name, value in values.items() if value is not None})
+        self.wandb.log({**known, **methods})
+        self.message(f"evaluation at iteration {position['iteration']}:")
+        for line in curve_lines(summary):
+            self.message(f"  {line}")
 
     def message(self, text: str) -> None:
         """Show a line to the user."""
@@ -107,13 +107,6 @@ class Logger:
 def _bounds(name: str, low: float | None, high: float | None, point: str = "") -> dict[str, float]:
     """An interval as two metrics; none where it is undefined."""
     return {} if low is None or high is None else {f"{name}_low{point}": low, f"{name}_high{point}": high}
-
-
-def _interval(mean: float | None, low: float | None, high: float | None) -> str:
-    """A mean and its interval in words."""
-    if mean is None:
-        return "undefined"
-    return f"{mean:.4g} " + ("[undefined]" if low is None or high is None else f"[{low:.4g}, {high:.4g}]")
 
 
 def _numbers(metrics: Mapping[str, float | int]) -> dict[str, float | int]:

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from metarl import run_files
+from metarl.config import strict_yaml
 from metarl.report.curves import GRADIENT, Curves, read_curves, unit_of
 from metarl.report.files import report_folder, write_files
 from metarl.report.numbers import MILLION
@@ -79,12 +81,24 @@ def write_report(run: Path) -> Path:
     return path
 
 
+def _subject(run: Path) -> str:
+    """Agent and task of a run, as its configuration says; the folder that it is filed in where that is lost."""
+    problems: strict_yaml.Problems = {}
+    content = strict_yaml.read_file(run / run_files.CONFIG, problems)
+    data = None if content is None else strict_yaml.parse(content, run_files.CONFIG, problems)
+    try:
+        assert data is not None
+        return f"{data['agent']['name']} on {data['task']['name']}"
+    except (AssertionError, KeyError, TypeError):
+        return os.fsencode(run.resolve().parent.name).decode(errors="replace")
+
+
 @house_style()
 def _picture(run: Path, curves: Curves) -> bytes:
     figure = new_figure(11, 4.4)
     left, right = figure.subplots(1, 2)
-    config, name = (os.fsencode(part).decode(errors="replace") for part in run.resolve().parts[-2:])
-    figure.suptitle(f"{config}   ·   {name}", fontsize=10, color=GREY)
+    name = os.fsencode(run.resolve().name).decode(errors="replace")
+    figure.suptitle(f"{_subject(run)}   ·   {name}", fontsize=10, color=GREY)
     _draw_learning(left, curves)
     _draw_adaptation(right, curves.last_evaluation)
     return png(figure)

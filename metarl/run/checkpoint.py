@@ -299,7 +299,10 @@ def _expect_size(file: Path, size: int | None) -> None:
     """Refuse what is not a plain file, has another size, or is JSON too large to parse without risk."""
     if not file.is_file():
         raise CheckpointError(f"{file}: expected a file, found {'something else' if file.exists() else 'nothing'}")
-    actual = file.stat().st_size
+    try:
+        actual = file.stat().st_size
+    except OSError as error:  # gone since: a run that goes on deletes its oldest
+        raise CheckpointError(f"{file}: expected a readable file, got: {error}") from error
     if size is not None and actual != size:
         raise CheckpointError(f"{file}: damaged: expected {size} bytes, got {actual}")
     limit = MAX_JSON_BYTES.get(file.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -93,7 +94,7 @@ class AdaptationCurve:
         result: dict[str, Any] = {"unit": unit, "steps": list(range(len(self.returns)))}
         result |= _curve([_of_returns(values, rng) for values in self.returns])
         result["returns"] = [[_known(value) for value in values] for values in self.by_task]
-        result["tasks"] = [dict(task) for task in self.tasks]
+        result["tasks"] = [json.loads(json.dumps(dict(task), default=_python)) for task in self.tasks]
         if any(self.classes):
             result["by_class"] = self._by_class()
         result["diverged"] = np.isnan(self.returns).sum(axis=(1, 2)).tolist()
@@ -156,6 +157,11 @@ def _over_episodes(values: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.asarray(values.mean(axis=-1))
     sums, counts = np.where(diverged, 0.0, values).sum(axis=-1), (~diverged).sum(axis=-1)
     return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+
+
+def _python(value: Any) -> Any:
+    """A NumPy number or array in a task as JSON has it; others in words."""
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else repr(value)
 
 
 def _known(value: float) -> float | None:

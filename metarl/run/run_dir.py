@@ -52,17 +52,19 @@ def absolute(root: str) -> Path:
         raise StorageError(f"run_dir = {root}: expected a working directory: {error}; write a whole path") from error
 
 
-def create(root: str, name: str, seed: int) -> Path:
-    """Make ``root/name/<YYYYmmdd-HHMMSS>-s<seed>`` (local time) with the umask's permissions; ``-2``, ... if taken.
+def create(root: str, name: str, seed: int, suffix: str = "") -> Path:
+    """Make ``root/name/<YYYYmmdd-HHMMSS>-s<seed>_<suffix>`` (local time) with the umask's permissions; ``-2``, ... if
+    taken.
 
     Raises:
-        ConfigError: ``name`` is not one plain path component.
+        ConfigError: ``name`` is not one plain path component, or two.
         StorageError: it cannot be made.
     """
-    if name in ("", ".", "..") or "/" in name or "\0" in name:
+    components = name.split("/")
+    if len(components) > 2 or any(part in ("", ".", "..") or "\0" in part for part in components):
         raise ConfigError(f"expected a run name that can name a directory, got {name!r}")
     parent = absolute(root) / name
-    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-s{seed}"
+    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-s{seed}" + (f"_{suffix}" if suffix else "")
     try:
         parent.mkdir(parents=True, exist_ok=True)
         for attempt in count(1):
@@ -77,8 +79,16 @@ def create(root: str, name: str, seed: int) -> Path:
     return run
 
 
+def shown(run: Path) -> Path:
+    """A run's path as people are shown it: from where they stand, if it lies below."""
+    try:
+        return run.relative_to(Path.cwd())
+    except (OSError, ValueError):
+        return run
+
+
 @contextmanager
-def made(root: str, name: str, seed: int, config: bytes) -> Iterator[Path]:
+def made(root: str, name: str, seed: int, config: bytes, suffix: str = "") -> Iterator[Path]:
     """A new run's directory, locked, with ``config.yaml`` and ``versions.json`` in it.
 
     Args:
@@ -86,12 +96,13 @@ def made(root: str, name: str, seed: int, config: bytes) -> Iterator[Path]:
         name: the configuration's name.
         seed: the run's seed.
         config: the content of ``config.yaml``, from :func:`metarl.run.run_config.encode`.
+        suffix: what the folder's name ends with.
 
     Raises:
-        ConfigError: ``name`` is not one plain path component.
+        ConfigError: ``name`` is not one plain path component, or two.
         StorageError: it cannot be made; nothing is left of it.
     """
-    run = create(root, name, seed)
+    run = create(root, name, seed, suffix)
     with ExitStack() as stack:
         try:
             stack.enter_context(lock(run))

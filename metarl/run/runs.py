@@ -19,6 +19,7 @@ from metarl.monitor.metrics_file import MetricsFile
 from metarl.run import checkpoint, memory, run_config, run_dir
 from metarl.run.evaluation import Evaluator
 from metarl.run.experiment import Experiment, build, resolve
+from metarl.run.header import header
 from metarl.run.trainer import OnIteration, Progress, Trainer
 from metarl.tasks import Task, TaskDistribution
 from metarl.tasks.distribution import make_lanes
@@ -37,7 +38,7 @@ def train(loaded: Loaded, on_iteration: OnIteration | None = None) -> Path:
             experiment.agent.load_parameters(parameters)
         memory.check_trajectories(config, experiment.distribution.spaces, experiment.agent)
         # everything that can be wrong with a configuration has been found: only now is anything created
-        with run_dir.made(str(root), loaded.name, config.seed, content) as run:
+        with run_dir.made(str(root), loaded.name, config.seed, content, loaded.suffix) as run:
             trainer = _begin(run, loaded, experiment)
             trainer.on_iteration = on_iteration
             trainer.run_to_end()
@@ -48,9 +49,7 @@ def _begin(run: Path, loaded: Loaded, experiment: Experiment) -> Trainer:
     """A new run's trainer, with its first checkpoint. Where code of the user's raises, or there is no space for it
     (StorageError), the run is deleted: it has never begun."""
     try:
-        trainer = assemble(run, loaded.name, experiment, Progress())
-        for notice in loaded.notices:
-            trainer.logger.message(notice)
+        trainer = assemble(run, experiment, Progress(title=loaded.title))
         try:
             trainer.save()
         except StorageError:
@@ -59,7 +58,15 @@ def _begin(run: Path, loaded: Loaded, experiment: Experiment) -> Trainer:
     except UNEXPECTED:
         run_dir.discard(run)
         raise
+    _introduce(trainer, loaded.notices)
     return trainer
+
+
+def _introduce(trainer: Trainer, notices: Sequence[str]) -> None:
+    """Tell what is about to begin."""
+    lines = header(trainer.run, trainer.experiment, trainer.logger.wandb.mode)
+    for line in [*lines, *(f"notice: {notice}" for notice in notices)]:
+        trainer.logger.message(line)
 
 
 def resume(run: Path, overrides: Sequence[str] = (), allow: Sequence[str] = ()) -> Path:
@@ -84,9 +91,8 @@ def resume(run: Path, overrides: Sequence[str] = (), allow: Sequence[str] = ()) 
             MetricsFile.cut_back(run / name, found.iteration)
         with build(config) as experiment:
             experiment.agent.load_state(found.tensors)
-            trainer = assemble(run, run.parent.name, experiment, Progress.from_state(found.state))
-            for notice in opened.notices + loading.idle_notices(config, loading.keys_of(overrides)):
-                trainer.logger.message(notice)
+            trainer = assemble(run, experiment, Progress.from_state(found.state))
+            _introduce(trainer, opened.notices + loading.idle_notices(config, loading.keys_of(overrides)))
             trainer.run_to_end()
     return run
 
@@ -114,7 +120,8 @@ def evaluate(
         ConfigError: not tasks of the family, or a key that cannot change.
     """
     opened = run_dir.open_run(run, allow, iteration)
-    config, found = resolve(loading.resume_config(opened.config, overrides)), opened.checkpoint
+    config, found = resolve(loading.evaluation_config(opened.config, overrides)), opened.checkpoint
+    changed = loading.differences(loading.as_data(config)["task"], loading.as_data(opened.config)["task"])
     notify(opened.notices + loading.idle_notices(config, loading.keys_of(overrides)))
     with build(config) as experiment:
         experiment.agent.load_state(found.tensors)
@@ -122,14 +129,21 @@ def evaluate(
             _require_tasks(experiment.distribution, tasks)
         evaluator = Evaluator(experiment.sampler, config.eval, seed=config.seed, tasks=tasks)
         curve = evaluator.evaluate(experiment.agent)
-    return {"run": str(run), **found.state["counters"], **curve.summary(config.seed)}
+    return {
+        "run": str(run),
+        "task": config.task.name,
+        "on": ", ".join(["held-out tasks" if tasks is None else "chosen tasks", *(f"task.{line}" for line in changed)]),
+        **found.state["counters"],
+        **curve.summary(config.seed),
+    }
 
 
-def assemble(run: Path, name: str, experiment: Experiment, progress: Progress) -> Trainer:
-    """A run's trainer with everything that it uses; ``name`` is the configuration's."""
+def assemble(run: Path, experiment: Experiment, progress: Progress) -> Trainer:
+    """A run's trainer with everything that it uses."""
     config = experiment.config
     evaluator = Evaluator(experiment.sampler, config.eval, seed=config.seed)
-    logger = Logger(run, config, name=name, run_id=progress.wandb_id, start=progress.iteration)
+    title = progress.title or run.parent.name
+    logger = Logger(run, config, name=title, run_id=progress.wandb_id, start=progress.iteration)
     return Trainer(run, experiment, evaluator, logger, progress)
 
 

@@ -41,7 +41,8 @@ class StopRequest:
         def stop(signum: int, frame: FrameType | None) -> None:
             if self._signum is None:
                 self._signum = signum
-                _say(f"signal {signum}: saves at the next safe point and stops; a second one ends it at once, {loss()}")
+                again = "Ctrl-C again" if signum == signal.SIGINT else f"another {signal.Signals(signum).name}"
+                _say(f"stopping after this iteration; {again} stops now, {loss()}")
             elif signum in INSISTENT:
                 _say(f"ended at once by a second signal, {loss()}")
                 signal.signal(signum, signal.SIG_DFL)

@@ -6,7 +6,7 @@ import signal
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,18 +41,25 @@ class Progress:
     seconds: float = 0.0  # of training, evaluation and saving, before this process
     faults: dict[str, int] = field(default_factory=dict)  # survived before this process, by kind
     wandb_id: str | None = None
+    title: str | None = None  # what the run is called after
     saved: int = -1  # the iteration of the newest checkpoint
 
     @staticmethod
     def from_state(state: dict[str, Any]) -> Progress:
         """The progress that a checkpoint holds."""
-        known = {name: state[name] for name in ("seconds", "faults", "wandb_id") if name in state}
+        known = {name: state[name] for name in ("seconds", "faults", "wandb_id", "title") if name in state}
         return Progress(**state["counters"], **known, saved=state["counters"]["iteration"])
 
     def state(self) -> dict[str, Any]:
         """Itself as JSON data; the digest of a run covers ``counters`` alone."""
         counters = {"iteration": self.iteration, "env_steps": self.env_steps}
-        return {"counters": counters, "faults": self.faults, "seconds": self.seconds, "wandb_id": self.wandb_id}
+        return {
+            "counters": counters,
+            "faults": self.faults,
+            "seconds": self.seconds,
+            "wandb_id": self.wandb_id,
+            "title": self.title,
+        }
 
 
 OnIteration = Callable[[Metrics], bool | None]  # is shown an iteration's metrics; False stops the run behind it
@@ -115,27 +122,27 @@ class Trainer:
                 self.evaluate()
             if self.on_iteration is not None and self.on_iteration(metrics) is False and not self._finished():
                 self.save()
-                return self.logger.message(f"stopped by on_iteration; go on with: metarl resume {self.run}")
+                return self.logger.message(f"stopped by on_iteration; {self._go_on()}")
             if self._finished():
                 self.save()
             elif self._missed_saves():
                 self._try_to_save()
         if not self._finished():
             self.save()
-            self.logger.message(f"stopped at the time limit; go on with: metarl resume {self.run}")
+            self.logger.message(f"stopped at the time limit; {self._go_on()}")
             return
         self.evaluate()
         self._report()
 
     def _report(self) -> None:
         """Draw the curves. The run is complete: whatever goes wrong here costs no more than the picture."""
-        self.logger.message(f"results: {self.run}")
+        self.logger.message(f"results: {run_dir.shown(self.run)}")
         try:
             from metarl.report.figures import write_report  # matplotlib takes a second, and only this needs it
 
             report = write_report(self.run)
             write_curves_csv(self.run)
-            self.logger.message(f"curves:  {report}")
+            self.logger.message(f"curves:  {run_dir.shown(report)}")
         except Exception as error:
             what = str(error) if isinstance(error, MetarlError) else f"{type(error).__name__}: {error}"
             self.logger.message(f"warning: the run is complete, but its report could not be written: {what}")
@@ -188,7 +195,14 @@ class Trainer:
         """Write a checkpoint of the current boundary, unless it is there already."""
         if self._saved == self.iteration:
             return
-        now = Progress(self.iteration, self.env_steps, self._seconds(), self._faults(), self.logger.run_id)
+        now = replace(
+            self._before,
+            iteration=self.iteration,
+            env_steps=self.env_steps,
+            seconds=self._seconds(),
+            faults=self._faults(),
+            wandb_id=self.logger.run_id,
+        )
         folder, keep = run_dir.checkpoints(self.run), self.config.checkpoint.keep
         state = {
             **now.state(),
@@ -261,9 +275,9 @@ class Trainer:
                 return
             raise StorageError(f"{error}\nand then iteration {self.iteration} was not saved: {failed}") from error
         if isinstance(error, Interrupted):
-            self.logger.message(f"saved at iteration {self.iteration}; go on with: metarl resume {self.run}")
+            self.logger.message(f"saved at iteration {self.iteration}; {self._go_on()}")
         else:
-            self.logger.message(f"failed after iteration {self.iteration}; the run is in {self.run}")
+            self.logger.message(f"failed after iteration {self.iteration}; the run is in {run_dir.shown(self.run)}")
 
     def _keep_traceback(self, error: BaseException) -> str:
         """Add an exception's traceback to the run's file of them; returns what to tell about it."""
@@ -276,10 +290,13 @@ class Trainer:
             return f"; its traceback could not be written ({failed}):\n{story}"
         return f"; its traceback is in {path}"
 
+    def _go_on(self) -> str:
+        return f"go on with: metarl resume {run_dir.shown(self.run)}"
+
     def _loss(self) -> str:
         """What a stop at once would lose."""
         kept = max(self._saved, 0)
-        return f"which loses what came after iteration {kept}; from there: metarl resume {self.run}"
+        return f"which loses what came after iteration {kept}; from there: metarl resume {run_dir.shown(self.run)}"
 
     def _faults(self) -> dict[str, int]:
         """Faults survived since the run began, by kind."""

@@ -203,7 +203,7 @@ BAD_COMMANDS = [
     (["train", "good.yaml", "seed=\udcff"], "seed: not valid YAML"),
     (["train", "good.yaml", "--allow"], "argument --allow: expected one argument"),
     (["train", "good.yaml", "--print-config", "seed=x"], 'seed = "x": expected an integer'),
-    (["list", "robots"], "argument tasks|agents|configs: invalid choice: 'robots'"),
+    (["list", "robots"], "argument tasks|agents|configs|runs: invalid choice: 'robots'"),
     (["check-env"], "the following arguments are required: TASK"),
     (["check-env", "pointt"], "'pointt': no such task: did you mean point"),
     (["check-env", "nowhere.to.be:Found"], "'nowhere.to.be:Found': cannot import nowhere.to.be"),
@@ -340,19 +340,25 @@ def test_results_are_printed_and_expected_failures_keep_their_exit_code(capsys, 
     Path("run").mkdir()
     Path("run/config.yaml").write_text(GOOD)
     result = {
+        "run": "run",
+        "task": "point",
+        "on": "held-out tasks",
+        "iteration": 3,
+        "env_steps": 900,
+        "tasks": [{"goal": [0.0, 0.1]}],
         "unit": "adaptation steps",
         "steps": [0, 1],
         "mean": [-10.0, 5.25],
         "low": [-11.0, 4.0],
         "high": [-9.0, 6.0],
     }
-    monkeypatch.setattr(runs, "evaluate", lambda run, overrides, allow, notify: {**result, "given": list(overrides)})
+    monkeypatch.setattr(runs, "evaluate", lambda run, given, *_, **__: {**result, "given": list(given)})
     assert cli.main(["evaluate", "run", "--json", "eval.num_tasks=3"]) == 0
     assert json.loads(capsys.readouterr().out) == {**result, "given": ["eval.num_tasks=3"]}
     assert cli.main(["evaluate", "run"]) == 0
     assert "5.2" in capsys.readouterr().out
 
-    def diverge(*given):
+    def diverge(*given, **_):
         raise NumericError("loss is nan")
 
     monkeypatch.setattr(runs, "evaluate", diverge)

@@ -67,6 +67,7 @@ def test_what_is_not_given_has_the_documented_defaults() -> None:
         "device": "auto",
         "time_limit_s": None,
         "run_dir": "runs",
+        "name": None,
         "init_from": None,
         "sampler": {
             "executor": "processes",

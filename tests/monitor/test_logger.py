@@ -5,6 +5,7 @@ import json
 import math
 import os
 import pty
+import re
 import resource
 import select
 import signal
@@ -399,15 +400,30 @@ class TestConsole:
             assert stream.getvalue().endswith(f"eta {eta}\n")
 
     def test_numbers_have_three_digits_and_a_unit(self):
-        counts = [console._count(n) for n in (0, 950, 999, 12_345, 999_499, 999_999, 1_920_000, 2.5e9)]
+        counts = [console.count(n) for n in (0, 950, 999, 12_345, 999_499, 999_999, 1_920_000, 2.5e9)]
         assert counts == ["0", "950", "999", "12.3k", "999k", "1M", "1.92M", "2.5G"]
         durations = [console._duration(s) for s in (0.42, 58.2, 60, 660, 3600, 36_000, 259_200)]
         assert durations == ["0.42 s", "58 s", "1 min", "11 min", "1 h", "10 h", "3 days"]
         assert [console._number(x) for x in (-1234.6, 45.24, 0.001234, math.nan)] == ["-1235", "45.2", "0.00123", "nan"]
 
     def test_metrics_that_are_not_there_are_not_shown(self):
-        assert console.describe({"iteration": 1, "env_steps": 10}) == ["env_steps 10"]
-        assert console.describe(metrics(1, **{"train/return/0": 1.0, "train/return/best": 9.0}))[1:] == ["return 1"]
+        assert console.describe({"iteration": 1, "env_steps": 10}) == {"env_steps": "env_steps 10"}
+        described = console.describe(metrics(1, **{"train/return/0": 1.0, "train/return/best": 9.0}))
+        assert list(described.values())[1:] == ["return 1"]
+
+    def test_a_narrow_terminal_does_without_what_matters_least(self, monkeypatch):
+        for columns, there, gone in ((120, "107k steps/s", "none"), (80, "eta", "env_steps"), (70, "return", "eta")):
+            monkeypatch.setenv("COLUMNS", str(columns))
+            monkeypatch.setenv("TERM", "xterm-256color")
+            main, terminal = pty.openpty()
+            with os.fdopen(terminal, "w") as stream:
+                shown = Console(150, start=2, stream=stream)
+                shown.iteration(FULL)
+                shown.close()
+            output = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", read_until(main, "45.2"))
+            os.close(main)
+            assert there in output and gone not in output
+            assert all(len(line) <= columns for line in output.splitlines())
 
     @pytest.mark.parametrize(("variables", "colour"), [({}, True), ({"NO_COLOR": "1"}, False)])
     def test_a_terminal_shows_a_bar_and_messages_above_it(self, monkeypatch, variables, colour):
@@ -445,29 +461,28 @@ class TestConsole:
         for i in range(1, 11):
             console.iteration({"iteration": i, "env_steps": i, "train/return/0": 1.0, "train/return/1": 2.0})
             time.sleep(0.02)
-        console.close()
-        sys.stderr.write("trained")"""
+        console.close()"""
 
     @pytest.mark.parametrize(
         ("redirection", "expected"),
         [
-            (" | head -1", "iteration 1/10  env_steps 1"),
-            (" >&-", ""),
-            (" > /dev/full", ""),
+            (" 2>&1 | head -1", "iteration 1/10  env_steps 1"),
+            (" 2>&-", ""),
+            (" 2> /dev/full", ""),
         ],
     )
     def test_a_reader_that_leaves_does_not_stop_the_run(self, redirection, expected):
         command = ["bash", "-c", f'set -o pipefail; "$0" -c "$1"{redirection}', sys.executable, self.SCRIPT]
         buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
         result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=buffered)
-        assert (result.returncode, result.stderr) == (0, "trained")
+        assert (result.returncode, result.stderr) == (0, "")
         assert result.stdout.startswith(expected)
 
     def test_an_ascii_locale_is_no_obstacle(self):
         environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
         command = [sys.executable, "-c", self.SCRIPT]
         result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
-        assert result.returncode == 0 and "iteration 10/10" in result.stdout and "return 1 ? 2" in result.stdout
+        assert result.returncode == 0 and "iteration 10/10" in result.stderr and "return 1 ? 2" in result.stderr
 
     def test_a_closed_stream_silences_it(self):
         stream = io.StringIO()
@@ -503,10 +518,15 @@ class TestLogger:
         assert logger.run_id == "abcd1234"
         (line,) = (run / "metrics.jsonl").read_text().splitlines()
         assert json.loads(line) == {"iteration": 1, "env_steps": 80, "loss": 0.5, "kl": 0.25}
-        printed = capsys.readouterr().out.splitlines()
+        printed = capsys.readouterr().err.splitlines()
         assert printed[0].startswith("iteration 1/3  env_steps 80")
-        curve = "return 2 [1, 4] → 30 [25, 32], success 0 [0, 0] → 0.5 [0.25, 0.75]"
-        assert printed[1:] == [f"evaluation at iteration 1: {curve}", "done"]
+        assert printed[1:] == [
+            "evaluation at iteration 1:",
+            "  steps  return       success",
+            "  0      2 [1, 4]     0 [0, 0]",
+            "  1      30 [25, 32]  0.5 [0.25, 0.75]",
+            "done",
+        ]
         found = records(run, "abcd1234")
         history = [record["history"]["item"] for record in found if record["type"] == "history"]
         assert history[0]["loss"] == 0.5 and history[1]["eval/return/1"] == 30 and history[1]["env_steps"] == 80
@@ -522,7 +542,7 @@ class TestLogger:
         logger.evaluation({"iteration": 1, "env_steps": 80}, summary | {"official_success": [0.0, 1.0]})
         logger.evaluation({"iteration": 2, "env_steps": 160}, summary | {"restored_official_success": 0.25})
         logger.close()
-        assert capsys.readouterr().out.splitlines()[-1].endswith("by the benchmark's own count 0.25")
+        assert capsys.readouterr().err.splitlines()[-1].endswith("by the benchmark's own count 0.25")
         items = [record["history"]["item"] for record in records(run, "abcd1234") if record["type"] == "history"]
         assert items[0]["eval/official_success/0"] == 0.0 and items[0]["eval/official_success/1"] == 1.0
         assert items[1]["eval/restored_official_success"] == 0.25

@@ -67,7 +67,7 @@ def test_a_run_in_which_everything_diverges_stops_with_exit_code_4(
     name = "faulty_envs:NoRewardFamily"
     arguments = [POINT, *overrides(tmp_path, f"task.name={name}"), "--allow", name]
     assert metarl("train", *arguments) == 4
-    first = capsys.readouterr().err.splitlines()[0]
+    (first, *_) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert first.startswith("error: the simulation diverged in 30 of 30 episodes") and "sampler.max_diverged" in first
     run = only_run(tmp_path)
     assert saved_state(run)["counters"]["iteration"] == 0
@@ -98,8 +98,9 @@ def test_an_evaluation_counts_what_diverged_and_leaves_it_out() -> None:
     assert summary["returns"] == [[-5.0, -1.0, None], [-2.0, -3.0, -6.0]]
     assert summary["mean"] == [-3.0, pytest.approx(-11 / 3)] and summary["diverged"] == [3, 1]
     assert summary["low"][0] < -3.0 < summary["high"][0]
-    assert "diverged" in curve_table(summary)
-    assert "diverged" not in curve_table(AdaptationCurve(np.zeros((2, 3, 2))).summary(0))
+    head = {"run": "r", "task": "t", "on": "held-out tasks", "iteration": 1, "env_steps": 10}
+    assert "diverged" in curve_table(head | summary)
+    assert "diverged" not in curve_table(head | AdaptationCurve(np.zeros((2, 3, 2))).summary(0))
 
 
 def test_a_trial_with_a_diverged_episode_is_left_out() -> None:

@@ -105,7 +105,7 @@ def test_a_lost_configuration_is_taken_from_the_checkpoint(
     assert output.err == f"notice: {notice}\n" and output.out.startswith("{")
     assert metarl("hash", run) == 0
     assert metarl("resume", run) == 0
-    assert notice in capsys.readouterr().out
+    assert notice in capsys.readouterr().err
     assert (run / "config.yaml").read_bytes() == good
     assert outcome(run) == outcome(reference)
 
@@ -284,7 +284,7 @@ def test_a_run_of_a_gpu_goes_on_without_one(
     from_a_gpu: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert metarl("resume", from_a_gpu, "iterations=3") == 0
-    assert NO_GPU in capsys.readouterr().out
+    assert NO_GPU in capsys.readouterr().err
     assert run_dir.read_config(from_a_gpu).device == saved_state(from_a_gpu)["config"]["device"] == "cpu"
     assert run_dir.digest(from_a_gpu) == run_dir.digest(tiny_runs.train(tmp_path / "longer", *SIZE, "iterations=3"))
 
@@ -370,7 +370,7 @@ def test_a_report_that_fails_is_a_warning_of_a_finished_run(
 
     monkeypatch.setattr(Trainer, "iterate", with_an_odd_line)
     assert metarl("train", POINT, *overrides(tmp_path, *SIZE)) == 0
-    output = capsys.readouterr().out
+    output = capsys.readouterr().err
     assert "warning: the run is complete, but its report could not be written" in output
     assert "metrics.jsonl, iteration 1: expected a number for env_steps, got 'many'; correct or delete" in output
     assert run_dir.digest(tiny_runs.only_run(tmp_path)) == run_dir.digest(reference)

@@ -56,8 +56,8 @@ def test_places_that_cannot_be_written_are_storage_errors(tmp_path):
     assert StorageError.exit_code == 6
 
 
-@pytest.mark.parametrize("name", ["", "..", "a/b", "a\0b"])
-def test_names_that_are_no_single_directory_are_refused(tmp_path, name):
+@pytest.mark.parametrize("name", ["", "..", "a/../b", "/a", "a/b/c", "a\0b"])
+def test_names_that_are_no_one_or_two_directories_are_refused(tmp_path, name):
     with pytest.raises(ConfigError, match="expected a run name"):
         run_dir.create(str(tmp_path / "runs"), name, 0)
     assert not (tmp_path / "runs").exists()

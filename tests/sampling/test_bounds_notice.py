@@ -70,6 +70,6 @@ def test_one_notice_per_run(capfd, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert main([*argv, *small, *evaluation, f"run_dir={tmp_path}", "wandb.mode=disabled"]) == 0
-    told = capfd.readouterr().out.split("notice: BoundedDist: number 0 of the observation was ")
+    told = capfd.readouterr().err.split("notice: BoundedDist: number 0 of the observation was ")
     assert len(told) == 2
     assert "outside its declared bounds [0, 0.5]; the run goes on with the numbers as they are" in told[1]

@@ -217,7 +217,7 @@ def test_interrupted_anywhere_the_same_command_goes_on(signum: signal.Signals, r
         assert process.returncode == 137
         assert errors.endswith("exit code -9, for the reason above; the same command goes on from here\n")
     else:
-        assert (process.returncode, errors.splitlines()[-1]) == (130, "error: stopped by signal 2")
+        assert (process.returncode, errors.splitlines()[-1]) == (130, "stopped by signal 2")
         assert "Traceback" not in errors
     assert tiny_runs.all_gone(family)
     assert not (tmp_path / "comparison.md").exists()

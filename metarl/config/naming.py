@@ -1,0 +1,70 @@
+"""What runs are called: the folder they are filed in, what their own folder says of them, and their title."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+MAX_SUFFIX = 80
+HASH = 8  # hexadecimal digits that stand for what has no room
+# What the folder's name need not say: it is said already, or changes nothing that is learned.
+UNNAMED = (
+    "seed",
+    "name",
+    "run_dir",
+    "device",
+    "time_limit_s",
+    "wandb.",
+    "sampler.",
+    "checkpoint.",
+    "learner.",
+    "eval.",
+)
+
+
+def suffix(changes: Mapping[str, Any], name: str | None = None) -> str:
+    """The changed keys of a run as part of a file name, of at most 80 characters among [A-Za-z0-9._=-]; "" without any.
+
+    Args:
+        changes: dotted key → value, as the command line had them. Lists and sections have no room.
+        name: the run's own name, which comes first.
+    """
+    named = {key: value for key, value in changes.items() if not key.startswith(UNNAMED)}
+    scalar = {key: value for key, value in named.items() if not isinstance(value, list | dict)}
+    parts = [*([_plain(name)] if name else []), *(_plain(f"{key}={_text(value)}") for key, value in scalar.items())]
+    whole = "_".join(parts)
+    if len(whole) <= MAX_SUFFIX and len(scalar) == len(named):
+        return whole
+    digest = hashlib.sha256(json.dumps(named, sort_keys=True, default=str).encode()).hexdigest()[:HASH]
+    kept: list[str] = []
+    for part in parts:
+        if len("_".join([*kept, part, digest])) > MAX_SUFFIX:
+            break
+        kept.append(part)
+    return "_".join([*kept, digest])
+
+
+def title(config_name: str | None, task: str, agent: str) -> str:
+    """What pictures and wandb's groups are called after: the configuration, or agent and task where it has others."""
+    return config_name or f"{_last(agent)}_{_last(task)}"
+
+
+def folder(config_name: str | None, task: str, agent: str) -> str:
+    """Where a run is filed below the folder of all runs."""
+    return config_name or f"{_last(task)}/{_last(agent)}"
+
+
+def _last(name: str) -> str:
+    """The class of ``package.module:Class``, or the name itself, in letters that a path may have."""
+    return _plain(name.rpartition(":")[2])
+
+
+def _text(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._=-]+", "-", text).strip("-.") or "-"

@@ -1,0 +1,123 @@
+"""The runs below a folder: what each is, how far it is, and whether it goes on. Nothing heavy is imported."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from metarl import run_files
+from metarl.errors import CheckpointError
+from metarl.monitor.metrics_file import MetricsFile
+
+LATEST = "latest"  # what a run may be called on the command line
+DEPTH = 3  # folders between the folder of all runs and a run: task, agent
+
+State = Literal["running", "finished", "stopped", "damaged"]
+
+
+@dataclass(frozen=True)
+class ListedRun:
+    """One line about a run."""
+
+    path: Path
+    task: str
+    agent: str
+    seed: int | None
+    iteration: int
+    iterations: int | None
+    env_steps: int
+    returns: tuple[float | None, ...]  # of the newest adaptation curve, before adaptation and at its end
+    state: State
+
+
+def runs_below(root: Path) -> list[ListedRun]:
+    """Every run below a folder, the newest last."""
+    found = sorted(_run_folders(root, DEPTH), key=lambda run: (_changed(run), run))
+    return [read_run(run) for run in found]
+
+
+def latest(root: Path) -> Path:
+    """The run below a folder that was written to last.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    found = sorted(_run_folders(root, DEPTH), key=lambda run: (_changed(run), run))
+    if not found:
+        raise CheckpointError(f"'{LATEST}': expected a run below {root}, found none; `metarl list runs` shows them")
+    return found[-1]
+
+
+def read_run(run: Path) -> ListedRun:
+    """What its newest checkpoint and its records say; its checksums are left to those who go on with it."""
+    state = _newest_state(run)
+    if state is None:
+        return ListedRun(run, "", "", None, 0, None, 0, (), "damaged")
+    config, counters = state.get("config", {}), state.get("counters", {})
+    records: list[dict[str, Any]] = []
+    with suppress(Exception):
+        records = MetricsFile.read(run / run_files.EVALUATIONS)
+    mean = records[-1].get("mean", []) if records else []
+    iteration, limit = int(counters.get("iteration", 0)), config.get("env_steps")
+    done = iteration >= config.get("iterations", iteration + 1)
+    done = done or (limit is not None and counters.get("env_steps", 0) >= limit)
+    return ListedRun(
+        run,
+        str(config.get("task", {}).get("name", "")),
+        str(config.get("agent", {}).get("name", "")),
+        config.get("seed"),
+        iteration,
+        config.get("iterations"),
+        int(counters.get("env_steps", 0)),
+        tuple(mean[place] for place in ((0, -1) if len(mean) > 1 else range(len(mean)))),
+        "running" if _is_locked(run) else "finished" if done else "stopped",
+    )
+
+
+def _run_folders(root: Path, depth: int) -> list[Path]:
+    if run_files.is_run(root):
+        return [root]
+    if depth == 0:
+        return []
+    try:
+        folders = [Path(entry.path) for entry in os.scandir(root) if entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        return []
+    return [run for folder in folders for run in _run_folders(folder, depth - 1)]
+
+
+def _newest_state(run: Path) -> Mapping[str, Any] | None:
+    folders = (run / run_files.CHECKPOINTS).glob("[0-9]*")
+    for folder in sorted((f for f in folders if f.name.isdecimal()), key=lambda f: int(f.name), reverse=True):
+        with suppress(OSError, ValueError):
+            state = json.loads((folder / "state.json").read_bytes())
+            if isinstance(state, dict):
+                return state
+    return None
+
+
+def _changed(run: Path) -> float:
+    """When it was last written to, in seconds since the epoch."""
+    times = [0.0]
+    for name in (run_files.METRICS, run_files.CHECKPOINTS, run_files.CONFIG):
+        with suppress(OSError):
+            times.append((run / name).stat().st_mtime)
+    return max(times)
+
+
+def _is_locked(run: Path) -> bool:
+    """Whether a process trains in it."""
+    try:
+        with open(run / run_files.LOCK, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
