@@ -14,14 +14,24 @@ import pytest
 import torch
 from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from memory_probes import doors, ppo
+from probe_envs import AllAlike, ProbeConfig
 from tiny_runs import overrides
 
 import metarl
+from metarl.api.actor import Actor
+from metarl.api.episodes import trajectory
+from metarl.api.fit import SpacesOnly, fit
 from metarl.config import loading
 from metarl.errors import CheckpointError, ConfigError, EnvError, NumericError
 from metarl.run import runs
 from metarl.run.interface import Interface
+from metarl.sampling.executors.in_process import InProcess
+from metarl.sampling.sampler import Sampler
+from metarl.seeding import Domain, Stream, generator
 from metarl.spaces import Space, SpaceSpec
+from metarl.tasks.registration import TaskEnv
+from metarl.tasks.wrappers import Wrappers
 
 HORIZON = 10
 
@@ -78,10 +88,6 @@ def test_adapting_to_the_familys_own_environment_is_what_the_sampler_and_the_age
     assert [episode.env_steps for episode in session.episodes] == [4, 4, 4]
     assert session.policy.history[0].returns == tuple(episode.total for episode in session.episodes)
     # the core's own loop on the same data
-    from metarl.api.actor import Actor
-    from metarl.api.episodes import trajectory
-    from metarl.seeding import Domain, generator
-
     core = agent._agent
     start = core.init_adapted(1)
     batch = trajectory(session.episodes, Actor(core.policy(), start, agent.interface.spaces.action, 1).log_prob)
@@ -207,6 +213,47 @@ def test_what_was_executed_counts_and_not_what_was_asked_for(recurrent: Path) ->
     assert not np.allclose(after[0], after[2], rtol=1e-4)
 
 
+@pytest.mark.parametrize("memory", ["gru", "transformer"])
+def test_a_memory_sees_in_ones_own_loop_what_it_sees_in_the_sampler(memory: str) -> None:
+    """Three episodes in a row; the second and third depend on rewards, flags and clipped actions of the ones before."""
+    distribution = AllAlike(ProbeConfig(horizon=3, num_tasks=2))
+    agent = ppo(distribution, memory=memory, memory_context=9, episodes_per_trial=3)
+    agent.theta = agent.theta * 3.0
+    batch = Sampler(distribution, InProcess()).collect(
+        agent.policy(), agent.init_adapted(1), [{"id": 1}], Stream(0, 0, 0), lanes=1, episodes=3, deterministic=True
+    )
+    assert act(agent, TaskEnv.of(distribution, {"id": 1}), 3) == pytest.approx(
+        batch.episode_returns().flatten().tolist(), rel=1e-6
+    )
+
+
+def test_a_memory_that_chooses_is_told_its_choices() -> None:
+    distribution = doors()
+    agent = ppo(distribution, episodes_per_trial=2)
+    batch = Sampler(distribution, InProcess()).collect(
+        agent.policy(), agent.init_adapted(1), [{"door": 2}], Stream(0, 0, 0), lanes=1, episodes=2, deterministic=True
+    )
+    returns = act(agent, TaskEnv.of(distribution, {"door": 2}), 2)
+    assert returns == pytest.approx(batch.episode_returns().flatten().tolist())
+
+
+def act(agent: Any, env: TaskEnv, episodes: int) -> list[float]:
+    """Returns of consecutive episodes of a trial, by the policy's mode."""
+    interface = Interface.of(env.distribution)
+    fitted = fit(interface, env, own_scale=interface.action_scale)
+    actor = Actor(agent.policy(), agent.init_adapted(1), fitted.action, 1)
+    policy, returns = metarl.AdaptedPolicy(actor, fitted, described={}), []
+    for seed in range(episodes):
+        obs, over = env.reset(seed=seed)[0], False
+        returns.append(0.0)
+        while not over:
+            obs, reward, terminated, truncated, _ = env.step(policy(obs))
+            policy.observe(obs, reward, terminated, truncated)
+            returns[-1] += reward
+            over = terminated or truncated
+    return returns
+
+
 def test_agents_without_a_memory_take_the_same_loop(point: Path) -> None:
     policy, obs = metarl.load(point).adapt(Drift(), steps=1, episodes=2, seed=1), np.ones(2, np.float32)
     first = policy(obs)
@@ -244,9 +291,6 @@ def test_action_bounds_that_differ_are_refused_until_something_is_said(point: Pa
 
 
 def test_actions_beyond_the_scale_are_clipped_and_choices_start_where_the_space_does() -> None:
-    from metarl.api.fit import SpacesOnly, fit
-    from metarl.tasks.wrappers import Wrappers
-
     seen = Space("box", 1, (-1.0,), (1.0,))
     scaled = Interface(SpaceSpec(seen, Space("box", 2, (-1.0, 0.0), (1.0, 8.0))), 5, 10.0, False, Wrappers())
     box = Box(np.array([[-1.0], [0.0]], np.float32), np.array([[1.0], [8.0]], np.float32), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""docs/trained_agents.md is true: its example runs, and acting in one's own loop is what the sampler does."""
+"""docs/trained_agents.md is true: its example runs, and so does its Python."""
 
 from __future__ import annotations
 
@@ -9,60 +9,64 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny_runs
-from memory_probes import doors, ppo
-from probe_envs import AllAlike, ProbeConfig
 
-from metarl.sampling.executors.in_process import InProcess
-from metarl.sampling.sampler import Sampler
-from metarl.seeding import Stream
+import metarl
 
 ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs" / "trained_agents.md").read_text(encoding="utf-8")
 
 
-@pytest.fixture
-def example(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(ROOT / "docs" / "examples"))
-    return importlib.import_module("use_a_run")
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    settings = ("iterations=1", "eval.every=null", "eval.adapt_steps=3", "agent.inner_lr=5.0")
+    return Path(tiny_runs.train(tmp_path_factory.mktemp("runs"), *settings))
 
 
-def test_the_documented_command_adapts_and_acts(tmp_path: Path) -> None:
-    run = tiny_runs.train(tmp_path, "iterations=1", "eval.every=null")
-    (command,) = re.findall(r"```bash\npython (\S+) RUN '(.*)'\n```", (ROOT / "docs" / "trained_agents.md").read_text())
+def test_the_documented_command_adapts_and_acts(run: Path) -> None:
+    (command,) = re.findall(r"```bash\npython (\S+) RUN '(.*)'\n```", PAGE)
     program, task = command
     done = subprocess.run([sys.executable, program, run, task], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert re.fullmatch(r"episode 1: return -\d+\.\d{3}\n", done.stdout)
+    assert re.fullmatch(r"return -\d+\.\d{3}\n", done.stdout)
 
 
-def test_gradient_agents_adapt_to_the_task_that_is_given(tmp_path: Path, example: Any) -> None:
-    run = tiny_runs.train(tmp_path, "iterations=1", "eval.every=null", "eval.adapt_steps=3", "agent.inner_lr=5.0")
+def test_agents_adapt_to_the_task_that_is_given(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "examples"))
+    example = importlib.import_module("use_a_run")
     near, far = example.use(run, {"goal": [0.1, 0.1]}), example.use(run, {"goal": [0.5, 0.5]})
     assert near == example.use(run, {"goal": [0.1, 0.1]}) and near != far
 
 
-@pytest.mark.parametrize("memory", ["gru", "transformer"])
-def test_a_memory_sees_in_ones_own_loop_what_it_sees_in_the_sampler(memory: str, example: Any) -> None:
-    """Three episodes in a row; the second and third depend on rewards, flags and clipped actions of the ones before."""
-    distribution = AllAlike(ProbeConfig(horizon=3, num_tasks=2))
-    agent = ppo(distribution, memory=memory, memory_context=9, episodes_per_trial=3)
-    agent.theta = agent.theta * 3.0
-    tasks = [{"id": 1}]
-    batch = Sampler(distribution, InProcess()).collect(
-        agent.policy(), agent.init_adapted(1), tasks, Stream(0, 0, 0), lanes=1, episodes=3, deterministic=True
-    )
-    env = distribution.make_vector(1)
-    env.set_tasks(tasks)
-    found = example.act(agent.policy(), agent.init_adapted(1), env, episodes=3, seed=0)
-    assert found == pytest.approx(batch.episode_returns().flatten().tolist(), rel=1e-6)
-    assert len(set(found)) == 3
+class Robot:
+    """The page's robot: it moves by the control, and nobody resets it by a seed."""
+
+    def go_to_start(self) -> Any:
+        self.position = np.zeros(2, np.float32)
+        return self.position.copy()
+
+    def execute(self, action: Any) -> tuple[Any, float, bool, bool]:
+        self.position = self.position + action
+        return self.position.copy(), -float(np.abs(self.position - 0.2).sum()), False, False
 
 
-def test_choices_too(example: Any) -> None:
-    distribution = doors()
-    agent = ppo(distribution, episodes_per_trial=2)
-    env = distribution.make_vector(1)
-    env.set_tasks([{"door": 2}])
-    returns = example.act(agent.policy(), agent.init_adapted(1), env, episodes=2, seed=0)
-    assert len(returns) == 2 and set(returns) <= {0.1, 1.0, -1.0}
+def test_the_pages_python_runs_as_it_stands(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    first, robot, training = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    names: dict[str, Any] = {"robot": Robot()}
+    first = first.replace("runs/…", str(run)).replace('{"direction": -1}', '{"goal": [0.3, 0.1]}')
+    small = ", ".join(repr(change) for change in tiny_runs.overrides(tmp_path, "iterations=1"))
+    training = training.replace('"agent.inner_lr=0.05"', f'"agent.inner_lr=0.05", {small}')
+    for block in (first, robot, training):
+        exec(block, names)
+    assert isinstance(names["policy"], metarl.AdaptedPolicy) and isinstance(names["run"], metarl.Run)
+
+
+def test_the_readmes_python_runs_as_it_stands(tmp_path: Path) -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    small = ", ".join(repr(change) for change in tiny_runs.overrides(tmp_path, "iterations=1"))
+    names: dict[str, Any] = {}
+    exec(block.replace('"agent.inner_lr=0.05"', f'"agent.inner_lr=0.05", {small}'), names)
+    assert names["env"].action_space.contains(names["action"].astype(float))
