@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
-import safetensors.torch
+from safetensors.torch import load as tensors_of
 from torch import Tensor
 
 from metarl.errors import CheckpointError, StorageError
@@ -82,7 +82,7 @@ def read(folder: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if hashlib.sha256(content).hexdigest() != kept.get("tensors_sha256"):
         raise CheckpointError(f"{folder / TENSORS}: damaged: it does not fit the sum in {path.name}")
     try:
-        return safetensors.torch.load(content), kept
+        return tensors_of(content), kept
     except (safetensors.SafetensorError, ValueError, KeyError) as error:
         raise CheckpointError(f"{folder / TENSORS}: expected safetensors, got: {error}") from error
 
