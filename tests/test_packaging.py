@@ -146,6 +146,7 @@ def test_an_installed_wheel_lists_and_trains_from_another_directory(
     assert curve(directory) == reference
 
 
+@pytest.mark.slow
 def test_an_editable_install_trains_and_follows_the_source(checkout: Path, reference: str, tmp_path: Path) -> None:
     python = bare_environment(tmp_path / "venv")
     pip_install(python, "--editable", checkout)

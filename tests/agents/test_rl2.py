@@ -271,6 +271,7 @@ def test_trpos_fisher_product_is_the_hessian_of_the_kl(memory: str, action: str)
     assert float(x.dot(v)) > 0
 
 
+@pytest.mark.slow
 def test_fisher_products_of_a_share_of_the_trials_learn_as_well() -> None:
     agent = trpo(doors(), max_kl=0.05, gamma=1.0, gae_lambda=1.0, fisher_fraction=0.2)
     learn(agent, doors(), iterations=60, tasks=200)

@@ -321,6 +321,7 @@ def test_maml_adapts_where_a_network_pretrained_on_all_tasks_does_not(pretrained
     assert errors[10] < 0.2 * errors[0] and errors[10] < 0.3 * pretrained[10] and errors[10] < 0.7 * errors[1]
 
 
+@pytest.mark.slow
 def test_reptile_adapts_where_a_network_pretrained_on_all_tasks_does_not(pretrained):
     loop = example.regressor((40, 40), "relu", 0.01)
     errors = short_training(loop, example.sinusoid_reptile(loop), "sgd", 1.0)
@@ -328,6 +329,7 @@ def test_reptile_adapts_where_a_network_pretrained_on_all_tasks_does_not(pretrai
     assert errors[10] < 0.2 * errors[0] and errors[10] < 0.35 * pretrained[10]
 
 
+@pytest.mark.slow
 def test_reptile_learns_its_authors_sinusoids():
     """All phases, so that the mean function is 0 and joint training has nothing to learn; tanh, 32 steps of 0.02.
 

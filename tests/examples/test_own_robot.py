@@ -58,6 +58,7 @@ def test_the_documented_command_trains_and_evaluates(tmp_path: Path) -> None:
     assert evaluation["steps"] == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_the_documented_benchmark_compares_with_bare_physics() -> None:
     done = documented("bench", *SMALL)
     assert done.returncode == 0, done.stderr

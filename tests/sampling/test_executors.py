@@ -499,6 +499,7 @@ def test_a_forgotten_executor_takes_its_workers_along() -> None:
     assert wait_until(lambda: gone(pid), 2)
 
 
+@pytest.mark.slow
 def test_opening_and_closing_leaks_neither_files_nor_processes(shared: Processes) -> None:
     def census() -> tuple[int, int, int]:
         return len(os.listdir("/proc/self/fd")), len(descendants(os.getpid())), len(os.listdir("/dev/shm"))

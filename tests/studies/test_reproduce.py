@@ -202,7 +202,13 @@ def test_a_run_is_told_once_of_a_signal_to_the_whole_group(signum: signal.Signal
     assert (output, errors) == (f"11 {signum.value} 0\n", "")  # and nothing is started any more
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "kill -9 of the run"])
+@pytest.mark.parametrize(
+    "signum",
+    [
+        pytest.param(signal.SIGINT, id="Ctrl-C", marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, id="kill -9 of the run"),
+    ],
+)
 def test_interrupted_anywhere_the_same_command_goes_on(signum: signal.Signals, reference: Path, tmp_path: Path) -> None:
     command = [*COMMAND, "maml_trpo", "--out", str(tmp_path)]
     process = tiny_runs.start("-c", f"import os; os.setpgrp(); from metarl.cli import main; exit(main({command!r}))")

@@ -29,7 +29,13 @@ SIZES = [
 ]
 
 
-@pytest.mark.parametrize("name", lookup.available("configs"))
+LONG = ("maml_trpo_ml25", "maml_trpo_ml45")  # as ML10, with more classes to build
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] if name in LONG else []) for name in lookup.available("configs")],
+)
 def test_every_shipped_configuration_trains(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shipped = loading.load(name).config
     horizon = min(20, shipped.task.horizon)

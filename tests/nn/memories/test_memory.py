@@ -257,7 +257,12 @@ def recall_trials(rows: int, pause: int, rng: np.random.Generator) -> tuple[torc
 
 @pytest.mark.parametrize(
     ("kind", "pause", "updates", "lr"),
-    [("gru", 4, 800, 1e-2), ("lstm", 4, 800, 1e-2), ("transformer", 20, 200, 5e-3), ("retrieval", 20, 200, 5e-3)],
+    [
+        ("gru", 4, 800, 1e-2),
+        ("lstm", 4, 800, 1e-2),
+        pytest.param("transformer", 20, 200, 5e-3, marks=pytest.mark.slow),
+        ("retrieval", 20, 200, 5e-3),
+    ],
 )
 def test_associative_recall_is_learned(kind, pause, updates, lr):
     rng = np.random.default_rng(0)
