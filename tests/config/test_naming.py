@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from tiny_runs import short_chunks
 
 from metarl.config import loading, lookup, naming
 from metarl.errors import ConfigError
@@ -72,5 +73,7 @@ def test_every_pair_does_an_iteration(task: str, tmp_path: Path) -> None:
     small = ["iterations=1", "meta_batch_size=2", "rollouts_per_task=2", "eval.num_tasks=2", "eval.score_episodes=1"]
     small += ["sampler.workers=0", "wandb.mode=disabled", f"run_dir={tmp_path}", "task.horizon=6"]
     for agent in lookup.available("agents"):
-        loaded = loading.load_pair(task, agent, [*REQUIRED.get(task, []), *small])
+        known = f"{agent}_{task}"
+        chunks = short_chunks(known) if known in lookup.available("configs") else []
+        loaded = loading.load_pair(task, agent, [*REQUIRED.get(task, []), *small, *chunks])
         assert (runs.train(loaded) / "checkpoints" / "1").is_dir()
