@@ -22,7 +22,7 @@ from metarl.surroundings import import_without_graphics
 from metarl.tasks import Floats, Split, Task, TaskDistribution, VectorTaskEnv, balanced_sample, hold_out
 from metarl.tasks.closing import close_quietly
 from metarl.tasks.loop_env import Env, LoopEnv, reports_success, spaces_of
-from metarl.tasks.wrappers import Wrappers
+from metarl.tasks.wrappers import Wrappers, refusal
 
 from ._gymnasium_ids import MODULE_AND_ID, registered_id
 
@@ -30,21 +30,7 @@ Choice = bool | int | float | str
 Attribute = Annotated[str, Field(pattern="^[A-Za-z][A-Za-z0-9_]*$")]
 
 RESERVED_ARGUMENTS = {"id", "max_episode_steps", "disable_env_checker", "render_mode", "vectorization_mode"}
-_STATISTICS = "its running statistics outlive an episode, so results would depend on which worker ran which lane"
-_FUNCTION = "it takes a function, which a configuration cannot hold"
-_LIFETIME = "lanes are reset by metarl, never by themselves"
-REFUSED_WRAPPERS = {
-    "NormalizeObservation": _STATISTICS,
-    "NormalizeReward": _STATISTICS,
-    "TransformObservation": _FUNCTION,
-    "TransformAction": _FUNCTION,
-    "TransformReward": _FUNCTION,
-    "Autoreset": _LIFETIME,
-    "RecordVideo": "it writes files",
-    "HumanRendering": "it opens a window",
-}
 IMPORTING_IDS = {"GymV21Environment-v0", "GymV26Environment-v0"}
-WRAPPERS = sorted(set(gymnasium.wrappers.__all__) - {"vector"} - set(REFUSED_WRAPPERS))
 
 
 class Wrapper(Frozen):
@@ -56,10 +42,9 @@ class Wrapper(Frozen):
     @field_validator("name")
     @classmethod
     def _usable(cls, value: str) -> str:
-        if value in REFUSED_WRAPPERS:
-            raise ValueError(f"cannot be used here: {REFUSED_WRAPPERS[value]}")
-        if value not in WRAPPERS:
-            raise ValueError(f"no such wrapper: {nearest(value, WRAPPERS)}gymnasium.wrappers has {', '.join(WRAPPERS)}")
+        why_not = refusal(value)
+        if why_not is not None:
+            raise ValueError(why_not)
         return value
 
 

@@ -13,6 +13,30 @@ from metarl.errors import ConfigError, nearest
 from metarl.tasks.loop_env import Env, not_numbers
 from metarl.tasks.vector_env import Floats
 
+_STATISTICS = "its running statistics outlive an episode, so results would depend on which worker ran which lane"
+_FUNCTION = "it takes a function, which a configuration cannot hold"
+_LIFETIME = "lanes are reset by metarl, never by themselves"
+REFUSED_WRAPPERS = {
+    "NormalizeObservation": _STATISTICS,
+    "NormalizeReward": _STATISTICS,
+    "TransformObservation": _FUNCTION,
+    "TransformAction": _FUNCTION,
+    "TransformReward": _FUNCTION,
+    "Autoreset": _LIFETIME,
+    "RecordVideo": "it writes files",
+    "HumanRendering": "it opens a window",
+}
+WRAPPERS = sorted(set(gymnasium.wrappers.__all__) - {"vector"} - set(REFUSED_WRAPPERS))
+
+
+def refusal(name: str) -> str | None:
+    """Why a wrapper cannot be used; None: it can. Names come from configurations and checkpoints of others, too."""
+    if name in REFUSED_WRAPPERS:
+        return f"cannot be used here: {REFUSED_WRAPPERS[name]}"
+    if name not in WRAPPERS:
+        return f"no such wrapper: {nearest(name, WRAPPERS)}gymnasium.wrappers has {', '.join(WRAPPERS)}"
+    return None
+
 
 class Wrappers(NamedTuple):
     """Wrappers of ``gymnasium.wrappers`` as (name, keyword arguments), the innermost first, and then the entries of
@@ -25,9 +49,13 @@ class Wrappers(NamedTuple):
         """``env`` in all of them. Lists among the arguments become tuples.
 
         Raises:
-            ConfigError: a wrapper that does not go around it, or keys that do not go with its observations.
+            ConfigError: a wrapper that cannot be used or does not go around it, or keys that do not go with its
+                observations.
         """
         for name, arguments in self.wrappers:
+            why_not = refusal(name)
+            if why_not is not None:
+                raise ConfigError(f"the wrapper {name}: {why_not}")
             given = {key: _tuples(value) for key, value in arguments.items()}
             try:
                 env = getattr(gymnasium.wrappers, name)(env, **given)

@@ -408,3 +408,10 @@ def test_neither_the_task_family_nor_simulators_nor_wandb_are_needed(point: Path
     expected = metarl.load(point).adapt(Drift(4), steps=1, episodes=2, seed=5)(np.ones(2, np.float32))
     assert done.stdout.strip() == str(expected.tolist())
     assert "adapting: 1 × 2 episodes of at most 10 steps: at most 20 environment steps" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["RecordVideo", "HumanRendering", "vector", "__loader__"])
+def test_wrappers_that_no_configuration_may_name_come_from_no_checkpoint_either(name: str) -> None:
+    """A run from elsewhere could write files with them."""
+    with pytest.raises(ConfigError, match=f"the wrapper {name}: (cannot be used here|no such wrapper)"):
+        Wrappers(((name, {}),)).around(Drift())

@@ -15,8 +15,9 @@ from pydantic import ValidationError
 
 from metarl import cli
 from metarl.config import loading
-from metarl.envs.gymnasium_env import REFUSED_WRAPPERS, WRAPPERS, GymnasiumEnvConfig, GymnasiumEnvDistribution
+from metarl.envs.gymnasium_env import GymnasiumEnvConfig, GymnasiumEnvDistribution
 from metarl.errors import ConfigError
+from metarl.tasks.wrappers import REFUSED_WRAPPERS, WRAPPERS
 
 LENGTH = {"range": [0.25, 1.5], "set": [{"attribute": "length"}]}
 
