@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from metarl.errors import StorageError
@@ -12,6 +13,8 @@ VERSIONS = "versions.json"
 METRICS = "metrics.jsonl"  # one line per iteration
 EVALUATIONS = "evaluations.jsonl"  # one line per evaluation
 CHECKPOINTS = "checkpoints"
+STATE = "state.json"  # of a checkpoint
+REPLACED = ".replaced-"  # in front of the name of a checkpoint that a new one is taking the place of
 ERRORS = "errors.log"  # tracebacks of what was not expected
 LOCK = "lock"
 REPORT = "report"
@@ -36,3 +39,18 @@ def expect_own_files(run: Path) -> None:
             expect_plain(run / name, folder=True)
     except OSError as error:
         raise StorageError(f"{error}; a run writes only inside its own folder") from error
+
+
+def numbered_checkpoints(directory: Path) -> list[Path]:
+    """Every directory that has a checkpoint's name, by iteration; one that has gone since it was listed counts."""
+    try:
+        with os.scandir(directory) as entries:
+            names = sorted(entry.name for entry in entries if entry.is_dir())
+    except OSError:
+        return []
+    found: dict[int, Path] = {}
+    for name in names:  # ".replaced-5" sorts before "5", which then takes its place
+        number = name.removeprefix(REPLACED)
+        if number.isascii() and number.isdigit() and str(int(number)) == number:
+            found[int(number)] = directory / name
+    return [found[iteration] for iteration in sorted(found)]

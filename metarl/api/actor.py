@@ -62,13 +62,6 @@ class Actor:
             everyone = active is None or active.all()
             self.trial = told if everyone else told.where(torch.from_numpy(active), self.trial)
 
-    def begin_episode(self) -> None:
-        """The next observation is an episode's first, though no end was observed."""
-        with torch.inference_mode():
-            outcome = self.trial.outcome.clone()
-            outcome[3] = 1.0
-            self.trial = TrialState(self.trial.policy_state, self.trial.action, outcome)
-
     def log_prob(self, obs: Tensor, action: Tensor) -> Tensor:
         """log π [M] of actions [M, …] at observations [M, obs]; for policies without a memory."""
         with torch.inference_mode():

@@ -15,7 +15,7 @@ from safetensors.torch import load as tensors_of
 from torch import Tensor
 
 from metarl.errors import CheckpointError, StorageError
-from metarl.run.checkpoint import tensor_bytes
+from metarl.run.checkpoint import require_format, tensor_bytes
 from metarl.storage import sync_directory, write_file
 from metarl.version import __version__
 
@@ -69,13 +69,7 @@ def read(folder: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         content = (folder / TENSORS).read_bytes()
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{folder}: expected {kind}.json and {TENSORS}, got: {error}") from error
-    version = data.get("format_version") if isinstance(data, dict) else None
-    if not isinstance(version, int) or version < 1:
-        raise CheckpointError(f"{path}: expected format_version 1..{FORMAT_VERSION}, got {version!r}")
-    if version > FORMAT_VERSION:
-        raise CheckpointError(
-            f"{path}: expected format_version <= {FORMAT_VERSION}, got {version}; upgrade metarl to read it"
-        )
+    require_format(data.get("format_version") if isinstance(data, dict) else None, FORMAT_VERSION, str(path))
     kept = {key: value for key, value in data.items() if key != "sha256"}
     if data.get("sha256") != _sum(kept):
         raise CheckpointError(f"{path}: damaged or changed: it does not fit its sum")

@@ -277,8 +277,7 @@ def _config(run: Path, found: Checkpoint) -> Mapping[str, Any]:
         data: Mapping[str, Any] = kept
         return data
     problems: strict_yaml.Problems = {}
-    content = strict_yaml.read_file(run / run_files.CONFIG, problems)
-    parsed = None if content is None else strict_yaml.parse(content, str(run / run_files.CONFIG), problems)
+    parsed = strict_yaml.load(run / run_files.CONFIG, problems)
     if parsed is None or problems:
         raise ConfigError("\n".join(problems.values()))
     return parsed

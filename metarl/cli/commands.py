@@ -16,11 +16,10 @@ from typing import Any
 from metarl import run_files
 from metarl.cli.tables import curve_table, results_only, runs_table, table, task_cells, write
 from metarl.config import lookup
-from metarl.errors import CheckpointError, ConfigError, StorageError, WorkerError
-from metarl.run import listing
-from metarl.storage import replace_file
+from metarl.errors import CheckpointError, ConfigError, WorkerError
 from metarl.version import __version__
 
+LATEST = "latest"  # what the run that was written to last may be called
 RUNS = "runs"  # the folder of all runs, unless a configuration says otherwise
 KINDS: dict[str, lookup.Package] = {"tasks": "envs", "agents": "agents", "configs": "configs"}
 
@@ -70,6 +69,7 @@ def evaluate(options: argparse.Namespace) -> str:
     run = _run(options.run)
     _begin(f"evaluate {run}")
     _check_overrides(options, "evaluate")
+    from metarl.report.files import write_files
     from metarl.run import runs
 
     tasks = None if options.tasks is None else _tasks(options.tasks)
@@ -78,7 +78,7 @@ def evaluate(options: argparse.Namespace) -> str:
             run, options.overrides, options.allow, _notify, iteration=options.checkpoint, tasks=tasks
         )
     if options.out is not None:
-        _save(options.out, json.dumps(result) + "\n")
+        write_files({options.out: (json.dumps(result) + "\n").encode()})
     return json.dumps(result) if options.json else curve_table(result)
 
 
@@ -121,6 +121,8 @@ def list_(options: argparse.Namespace) -> str:
 
 
 def _list_runs(options: argparse.Namespace) -> str:
+    from metarl.run import listing
+
     found = listing.runs_below(Path(os.path.expanduser(options.folder or RUNS)))
     if options.json:
         return json.dumps([{**vars(run), "path": str(run.path)} for run in found])
@@ -220,14 +222,6 @@ def _tasks(text: str) -> list[dict[str, Any]]:
     return tasks
 
 
-def _save(path: Path, text: str) -> None:
-    """Write a file in one step. Raises StorageError."""
-    try:
-        replace_file(path, text.encode())
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {error}") from error
-
-
 def _run(text: str) -> Path:
     """A run directory.
 
@@ -237,7 +231,9 @@ def _run(text: str) -> Path:
     run = Path(os.path.expanduser(text))
     if run_files.is_run(run):
         return run
-    if text == listing.LATEST and not run.exists():
+    if text == LATEST and not run.exists():
+        from metarl.run import listing
+
         return listing.latest(Path(RUNS))
     found = (
         f"a folder without {run_files.CONFIG} and {run_files.CHECKPOINTS}"

@@ -6,11 +6,13 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from metarl.errors import StorageError
 from metarl.monitor.curve_text import aligned, number
-from metarl.run.listing import ListedRun
+
+if TYPE_CHECKING:  # with what it imports, it would make every command start later
+    from metarl.run.listing import ListedRun
 
 
 def curve_table(result: dict[str, Any]) -> str:
@@ -100,11 +102,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     from rich.text import Text
 
     if sys.stdout is None or not sys.stdout.isatty():  # None: started without one
-        widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
-        lines = [
-            "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)) for row in (columns, *rows)
-        ]
-        return "\n".join(line.rstrip() for line in lines)
+        return "\n".join(aligned([columns, *rows]))
     table = Table(*columns)
     for row in rows:
         table.add_row(*map(Text, row))

@@ -31,6 +31,12 @@ _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # for looking only; Ome
 _Node = yaml.MappingNode | yaml.SequenceNode | yaml.ScalarNode
 
 
+def load(path: Path, problems: Problems) -> dict[str, Any] | None:
+    """The content of a YAML file as data: :func:`read_file`, then :func:`parse`. None, with a problem, without one."""
+    content = read_file(path, problems)
+    return None if content is None else parse(content, str(path), problems)
+
+
 def read_file(path: Path, problems: Problems) -> bytes | None:
     """The content of a file of at most ``MAX_BYTES``; None, with a problem under ``str(path)``, if there is none."""
     try:

@@ -15,6 +15,8 @@ import rich.console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
+from metarl.monitor.curve_text import number
+
 BAR_WIDTH = 20
 SHED = ("elapsed", "env_steps", "speed", "success", "eta")  # what a narrow terminal does without, in this order
 
@@ -134,7 +136,7 @@ def describe(metrics: Mapping[str, float]) -> dict[str, str]:
         )
         if by_step:
             ends = by_step if len(by_step) == 1 else [by_step[0], by_step[-1]]
-            parts[name] = f"{name} {' → '.join(_number(value) for _, value in ends)}"
+            parts[name] = f"{name} {' → '.join(number(value) for _, value in ends)}"
     if "perf/env_steps_per_s" in metrics:
         parts["speed"] = f"{count(metrics['perf/env_steps_per_s'])} steps/s"
     return parts
@@ -142,10 +144,6 @@ def describe(metrics: Mapping[str, float]) -> dict[str, str]:
 
 def _is_step(key: str, prefix: str) -> bool:
     return key.startswith(prefix) and key.removeprefix(prefix).isdecimal()
-
-
-def _number(value: float) -> str:
-    return f"{value:.0f}" if abs(value) >= 999.5 else f"{value:.3g}"
 
 
 def count(value: float) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 MAX_POINTS_SHOWN = 6
@@ -37,7 +37,7 @@ def curve_lines(summary: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def aligned(rows: list[list[str]]) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows of cells as lines with aligned columns; short rows end early."""
     columns = max(map(len, rows))
     widths = [max((len(row[place]) for row in rows if place < len(row)), default=0) for place in range(columns)]

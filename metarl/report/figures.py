@@ -83,9 +83,7 @@ def write_report(run: Path) -> Path:
 
 def _subject(run: Path) -> str:
     """Agent and task of a run, as its configuration says; the folder that it is filed in where that is lost."""
-    problems: strict_yaml.Problems = {}
-    content = strict_yaml.read_file(run / run_files.CONFIG, problems)
-    data = None if content is None else strict_yaml.parse(content, run_files.CONFIG, problems)
+    data = strict_yaml.load(run / run_files.CONFIG, {})
     try:
         assert data is not None
         return f"{data['agent']['name']} on {data['task']['name']}"

@@ -22,19 +22,21 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
+from metarl import run_files
 from metarl.errors import CheckpointError, StorageError
 from metarl.run import provenance
+from metarl.run_files import numbered_checkpoints
 from metarl.storage import expect_plain, sync_directory, write_file
 
 FORMAT_VERSION = 1
 TENSORS = "agent.safetensors"
-STATE = "state.json"
+STATE = run_files.STATE
 MANIFEST = "manifest.json"
 MAX_JSON_BYTES = {STATE: 64 * 2**20, MANIFEST: 2**20}
 
 # Prefixes of names inside the checkpoint directory that are not <iteration>.
 _TEMP = ".tmp-"  # unfinished or being deleted: never read, swept by the next save
-_REPLACED = ".replaced-"  # the old <iteration> while a new one takes its name: read only if that is missing
+_REPLACED = run_files.REPLACED  # the old <iteration> while a new one takes its name: read only if that is missing
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ def load(path: Path) -> Checkpoint:
 
 def complete(directory: Path) -> list[Path]:
     """Checkpoints whose manifest and file sizes are right, oldest iteration first; hashes are left to :func:`load`."""
-    return [path for path in _numbered(directory) if _is_complete(path)]
+    return [path for path in numbered_checkpoints(directory) if _is_complete(path)]
 
 
 def latest(directory: Path) -> Checkpoint:
@@ -115,19 +117,27 @@ def latest(directory: Path) -> Checkpoint:
     Raises:
         CheckpointError: there is none, or the newest is damaged; then the message names the newest valid one, if any.
     """
-    paths = _numbered(directory)
+    paths = numbered_checkpoints(directory)
     if not paths:
         raise CheckpointError(f"expected a checkpoint in {directory}, found none; nothing to go on from")
     seen = _identity(paths[-1])
     try:
         return load(paths[-1])
     except CheckpointError as error:
-        again = _numbered(directory)
+        again = numbered_checkpoints(directory)
         if again and (again[-1], _identity(again[-1])) != (paths[-1], seen):
             return latest(directory)  # a run that goes on has put another in its place meanwhile
         valid = next((path for path in reversed(paths[:-1]) if _is_valid(path)), None)
         advice = f"delete {paths[-1]} to go on from {valid}, which is valid" if valid else "no older one is valid"
         raise CheckpointError(f"the newest checkpoint is damaged: {error}; {advice}") from error
+
+
+def require_format(version: Any, newest: int, where: str) -> None:
+    """Raise CheckpointError unless ``version`` is one that this metarl reads, 1 to ``newest``."""
+    if not isinstance(version, int) or version < 1:
+        raise CheckpointError(f"{where}: expected format_version 1..{newest}, got {version!r}")
+    if version > newest:
+        raise CheckpointError(f"{where}: expected format_version <= {newest}, got {version}; upgrade metarl to read it")
 
 
 def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
@@ -209,21 +219,6 @@ def _iteration(path: Path) -> int:
     return int(path.name.removeprefix(_REPLACED))
 
 
-def _numbered(directory: Path) -> list[Path]:
-    """Every directory that has a checkpoint's name, by iteration; one that has gone since it was listed counts."""
-    try:
-        with os.scandir(directory) as entries:
-            names = sorted(entry.name for entry in entries if entry.is_dir())
-    except OSError:
-        return []
-    found: dict[int, Path] = {}
-    for name in names:  # ".replaced-5" sorts before "5", which then takes its place
-        number = name.removeprefix(_REPLACED)
-        if number.isascii() and number.isdigit() and str(int(number)) == number:
-            found[int(number)] = directory / name
-    return [found[iteration] for iteration in sorted(found)]
-
-
 def _identity(path: Path) -> tuple[int, int] | None:
     """What a directory of the same name does not share; None if it has gone."""
     try:
@@ -268,13 +263,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     file = path / MANIFEST
     _expect_size(file, None)
     data, manifest = _read_json(file)
-    version = manifest.get("format_version")
-    if not isinstance(version, int) or version < 1:
-        raise CheckpointError(f"{file}: expected format_version 1..{FORMAT_VERSION}, got {version!r}")
-    if version > FORMAT_VERSION:
-        raise CheckpointError(
-            f"{file}: expected format_version <= {FORMAT_VERSION}, got {version}; upgrade metarl to read it"
-        )
+    require_format(manifest.get("format_version"), FORMAT_VERSION, str(file))
     expected, actual = manifest.get("sha256"), _self_hash(manifest)
     if (
         expected != actual or _json_bytes(manifest) != data

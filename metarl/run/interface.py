@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from metarl.errors import CheckpointError
+from metarl.run.checkpoint import require_format
 from metarl.spaces import Space, SpaceSpec
 from metarl.tasks import TaskDistribution
 from metarl.tasks.wrappers import Wrappers
@@ -54,13 +55,7 @@ class Interface:
         Raises:
             CheckpointError: a newer format, or none at all.
         """
-        version = state.get("format_version")
-        if not isinstance(version, int) or version < 1:
-            raise CheckpointError(f"{where}: expected an interface of format 1..{FORMAT_VERSION}, got {version!r}")
-        if version > FORMAT_VERSION:
-            raise CheckpointError(
-                f"{where}: expected format <= {FORMAT_VERSION}, got {version}; upgrade metarl to read it"
-            )
+        require_format(state.get("format_version"), FORMAT_VERSION, f"{where}, interface")
         try:
             keys = state["observation_keys"]
             return Interface(

@@ -15,7 +15,6 @@ from metarl import run_files
 from metarl.errors import CheckpointError
 from metarl.monitor.metrics_file import MetricsFile
 
-LATEST = "latest"  # what a run may be called on the command line
 DEPTH = 3  # folders between the folder of all runs and a run: task, agent
 
 State = Literal["running", "finished", "stopped", "damaged"]
@@ -38,8 +37,7 @@ class ListedRun:
 
 def runs_below(root: Path) -> list[ListedRun]:
     """Every run below a folder, the newest last."""
-    found = sorted(_run_folders(root, DEPTH), key=lambda run: (_changed(run), run))
-    return [read_run(run) for run in found]
+    return [read_run(run) for run in _by_age(root)]
 
 
 def latest(root: Path) -> Path:
@@ -48,9 +46,9 @@ def latest(root: Path) -> Path:
     Raises:
         CheckpointError: there is none.
     """
-    found = sorted(_run_folders(root, DEPTH), key=lambda run: (_changed(run), run))
+    found = _by_age(root)
     if not found:
-        raise CheckpointError(f"'{LATEST}': expected a run below {root}, found none; `metarl list runs` shows them")
+        raise CheckpointError(f"'latest': expected a run below {root}, found none; `metarl list runs` shows them")
     return found[-1]
 
 
@@ -80,6 +78,11 @@ def read_run(run: Path) -> ListedRun:
     )
 
 
+def _by_age(root: Path) -> list[Path]:
+    """The runs below a folder, the one that was written to last at the end."""
+    return sorted(_run_folders(root, DEPTH), key=lambda run: (_changed(run), run))
+
+
 def _run_folders(root: Path, depth: int) -> list[Path]:
     if run_files.is_run(root):
         return [root]
@@ -93,10 +96,9 @@ def _run_folders(root: Path, depth: int) -> list[Path]:
 
 
 def _newest_state(run: Path) -> Mapping[str, Any] | None:
-    folders = (run / run_files.CHECKPOINTS).glob("[0-9]*")
-    for folder in sorted((f for f in folders if f.name.isdecimal()), key=lambda f: int(f.name), reverse=True):
+    for folder in reversed(run_files.numbered_checkpoints(run / run_files.CHECKPOINTS)):
         with suppress(OSError, ValueError):
-            state = json.loads((folder / "state.json").read_bytes())
+            state = json.loads((folder / run_files.STATE).read_bytes())
             if isinstance(state, dict):
                 return state
     return None

@@ -151,8 +151,8 @@ def _require_tasks(distribution: TaskDistribution, tasks: Sequence[Task]) -> Non
     """Raises ConfigError unless these are tasks of the family, at least one."""
     if not tasks:
         raise ConfigError("expected at least one task, got none")
-    for task in tasks:
-        with closing(make_lanes(distribution, 1)) as lane:
+    with closing(make_lanes(distribution, 1)) as lane:
+        for task in tasks:
             try:
                 lane.set_tasks([task])
             except (ValueError, KeyError, TypeError) as error:

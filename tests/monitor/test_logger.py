@@ -404,7 +404,7 @@ class TestConsole:
         assert counts == ["0", "950", "999", "12.3k", "999k", "1M", "1.92M", "2.5G"]
         durations = [console._duration(s) for s in (0.42, 58.2, 60, 660, 3600, 36_000, 259_200)]
         assert durations == ["0.42 s", "58 s", "1 min", "11 min", "1 h", "10 h", "3 days"]
-        assert [console._number(x) for x in (-1234.6, 45.24, 0.001234, math.nan)] == ["-1235", "45.2", "0.00123", "nan"]
+        assert [console.number(x) for x in (-1234.6, 45.24, 0.001234, math.nan)] == ["-1235", "45.2", "0.00123", "nan"]
 
     def test_metrics_that_are_not_there_are_not_shown(self):
         assert console.describe({"iteration": 1, "env_steps": 10}) == {"env_steps": "env_steps 10"}
