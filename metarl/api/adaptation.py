@@ -147,7 +147,7 @@ class Adaptation:
 
         Raises:
             RuntimeError: there was no action since the last call.
-            NumericError: something is not finite; :meth:`drop_episode` leaves the episode out, and adaptation can go on.
+            NumericError: something is not finite; after :meth:`drop_episode` adaptation can go on.
         """
         if self._pending is None:
             raise RuntimeError("expected an action, session.policy(obs), before its outcome is observed")
