@@ -18,6 +18,7 @@ REPLACED = ".replaced-"  # in front of the name of a checkpoint that a new one i
 ERRORS = "errors.log"  # tracebacks of what was not expected
 LOCK = "lock"
 REPORT = "report"
+SUMMARY = "summary.json"  # what came out of it
 WANDB = "wandb"
 
 
@@ -33,7 +34,7 @@ def expect_own_files(run: Path) -> None:
         StorageError: a file or a folder of the run is a link or the like; names it.
     """
     try:
-        for name in (CONFIG, VERSIONS, METRICS, EVALUATIONS, ERRORS, LOCK):
+        for name in (CONFIG, VERSIONS, METRICS, EVALUATIONS, SUMMARY, ERRORS, LOCK):
             expect_plain(run / name)
         for name in (CHECKPOINTS, REPORT, WANDB):
             expect_plain(run / name, folder=True)

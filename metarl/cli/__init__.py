@@ -111,7 +111,8 @@ def _parser(argv: Sequence[str]) -> tuple[argparse.ArgumentParser, list[str]]:
         "--checkpoint", type=int, metavar="ITERATION", help="instead of the newest one; `ls RUN/checkpoints`"
     )
     hash_ = command("hash", commands.hash_, "print one digest of all that training computed")
-    for added in (resume, evaluate, hash_):
+    report = command("report", commands.report, "draw a run's curves and sum it up, as it stands; prints the files")
+    for added in (resume, evaluate, hash_, report):
         added.add_argument("run", metavar="RUN", help="run directory, or latest: the one written to last below runs/")
     for added in (resume, evaluate):
         _add_allow(added)

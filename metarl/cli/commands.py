@@ -82,6 +82,14 @@ def evaluate(options: argparse.Namespace) -> str:
     return json.dumps(result) if options.json else curve_table(result)
 
 
+def report(options: argparse.Namespace) -> str:
+    """Summary, table and picture of a run as it stands."""
+    run = _run(options.run)
+    from metarl.report.run_report import write_report
+
+    return "\n".join(str(path) for path in write_report(run))
+
+
 def hash_(options: argparse.Namespace) -> str:
     """The digest of a run."""
     run = _run(options.run)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from metarl import run_files
+from metarl.config import strict_yaml
 from metarl.errors import ConfigError
 from metarl.monitor.metrics_file import MetricsFile
 from metarl.report.files import report_folder, write_files
@@ -52,6 +53,35 @@ def unit_of(evaluation: Mapping[str, Any] | None) -> str:
     return str(evaluation.get("unit", GRADIENT)) if evaluation else GRADIENT
 
 
+@dataclass(frozen=True)
+class Trained:
+    """How much adaptation there was in training."""
+
+    unit: str  # of an evaluation, see unit_of
+    count: int  # gradient steps, or episodes of a trial; 0 where training had none, or it is not known
+
+    @property
+    def point(self) -> int:
+        """The point of an adaptation curve that has had as much of it."""
+        return self.count if self.unit == GRADIENT else max(self.count - 1, 0)
+
+
+def trained(config: Mapping[str, Any], curves: Curves) -> Trained:
+    """Gradient agents record every phase of training; a trial's episodes are in the configuration."""
+    unit = unit_of(curves.last_evaluation)
+    if unit == GRADIENT:
+        return Trained(unit, max(curves.phases, default=0))
+    agent = config.get("agent")
+    count = agent.get("episodes_per_trial") if isinstance(agent, Mapping) else None
+    return Trained(unit, count if isinstance(count, int) else 0)
+
+
+def config_of(run: Path) -> Mapping[str, Any]:
+    """A run's configuration; empty where it is lost."""
+    data = strict_yaml.load(run / run_files.CONFIG, {})
+    return data if isinstance(data, Mapping) else {}
+
+
 def read_curves(run: Path) -> Curves:
     """Read a run's records; one that is still going on may be read too.
 
@@ -88,18 +118,47 @@ def _odd_in_evaluation(line: Mapping[str, Any]) -> str | None:
     """The same of a line of evaluations.jsonl."""
     if not _is_number(line.get("env_steps")):
         return f"expected a number for env_steps, got {line.get('env_steps')!r:.60}"
-    points = None
-    for key in ("steps", "mean", "low", "high"):
-        values = line.get(key)
-        known = [value for value in values if value is not None or key == "steps"] if isinstance(values, list) else None
-        if not _are_numbers(known) or not values or len(values) != (points or len(values)):
-            return f"expected {key} to be numbers, as many as steps, got {values!r:.60}"
-        points = len(values)
+    if odd := _odd_curve(line):
+        return odd
+    if "success" in line:
+        success = line["success"]
+        if not isinstance(success, Mapping):
+            return f"expected success to have mean, low and high, got {success!r:.60}"
+        if odd := _odd_curve({**success, "steps": line["steps"]}):
+            return f"success: {odd}"
+    points = len(line["steps"])
     returns = line.get("returns")
     if not isinstance(returns, list) or not all(map(_are_numbers, returns)):
         return f"expected returns to be lists of numbers, got {returns!r:.60}"
     if len(returns) != points or len({len(row) for row in returns}) != 1:
         return "expected returns to have a list for every step, all of one length"
+    if not isinstance(line.get("tasks", []), list) or len(line.get("tasks", [])) not in (0, len(returns[0])):
+        return f"expected as many tasks as returns of a step, got {line['tasks']!r:.60}"
+    return _odd_classes(line.get("by_class", {}), points)
+
+
+def _odd_curve(curve: Mapping[str, Any]) -> str | None:
+    """What is wrong with ``steps``, ``mean``, ``low`` and ``high``."""
+    points = None
+    for key in ("steps", "mean", "low", "high"):
+        values = curve.get(key)
+        known = [value for value in values if value is not None or key == "steps"] if isinstance(values, list) else None
+        if not _are_numbers(known) or not values or len(values) != (points or len(values)):
+            return f"expected {key} to be numbers, as many as steps, got {values!r:.60}"
+        points = len(values)
+    return None
+
+
+def _odd_classes(classes: Any, points: int) -> str | None:
+    """What is wrong with ``by_class``."""
+    if not isinstance(classes, Mapping):
+        return f"expected by_class to map classes to returns, got {classes!r:.60}"
+    for name, found in classes.items():
+        curves = [found.get("returns"), found.get("success", [None] * points)] if isinstance(found, Mapping) else [None]
+        for values in curves:
+            known = [value for value in values if value is not None] if isinstance(values, list) else None
+            if not _are_numbers(known) or values is None or len(values) != points:
+                return f"expected numbers for every step of by_class.{name}, got {found!r:.60}"
     return None
 
 

@@ -1,24 +1,16 @@
-"""How all pictures look, and the picture of a run's curves."""
+"""How all pictures look."""
 
 from __future__ import annotations
 
 import io
-import os
-from collections.abc import Iterable, Iterator, Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from metarl import run_files
-from metarl.config import strict_yaml
-from metarl.report.curves import GRADIENT, Curves, read_curves, unit_of
-from metarl.report.files import report_folder, write_files
-from metarl.report.numbers import MILLION
-from metarl.report.palette import BLUE, GREY, LIGHT_GREY, VERMILION
-from metarl.statistics import method_of
+from metarl.report.palette import LIGHT_GREY
 from metarl.surroundings import import_matplotlib
 
 import_matplotlib()
@@ -66,124 +58,48 @@ def whole_numbers(axis: Axis) -> None:
     axis.set_major_locator(MaxNLocator(integer=True))
 
 
-# The picture of a run
-
-
-def write_report(run: Path) -> Path:
-    """Draw ``report/curves.png``: the learning curve on the left, the last adaptation curve on the right.
-
-    Raises:
-        ConfigError: the run has recorded nothing, or a line that is not as metarl writes them.
-        StorageError: records cannot be read, or the picture cannot be written.
-    """
-    path = report_folder(run) / "curves.png"
-    write_files({path: _picture(run, read_curves(run))})
-    return path
-
-
-def _subject(run: Path) -> str:
-    """Agent and task of a run, as its configuration says; the folder that it is filed in where that is lost."""
-    data = strict_yaml.load(run / run_files.CONFIG, {})
-    try:
-        assert data is not None
-        return f"{data['agent']['name']} on {data['task']['name']}"
-    except (AssertionError, KeyError, TypeError):
-        return os.fsencode(run.resolve().parent.name).decode(errors="replace")
-
-
-@house_style()
-def _picture(run: Path, curves: Curves) -> bytes:
-    figure = new_figure(11, 4.4)
-    left, right = figure.subplots(1, 2)
-    name = os.fsencode(run.resolve().name).decode(errors="replace")
-    figure.suptitle(f"{_subject(run)}   ·   {name}", fontsize=10, color=GREY)
-    _draw_learning(left, curves)
-    _draw_adaptation(right, curves.last_evaluation)
-    return png(figure)
-
-
-def _draw_learning(axes: Axes, curves: Curves) -> None:
-    """Training return of every phase, and the first and last point of every evaluation, by environment steps."""
-    phases, last = curves.phases, curves.last_evaluation
-    for phase, color in zip(phases, _ordered_colors(len(phases)), strict=True):
-        steps, values = curves.returns(phase)
-        marker = "." if len(steps) == 1 else ""
-        what = _after(phase) if unit_of(last) == GRADIENT else "mean of all episodes"
-        axes.plot(_millions(steps), values, color=color, linewidth=1.4, marker=marker, label=f"training, {what}")
-    if last is not None:
-        ends = {0: (BLUE, "s"), len(last["steps"]) - 1: (VERMILION, "o")}
-        for point, (color, marker) in ends.items():
-            _draw_evaluations(axes, curves.evaluations, point, color, marker)
-    axes.set(title="Learning", xlabel="environment steps (millions)", ylabel="return per episode")
-    axes.set_xlim(left=0)
-    tidy(axes)
-    _add_legend(axes)
-
-
-def _draw_evaluations(axes: Axes, evaluations: Sequence[dict[str, Any]], point: int, color: str, marker: str) -> None:
-    shown = [line for line in evaluations if point < len(line["steps"])]
-    mean, low, high = (_floats(line[name][point] for line in shown) for name in ("mean", "low", "high"))
-    axes.errorbar(
-        _millions([line["env_steps"] for line in shown]),
-        mean,
-        yerr=np.maximum([mean - low, high - mean], 0),  # a skewed interval may lie beside its mean
-        fmt=marker,
-        markersize=4.5,
-        markeredgecolor="white",
-        markeredgewidth=0.6,
-        color=color,
-        capsize=2.5,
-        elinewidth=1.0,
-        zorder=3,
-        label=f"held-out, {_after(shown[-1]['steps'][point], unit_of(shown[-1]))} (95 % CI)",
-    )
-
-
-def _draw_adaptation(axes: Axes, evaluation: dict[str, Any] | None) -> None:
-    """Mean return on held-out tasks by adaptation steps, its interval, and every task's own curve."""
-    title = "Adaptation to held-out tasks"
-    if evaluation is not None:
-        title += f" after {evaluation['iteration']} iterations ({evaluation['env_steps'] / MILLION:.3g} M steps)"
-    axes.set(title=title, xlabel=unit_of(evaluation), ylabel="return per episode")
-    tidy(axes)
-    if evaluation is None:
-        axes.text(0.5, 0.5, "no evaluation yet", transform=axes.transAxes, ha="center", va="center", color=GREY)
-        axes.set(xticks=[], yticks=[])
-        return
-    steps, tasks = evaluation["steps"], list(zip(*evaluation["returns"], strict=True))
-    mean, low, high = (_floats(evaluation[name]) for name in ("mean", "low", "high"))
-    for index, task in enumerate(tasks):
-        label = f"each of {len(tasks)} tasks" if index == 0 else None
-        axes.plot(steps, _floats(task), color=GREY, linewidth=0.7, alpha=0.3, label=label)
-    label = f"95 % CI of the mean,\n{method_of(evaluation)}"
-    axes.fill_between(steps, low, high, color=BLUE, alpha=0.25, linewidth=0, label=label)
-    axes.plot(steps, mean, color=BLUE, linewidth=2.2, marker="o", markersize=5, label="mean over tasks")
-    whole_numbers(axes.xaxis)
-    _add_legend(axes)
-
-
-def _floats(values: Iterable[float | None]) -> NDArray[np.float64]:
-    """Numbers with NaN, which is not drawn, for those that are undefined."""
-    return np.array(list(values), dtype=np.float64)
-
-
-def _add_legend(axes: Axes) -> None:
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=8, frameon=True, framealpha=0.85, edgecolor="none")
-
-
-def _ordered_colors(count: int) -> list[Any]:
+def ordered_colors(count: int) -> list[Any]:
     """From light to dark, for curves that have an order; cividis looks alike with every kind of colour vision."""
     return [colormaps["cividis"](0.8 * (1 - k / max(1, count - 1))) for k in range(count)]
 
 
-def _after(steps: int, unit: str = GRADIENT) -> str:
-    if unit != GRADIENT:
-        return f"episode {steps + 1}"
-    if steps == 0:
-        return "before adaptation"
-    return f"after {steps} step{'s' if steps > 1 else ''}"
+def label_ends(axes: Axes, ends: Sequence[tuple[float, str, Any]]) -> None:
+    """Write every curve's name at the right of the axes, as high as the curve ends: (end, name, colour) each.
+
+    Names that would lie on one another are moved apart. Curves without an end (NaN) have no name.
+    """
+    ends = sorted((end for end in ends if np.isfinite(end[0])), key=lambda end: end[0])
+    if not ends:
+        return
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high)  # what is drawn later does not move the ends
+    wanted = [float(np.clip((end - low) / (high - low), 0, 1)) for end, _, _ in ends]
+    lines = [name.count("\n") + 1 for _, name, _ in ends]
+    for (_, name, color), height, aim in zip(ends, _apart(wanted, lines), wanted, strict=True):
+        axes.annotate(
+            name,
+            (1.0, aim),
+            (1.04, height),
+            xycoords="axes fraction",
+            textcoords="axes fraction",
+            fontsize=8,
+            color=color,
+            va="center",
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.6, "shrinkA": 1, "shrinkB": 0},
+        )
 
 
-def _millions(values: Sequence[float]) -> list[float]:
-    return [value / MILLION for value in values]
+LINE_HEIGHT = 0.052  # of a line of text, as a fraction of the axes
+
+
+def _apart(wanted: Sequence[float], lines: Sequence[int]) -> list[float]:
+    """Ascending heights close to those wanted, each with room for its lines of text, within 0 to 1 if they fit."""
+    heights = list(wanted)
+    gaps = [LINE_HEIGHT * (a + b) / 2 for a, b in itertools.pairwise(lines)]
+    for place, gap in enumerate(gaps):  # upwards
+        heights[place + 1] = max(heights[place + 1], heights[place] + gap)
+    heights[-1] = min(heights[-1], 1.0)
+    for place in range(len(gaps) - 1, -1, -1):  # and down from the top
+        heights[place] = min(heights[place], heights[place + 1] - gaps[place])
+    return heights

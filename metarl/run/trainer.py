@@ -18,7 +18,6 @@ from metarl.errors import Interrupted, MetarlError, NumericError, StorageError
 from metarl.faults import explained
 from metarl.monitor.logger import Logger
 from metarl.monitor.metrics_file import MetricsFile
-from metarl.report.curves import write_curves_csv
 from metarl.run import checkpoint, run_dir
 from metarl.run.divergence import DivergenceBudget
 from metarl.run.evaluation import Evaluator
@@ -138,11 +137,10 @@ class Trainer:
         """Draw the curves. The run is complete: whatever goes wrong here costs no more than the picture."""
         self.logger.message(f"results: {run_dir.shown(self.run)}")
         try:
-            from metarl.report.figures import write_report  # matplotlib takes a second, and only this needs it
+            from metarl.report.run_report import write_report  # matplotlib takes a second, and only this needs it
 
-            report = write_report(self.run)
-            write_curves_csv(self.run)
-            self.logger.message(f"curves:  {run_dir.shown(report)}")
+            *_, picture = write_report(self.run)
+            self.logger.message(f"curves:  {run_dir.shown(picture)}")
         except Exception as error:
             what = str(error) if isinstance(error, MetarlError) else f"{type(error).__name__}: {error}"
             self.logger.message(f"warning: the run is complete, but its report could not be written: {what}")

@@ -42,7 +42,9 @@ RNG = np.random.default_rng(0)
 DOORS = {"gamma": 1.0, "gae_lambda": 0.9, "entropy_coef": 0.05}
 
 
-@pytest.mark.parametrize(("credit", "expected"), [("trial", 1.0), ("episode", 2 * PASS)])
+@pytest.mark.parametrize(
+    ("credit", "expected"), [("trial", 1.0), pytest.param("episode", 2 * PASS, marks=pytest.mark.slow)]
+)
 def test_exploring_for_the_next_episode_is_learned_with_credit_over_the_trial_only(
     credit: str, expected: float
 ) -> None:
@@ -52,6 +54,7 @@ def test_exploring_for_the_next_episode_is_learned_with_credit_over_the_trial_on
     assert trial_return(agent, doors()) == pytest.approx(expected, abs=0.02)
 
 
+@pytest.mark.slow
 def test_trpo_learns_to_explore_too() -> None:
     agent = trpo(doors(), max_kl=0.05, gamma=1.0, gae_lambda=1.0, fisher_fraction=1.0)
     logged = learn(agent, doors(), iterations=60, tasks=200)
@@ -376,6 +379,7 @@ def test_the_value_head_says_the_same_when_its_units_change() -> None:
     assert float(learned.std(correction=0)) == pytest.approx(1, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_the_value_head_learns_what_depends_on_the_time_alone() -> None:
     """Reward 1 in each of two times three steps, γ = 1: 6, 5, … 1 are to come. The memory needs not count."""
     distribution = ProbeDistribution(ProbeConfig(horizon=3, num_tasks=1))

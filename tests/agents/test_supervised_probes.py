@@ -313,6 +313,7 @@ def pretrained(one_thread) -> Tensor:
     return short_training(loop, example.sinusoid_maml(loop, steps=0), "adam", 1e-3)
 
 
+@pytest.mark.slow
 def test_maml_adapts_where_a_network_pretrained_on_all_tasks_does_not(pretrained):
     """Figures 2 and 3 of Finn et al. 2017 in small: one step does most of it, and further steps go on improving."""
     loop = example.regressor((40, 40), "relu", 0.01)

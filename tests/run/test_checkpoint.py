@@ -325,6 +325,7 @@ def test_killed_before_any_step_of_a_save_the_newest_still_loads(tmp_path):
     assert names(tmp_path) == ["2"]
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_every_load_succeeds(tmp_path):
     save(tmp_path, 1)
     rng, last = np.random.default_rng(0), 1

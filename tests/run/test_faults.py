@@ -182,7 +182,7 @@ def test_a_run_in_another_thread_than_the_main_one(tmp_path: Path) -> None:
     assert [saved_state(run)["counters"]["iteration"] for run in done] == [1]
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_what_an_environment_prints_does_not_come_between_json(workers: int, tmp_path: Path) -> None:
     settings = ["iterations=1", "eval.every=null", f"sampler.workers={workers}"]
     assert metarl("train", *arguments(tmp_path, "PrintsFamily", *settings)) == 0

@@ -78,10 +78,8 @@ def test_the_digest_depends_on_what_is_trained(reference: Path, tmp_path: Path) 
     assert len({run_dir.digest(run) for run in [reference, *others]}) == 3
 
 
-@pytest.mark.parametrize(
-    "memory",
-    [pytest.param("lstm", marks=pytest.mark.slow), pytest.param("transformer", marks=pytest.mark.slow), "retrieval"],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("memory", ["lstm", "transformer", "retrieval"])
 def test_every_memory_gives_one_digest_on_robots_too(memory: str, tmp_path: Path) -> None:
     changes = [f"agent.memory={memory}", "iterations=2", "agent.memory_context=15"]  # a trial's steps
     alone = train(tmp_path / "alone", *changes, name=CHEETAH)
@@ -112,6 +110,7 @@ def test_killed_workers_are_replaced_and_change_no_bit(
     assert outcome(run) == outcome(reference)
 
 
+@pytest.mark.slow
 def test_kill_9_of_the_trainer_and_resume(reference: Path, tmp_path: Path) -> None:
     program = tiny_runs.ROOT / "train.py"
     going_on = "agent.lr_end=1.0e-4"  # not 0, behind which no further iteration would learn

@@ -548,6 +548,7 @@ def test_workers_go_with_a_parent_that_is_killed_even_busy_and_stopped_ones(tmp_
     parent.communicate()
 
 
+@pytest.mark.slow
 def test_what_workers_have_started_goes_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     script = """
         from tests.sampling.test_executors import start_processes

@@ -154,6 +154,7 @@ def test_gittins_indices_are_the_tabulated_ones() -> None:
     assert far[0, 0] == pytest.approx(0.8699, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_gittins_prefers_the_less_known_of_equal_means() -> None:
     assert choice(Gittins(gamma=0.9, pulls=10), [1, 0], [1, 0]) == 1
     assert choice(EpsilonGreedy(0), [1, 0], [1, 0]) == 0

@@ -209,7 +209,7 @@ SLOW = pytest.mark.slow
     [
         (Random(), 10, 100.1),
         (PosteriorSampling(), 10, 138.1),
-        (PosteriorSampling(20), 10, 144.1),
+        pytest.param(PosteriorSampling(20), 10, 144.1, marks=SLOW),
         (Random(), 25, 250.2),
         (PosteriorSampling(), 25, 408.8),
         pytest.param(PosteriorSampling(20), 25, 425.2, marks=SLOW),
@@ -224,6 +224,7 @@ def test_strategies_earn_what_the_paper_reports(strategy: MDPStrategy, episodes:
     assert abs(total.mean() - published) < 4 * standard_error + 0.05
 
 
+@pytest.mark.slow
 def test_optimism_gains_six_on_the_same_mdps() -> None:
     """144.1 − 138.1 in the same table, whose standard error is at most that of independent means, 1.2."""
     tasks = sampled_tasks(1000)

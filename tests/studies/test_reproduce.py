@@ -206,7 +206,7 @@ def test_a_run_is_told_once_of_a_signal_to_the_whole_group(signum: signal.Signal
     "signum",
     [
         pytest.param(signal.SIGINT, id="Ctrl-C", marks=pytest.mark.slow),
-        pytest.param(signal.SIGKILL, id="kill -9 of the run"),
+        pytest.param(signal.SIGKILL, id="kill -9 of the run", marks=pytest.mark.slow),
     ],
 )
 def test_interrupted_anywhere_the_same_command_goes_on(signum: signal.Signals, reference: Path, tmp_path: Path) -> None:

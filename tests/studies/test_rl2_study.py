@@ -373,6 +373,7 @@ def numbers(out: Path) -> dict[str, Any]:
     return strict_json(out / "rl2.json")
 
 
+@pytest.mark.slow
 def test_a_small_study_from_beginning_to_end(reference: Path) -> None:
     found, page = numbers(reference), (reference / "rl2.md").read_text("utf-8")
     assert found["small"] and "missing" not in page
@@ -419,6 +420,7 @@ def test_strategies_play_the_tasks_that_the_run_was_evaluated_on(reference: Path
             assert problem.reward_mean.tolist() == [task["reward_mean"] for task in tasks]
 
 
+@pytest.mark.slow
 def test_a_stopped_study_goes_on_to_the_same_bits_and_finished_runs_are_left_alone(
     reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -258,8 +258,8 @@ def recall_trials(rows: int, pause: int, rng: np.random.Generator) -> tuple[torc
 @pytest.mark.parametrize(
     ("kind", "pause", "updates", "lr"),
     [
-        ("gru", 4, 800, 1e-2),
-        ("lstm", 4, 800, 1e-2),
+        pytest.param("gru", 4, 800, 1e-2, marks=pytest.mark.slow),
+        pytest.param("lstm", 4, 800, 1e-2, marks=pytest.mark.slow),
         pytest.param("transformer", 20, 200, 5e-3, marks=pytest.mark.slow),
         ("retrieval", 20, 200, 5e-3),
     ],
