@@ -3,6 +3,7 @@
 # Only what every Python has loaded by now: `python -m metarl` still looks first in the working directory (safe_path).
 import importlib
 import os
+import sys
 
 from metarl.version import __version__ as __version__
 
@@ -38,3 +39,33 @@ def __getattr__(name: str) -> "Any":
 
 def __dir__() -> list[str]:
     return [*API, *PUBLIC, "__version__"]
+
+
+# Environment ids: registered once both metarl and Gymnasium are there, in whatever order
+
+
+class _WhenGymnasiumComes:
+    """Asked for every module before it is imported; registers metarl's environments behind Gymnasium's import."""
+
+    def find_spec(self, name: str, path: "Any" = None, target: "Any" = None) -> "Any":
+        if name != "gymnasium":
+            return None
+        import importlib.util
+
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def execute_and_register(module: "Any") -> None:
+                execute(module)
+                importlib.import_module("metarl.envs")
+
+            setattr(spec.loader, "exec_module", execute_and_register)  # noqa: B010 (mypy lets no method be assigned)
+        return spec
+
+
+if "gymnasium" in sys.modules:
+    importlib.import_module("metarl.envs")
+else:
+    sys.meta_path.insert(0, _WhenGymnasiumComes())

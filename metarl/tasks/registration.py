@@ -1,13 +1,11 @@
 """metarl's task families inside Gymnasium: ``gymnasium.make("metarl/HalfCheetahVel-v0", task={"velocity": 1.3})``.
 
-``import metarl.envs`` registers every family, without importing one. ``gymnasium.make("metarl.envs:metarl/Point-v0")``
-does both in one go.
+``import metarl`` registers their ids (metarl.envs).
 """
 
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,25 +21,6 @@ from metarl.tasks.distribution import Split, TaskDistribution
 from metarl.tasks.vector_env import Bools, Floats, Task
 
 DEFAULT_TASK_SEED = 0  # an environment made without a task takes the first ones of this draw
-
-
-def environment_id(name: str) -> str:
-    """A family's Gymnasium id: ``half_cheetah_vel`` → ``metarl/HalfCheetahVel-v0``, ``ml10`` → ``metarl/ML10-v0``."""
-    words = (word.upper() if re.fullmatch("[a-z]{2}[0-9]+", word) else word.capitalize() for word in name.split("_"))
-    return f"metarl/{''.join(words)}-v0"
-
-
-def register_families() -> None:
-    """Register all families with Gymnasium that are not registered yet. Their modules are imported when one is made."""
-    for name in lookup.available("envs"):
-        id_ = environment_id(name)
-        if id_ not in gymnasium.registry:
-            gymnasium.register(
-                id_,
-                entry_point="metarl.tasks.registration:TaskEnv",
-                vector_entry_point="metarl.tasks.registration:AutoresetTaskEnv",
-                kwargs={"name": name},
-            )
 
 
 class _SaysItsHorizon:

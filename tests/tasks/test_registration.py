@@ -17,8 +17,9 @@ from gymnasium.vector import AutoresetMode
 
 import metarl.envs
 from metarl.config import lookup
+from metarl.envs import environment_id
 from metarl.errors import ConfigError
-from metarl.tasks.registration import default_tasks, environment_id, make_distribution
+from metarl.tasks.registration import default_tasks, make_distribution
 
 FAMILIES = lookup.available("envs")
 KEYS: dict[str, dict[str, Any]] = {  # what a family cannot do without
@@ -264,25 +265,36 @@ def test_what_cannot_be_made_is_explained(attempt: Callable[[], Any], error: typ
         attempt()
 
 
-def test_registering_imports_no_family_and_no_engine() -> None:
-    code = """
-import sys, gymnasium
-import metarl
-assert not [id_ for id_ in gymnasium.registry if id_.startswith("metarl/")]
-import metarl.envs
+def python(code: str) -> str:
+    """What a new Python prints that runs in the checkout."""
+    root = Path(metarl.envs.__file__).parent.parent
+    return subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize(
+    "imports",
+    ["gymnasium, metarl", "metarl, gymnasium", "metarl; import gymnasium.spaces; import gymnasium"],
+)
+def test_metarl_and_gymnasium_in_any_order_register_the_ids_and_import_nothing_else(imports: str) -> None:
+    code = f"""
+import sys
+import {imports}
 assert "metarl/Point-v0" in gymnasium.registry
-print([name for name in sys.modules if name.startswith("metarl.envs.") or name in ("torch", "mujoco", "metaworld")])
+heavy = ("torch", "mujoco", "metaworld", "pydantic", "omegaconf")
+print([name for name in sys.modules if name.startswith("metarl.envs.") or name in heavy])
+print([finder for finder in sys.meta_path if "Gymnasium" in type(finder).__name__])
 """
-    root = Path(metarl.envs.__file__).parent.parent
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert python(code).split("\n") == ["[]", "[]", ""]
 
 
-def test_one_import_in_the_id_is_enough() -> None:
-    code = "import gymnasium; print(gymnasium.make('metarl.envs:metarl/Point-v0').reset(seed=0)[0].tolist())"
-    root = Path(metarl.envs.__file__).parent.parent
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[0.0, 0.0]"
+def test_metarl_alone_does_not_import_gymnasium() -> None:
+    assert python("import metarl, sys; print('gymnasium' in sys.modules)").strip() == "False"
+
+
+@pytest.mark.parametrize("module", ["metarl", "metarl.envs"])
+def test_one_import_in_the_id_is_enough(module: str) -> None:
+    code = f"import gymnasium; print(gymnasium.make('{module}:metarl/Point-v0').reset(seed=0)[0].tolist())"
+    assert python(code).strip() == "[0.0, 0.0]"
 
 
 def test_environments_run_in_processes_of_gymnasiums() -> None:
