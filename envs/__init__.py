@@ -4,11 +4,10 @@ Importing this package registers every family with Gymnasium, ``half_cheetah_vel
 family is imported before it is made. ``import metarl`` imports this package as soon as there is a Gymnasium.
 """
 
+import pkgutil
 import re
 
 import gymnasium
-
-from metarl.config import lookup
 
 
 def environment_id(name: str) -> str:
@@ -17,8 +16,8 @@ def environment_id(name: str) -> str:
     return f"metarl/{''.join(words)}-v0"
 
 
-for _name in lookup.available("envs"):
-    if environment_id(_name) not in gymnasium.registry:
+for _name in (module.name for module in pkgutil.iter_modules(__path__)):
+    if not _name.startswith("_") and environment_id(_name) not in gymnasium.registry:
         gymnasium.register(
             environment_id(_name),
             entry_point="metarl.tasks.registration:TaskEnv",

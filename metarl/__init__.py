@@ -59,7 +59,8 @@ class _WhenGymnasiumComes:
 
             def execute_and_register(module: "Any") -> None:
                 execute(module)
-                importlib.import_module("metarl.envs")
+                if "metarl.envs" not in sys.modules:  # it may be what imports Gymnasium
+                    importlib.import_module("metarl.envs")
 
             setattr(spec.loader, "exec_module", execute_and_register)  # noqa: B010 (mypy lets no method be assigned)
         return spec

@@ -18,11 +18,11 @@ FEW = 20  # tasks below which an interval is marked
 MIN_STUDENTISED = 5  # fewer values have too many resamples without any spread
 
 PERCENTILE = "percentile bootstrap over tasks"  # also of records that do not name their method
-STUDENTISED = "studentised bootstrap over tasks"
-STUDENT = "Student's t over tasks"
-KORN_GRAUBARD = "Korn-Graubard over tasks"
-UNDEFINED = "undefined, as all tasks have the same value"
-MAY_COVER_LESS = "few tasks: may cover less"
+STUDENTISED = "studentised bootstrap over {units}"
+STUDENT = "Student's t over {units}"
+KORN_GRAUBARD = "Korn-Graubard over {units}"
+UNDEFINED = "undefined, as all {units} have the same value"
+MAY_COVER_LESS = "few {units}: may cover less"
 
 
 class Interval(NamedTuple):
@@ -34,7 +34,12 @@ class Interval(NamedTuple):
 
 
 def mean_interval(
-    values: ArrayLike, *, rng: np.random.Generator, level: float = 0.95, resamples: int = 2000
+    values: ArrayLike,
+    *,
+    rng: np.random.Generator,
+    level: float = 0.95,
+    resamples: int = 2000,
+    units: str = "tasks",
 ) -> Interval:
     """Interval of the mean over tasks of a return: the studentised bootstrap (Efron & Tibshirani 1993, §12.5).
 
@@ -49,6 +54,7 @@ def mean_interval(
         rng: where resamples are drawn from.
         level: nominal coverage in (0, 1).
         resamples: data sets drawn.
+        units: what the values are of, for the name of the method, where it is not tasks.
 
     Raises:
         ValueError: no values, a NaN or infinity among them, another shape, or a level or count out of range.
@@ -61,7 +67,7 @@ def mean_interval(
     drawn = _resamples(data, rng, level, resamples)  # before anything is returned: one call, one amount of draws
     n = data.size
     if (data == data[0]).all():
-        return Interval(None, None, UNDEFINED)
+        return Interval(None, None, UNDEFINED.format(units=units))
     mean, error = float(data.mean()), float(data.std(ddof=1) / np.sqrt(n))
     quantiles = np.array([(1 + level) / 2, (1 - level) / 2])
     method, ends = STUDENT, np.asarray(special.stdtrit(n - 1, quantiles))
@@ -75,7 +81,7 @@ def mean_interval(
         if np.isfinite(found).all():
             method, ends = STUDENTISED, found
     low, high = mean - ends * error
-    return Interval(float(low), float(high), _marked(method, n))
+    return Interval(float(low), float(high), _marked(method, n, units))
 
 
 def rate_interval(successes: ArrayLike, *, level: float = 0.95) -> Interval:
@@ -130,8 +136,9 @@ def method_names(intervals: Iterable[Interval]) -> str:
     return "; ".join(dict.fromkeys(interval.method for interval in intervals))
 
 
-def _marked(method: str, num_tasks: int) -> str:
-    return f"{method} ({MAY_COVER_LESS})" if num_tasks < FEW else method
+def _marked(method: str, count: int, units: str = "tasks") -> str:
+    mark = f" ({MAY_COVER_LESS})" if count < FEW else ""
+    return (method + mark).format(units=units)
 
 
 def bootstrap_ci(

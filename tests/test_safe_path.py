@@ -70,7 +70,7 @@ def check(folder: Path, way: str, *arguments: object, path: object = ROOT) -> st
     ("way", "command"),
     [
         ("-m", "evaluate {run}"),
-        ("study", "resume {run} iterations=2"),
+        pytest.param("study", "resume {run} iterations=2", marks=pytest.mark.slow),
         ("-m", "check-env half_cheetah_dir"),
         pytest.param("metarl", "check-env ml1 task.env=reach-v3", marks=pytest.mark.slow),
         pytest.param(

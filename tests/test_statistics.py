@@ -5,10 +5,6 @@ import pytest
 from scipy import stats
 
 from metarl.statistics import (
-    KORN_GRAUBARD,
-    MAY_COVER_LESS,
-    STUDENT,
-    STUDENTISED,
     UNDEFINED,
     bootstrap_ci,
     iqm,
@@ -201,14 +197,14 @@ def test_few_values_have_students_interval():
     """1, 2, 3: mean 2, standard error 1/√3, and the quantile 0.975 of t with 2 degrees of freedom is 4.30265."""
     low, high, method = mean_interval([1.0, 2.0, 3.0], rng=rng())
     assert (low, high) == pytest.approx((2 - 4.30265 / np.sqrt(3), 2 + 4.30265 / np.sqrt(3)), abs=1e-4)
-    assert method == f"{STUDENT} ({MAY_COVER_LESS})"
+    assert method == "Student's t over tasks (few tasks: may cover less)"
 
 
 def test_the_studentised_interval_leans_to_the_long_tail():
     values = np.exp(rng(1).normal(size=40))
     low, high, method = mean_interval(values, rng=rng())
     plain_low, plain_high = bootstrap_ci(values, rng=rng())
-    assert method == STUDENTISED
+    assert method == "studentised bootstrap over tasks"
     assert high - values.mean() > values.mean() - low > 0
     assert high > plain_high and plain_low < low + 0.3
     assert mean_interval(-values, rng=rng())[:2] == pytest.approx((-high, -low), rel=0.05)  # quantiles of 2000 draws
@@ -224,12 +220,12 @@ def test_the_studentised_interval_of_normal_values_is_that_of_student():
 def test_one_outlier_among_equal_values_has_students_interval():
     """A resample without the outlier has no spread, and comes too often to be left out."""
     interval = mean_interval([0.0] + [1.0] * 39, rng=rng())
-    assert interval.method == STUDENT and np.isfinite(interval[:2]).all()
+    assert interval.method == "Student's t over tasks" and np.isfinite(interval[:2]).all()
 
 
 @pytest.mark.parametrize("values", [[4.0], [0.1] * 3, [3.0] * 50])
 def test_equal_returns_have_no_interval(values):
-    assert mean_interval(values, rng=rng()) == (None, None, UNDEFINED)
+    assert mean_interval(values, rng=rng()) == (None, None, UNDEFINED.format(units="tasks"))
 
 
 @pytest.mark.parametrize(
@@ -239,12 +235,12 @@ def test_equal_returns_have_no_interval(values):
 def test_with_one_episode_per_task_a_rate_has_clopper_and_pearsons_interval(successes, tasks, low, high):
     interval = rate_interval([[float(task < successes)] for task in range(tasks)])
     assert interval[:2] == pytest.approx((low, high), abs=1e-4)
-    assert (MAY_COVER_LESS in interval.method) == (tasks < 20)
+    assert ("few tasks: may cover less" in interval.method) == (tasks < 20)
 
 
 def test_episodes_of_a_task_that_are_alike_tell_as_much_as_one():
     once, often = (rate_interval(np.repeat([[1.0], [0.0]] * 20, episodes, axis=1)) for episodes in (1, 50))
-    assert often.method == KORN_GRAUBARD
+    assert often.method == "Korn-Graubard over tasks"
     assert often[:2] == pytest.approx(once[:2], abs=0.02)  # t of 39 and 1999 degrees of freedom differ
     every_other = np.tile([1.0, 0.0], (40, 25))  # tasks that do not differ: 2000 episodes
     assert rate_interval(every_other)[:2] == pytest.approx((0.477, 0.523), abs=0.002)

@@ -60,7 +60,7 @@ def test_a_run_minds_no_odd_surroundings(tmp_path: Path) -> None:
     assert list(folder.iterdir()) == []
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+@pytest.mark.parametrize("encoding", ["ascii", pytest.param("latin-1", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("arguments", [["list"], ["train", "maml_trpo_point", "--help"]])
 def test_what_a_terminal_cannot_show_is_replaced(encoding: str, arguments: list[str]) -> None:
     done = python("-m", "metarl", *arguments, **{**ASCII, "PYTHONIOENCODING": encoding})

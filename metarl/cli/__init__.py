@@ -119,7 +119,9 @@ def _parser(argv: Sequence[str]) -> tuple[argparse.ArgumentParser, list[str]]:
     resume.add_argument(
         "overrides", nargs="*", metavar="key=value", help="iterations, device, sampler.*, eval.*, wandb.*, ..."
     )
-    evaluate.add_argument("overrides", nargs="*", metavar="key=value", help="eval.*, task.*, device")
+    evaluate.add_argument(
+        "overrides", nargs="*", metavar="RUN|key=value", help="more runs, as other seeds of it; eval.*, task.*, device"
+    )
 
     list_ = command("list", commands.list_, "show what there is")
     list_.add_argument(

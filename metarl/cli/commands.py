@@ -8,18 +8,20 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from metarl import run_files
-from metarl.cli.tables import curve_table, results_only, runs_table, table, task_cells, write
+from metarl.cli.tables import curve_table, results_only, runs_table, seeds_table, table, task_cells, write
 from metarl.config import lookup
 from metarl.errors import CheckpointError, ConfigError, WorkerError
 from metarl.version import __version__
 
 LATEST = "latest"  # what the run that was written to last may be called
+_OVERRIDE = re.compile(r"(?:--)?[A-Za-z_][\w.]*=")  # the path of a run has "=" further behind, or begins otherwise
 RUNS = "runs"  # the folder of all runs, unless a configuration says otherwise
 KINDS: dict[str, lookup.Package] = {"tasks": "envs", "agents": "agents", "configs": "configs"}
 
@@ -65,21 +67,25 @@ def resume(options: argparse.Namespace) -> str:
 
 
 def evaluate(options: argparse.Namespace) -> str:
-    """Measure how a run's agent adapts."""
-    run = _run(options.run)
-    _begin(f"evaluate {run}")
+    """Measure how the agent of a run adapts, or the agents of several as seeds of one experiment."""
+    words = [word for word in options.overrides if not _OVERRIDE.match(word)]
+    options.overrides = [word for word in options.overrides if _OVERRIDE.match(word)]
+    paths = [_run(text) for text in (options.run, *words)]
+    _begin(f"evaluate {' '.join(map(str, paths))}")
     _check_overrides(options, "evaluate")
     from metarl.report.files import write_files
-    from metarl.run import runs
+    from metarl.run import runs, seeds
 
     tasks = None if options.tasks is None else _tasks(options.tasks)
     with results_only():
-        result = runs.evaluate(
-            run, options.overrides, options.allow, _notify, iteration=options.checkpoint, tasks=tasks
-        )
+        settings = (options.overrides, options.allow, _notify)
+        if len(paths) == 1:
+            result = runs.evaluate(paths[0], *settings, iteration=options.checkpoint, tasks=tasks)
+        else:
+            result = seeds.evaluate_seeds(paths, *settings, iteration=options.checkpoint, tasks=tasks)
     if options.out is not None:
         write_files({options.out: (json.dumps(result) + "\n").encode()})
-    return json.dumps(result) if options.json else curve_table(result)
+    return json.dumps(result) if options.json else curve_table(result) if len(paths) == 1 else seeds_table(result)
 
 
 def report(options: argparse.Namespace) -> str:

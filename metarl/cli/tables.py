@@ -9,7 +9,7 @@ from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 from metarl.errors import StorageError
-from metarl.monitor.curve_text import aligned, number
+from metarl.monitor.curve_text import aligned, interval_text, number
 
 if TYPE_CHECKING:  # with what it imports, it would make every command start later
     from metarl.run.listing import ListedRun
@@ -52,6 +52,22 @@ def curve_table(result: dict[str, Any]) -> str:
     if "by_class" in result:
         parts.append(_class_table(result))
     return "\n".join(parts)
+
+
+def seeds_table(result: dict[str, Any]) -> str:
+    """Mean and interval over seeds at every step, and the mean of every seed."""
+    from metarl.statistics import method_of
+
+    success = result.get("success")
+    rows = [[result["unit"], "return", *(["success"] if success else []), "every seed's return"]]
+    for step in result["steps"]:
+        cells = [interval_text(curve, step) for curve in (result, success) if curve]
+        rows.append([str(step), *cells, "  ".join(number(value) for value in result["returns"][step])])
+    head = [
+        f"{result['on']} of {result['task']}, {len(result['seeds'])} seeds",
+        *(f"seed {seed}  {run}" for seed, run in zip(result["seeds"], result["runs"], strict=True)),
+    ]
+    return "\n".join([*head, "", *aligned(rows), f"in brackets: 95 %, {method_of(result)}"])
 
 
 def _class_table(result: dict[str, Any]) -> str:

@@ -41,6 +41,7 @@ class Console:
         self._lock = threading.Lock()
         self._stream = stream if stream is not None else sys.stderr
         self._silent = self._stream is None  # started without a standard error
+        self._last: tuple[int, str] | None = None  # iteration shown, and what of it
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         with suppress(AttributeError, OSError, ValueError):
@@ -60,7 +61,8 @@ class Console:
                 left = min(left, math.ceil(to_come / max(1, metrics["env_steps"]) * metrics["iteration"]))
             parts["eta"] = f"eta {_duration(elapsed / done * left)}"
         if self._terminal:
-            self._try(lambda: self._advance(int(metrics["iteration"]), self._fitting(parts)))
+            shown, text = self._last = (int(metrics["iteration"]), self._fitting(parts))
+            self._try(lambda: self._advance("iteration", shown, self._iterations, text))
         else:
             self.message("  ".join([f"iteration {metrics['iteration']}/{self._iterations}", *parts.values()]))
 
@@ -87,10 +89,22 @@ class Console:
             kept.pop(unwanted, None)
         return "  ".join(kept.values())
 
-    def _advance(self, iteration: int, summary: str) -> None:
+    def evaluation(self, done: int, parts: int) -> None:
+        """Show, on a terminal, how many parts of an evaluation are done; behind the last one what was there before."""
+        if not self._terminal:
+            return
+        if done < parts:
+            self._try(lambda: self._advance("evaluation", done, parts, f"part {done + 1}"))
+        elif self._last is not None:
+            shown, text = self._last
+            self._try(lambda: self._advance("iteration", shown, self._iterations, text))
+        else:
+            self._try(self._erase)
+
+    def _advance(self, label: str, done: int, total: int, summary: str) -> None:
         if self._progress is None:
             columns = (
-                TextColumn("iteration {task.completed}/{task.total}"),
+                TextColumn("{task.fields[label]} {task.completed}/{task.total}"),
                 BarColumn(BAR_WIDTH),
                 TextColumn("{task.description}", table_column=Column(no_wrap=True)),
             )
@@ -98,12 +112,19 @@ class Console:
             self._progress = Progress(
                 *columns, console=self._rich, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
             )
-            self._task = self._progress.add_task("", total=self._iterations)
+            self._task = self._progress.add_task("", total=total, label=label)
             self._progress.start()
             self._rich.show_cursor(True)  # a kill must not leave the terminal without one
         assert self._task is not None
-        self._progress.update(self._task, completed=iteration, description=summary)
+        self._progress.update(self._task, completed=done, total=total, description=summary, label=label)
         self._progress.refresh()
+
+    def _erase(self) -> None:
+        """Take the bar away."""
+        progress, self._progress = self._progress, None
+        if progress is not None:
+            progress.live.transient = True
+            progress.stop()
 
     def _try(self, write: Callable[[], Any]) -> None:
         with self._lock:

@@ -15,7 +15,10 @@ def curve_lines(summary: Mapping[str, Any]) -> list[str]:
     heads = [summary.get("unit", "steps"), "return", *(["success"] if success else [])]
     steps = summary["steps"]
     shown = list(dict.fromkeys([*steps[:: max(1, len(steps) // MAX_POINTS_SHOWN)], steps[-1]]))
-    rows = [heads, *([str(step), *(_point(curve, step) for curve in (summary, success) if curve)] for step in shown)]
+    rows = [
+        heads,
+        *([str(step), *(interval_text(curve, step) for curve in (summary, success) if curve)] for step in shown),
+    ]
     for name in ("trial", "restored"):
         if name in summary:
             score = summary[name]
@@ -51,7 +54,8 @@ def number(value: float | None) -> str:
     return f"{value:.0f}" if abs(value) >= 99.95 else f"{value:.3g}"
 
 
-def _point(curve: Mapping[str, Any], step: int) -> str:
+def interval_text(curve: Mapping[str, Any], step: int) -> str:
+    """Mean and interval of a point of a curve."""
     return _interval({name: curve[name][step] for name in ("mean", "low", "high")})
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from metarl.statistics import Interval, mean_interval, method_names, rate_interv
 from metarl.tasks import Task, held_out_tasks
 from metarl.types import Trajectory
 
+OnPart = Callable[[int, int], None]
 ALL_DIVERGED = "undefined, as every episode diverged"
 
 
@@ -177,9 +178,19 @@ class Evaluator:
     parameters always give the same curve.
     """
 
-    def __init__(self, sampler: Sampler, config: EvalConfig, *, seed: int, tasks: Sequence[Task] | None = None) -> None:
-        """``tasks``: others than held-out ones."""
+    def __init__(
+        self,
+        sampler: Sampler,
+        config: EvalConfig,
+        *,
+        seed: int,
+        tasks: Sequence[Task] | None = None,
+        on_part: OnPart = lambda done, parts: None,
+    ) -> None:
+        """``tasks``: others than held-out ones. ``on_part`` is told how many parts of an evaluation are done, of how
+        many."""
         self.sampler = sampler
+        self.on_part = on_part
         self.config = config
         self.seed = seed
         self.tasks = held_out_tasks(sampler.distribution, config.num_tasks, seed) if tasks is None else list(tasks)
@@ -195,15 +206,18 @@ class Evaluator:
         rule: every episode that counts starts from the state that a trial of the training length has left."""
         policy, adapted = agent.policy(), agent.init_adapted(len(self.tasks))
         trials, n, scored = self.config.score_episodes, agent.episodes_per_trial, self.config.restored_episodes
-        mode = self.config.deterministic
+        mode, parts = self.config.deterministic, 3
+        self.on_part(0, parts)
         # one trial that runs on
         running = self.sampler.collect(
             policy, adapted, self.tasks, self._stream(0), lanes=trials, episodes=2 * n, deterministic=mode
         )
+        self.on_part(1, parts)
         # other trials, by the policy's samples, and episodes that each go on from where one of them stands
         _, state = self.sampler.collect_with_state(
             policy, adapted, self.tasks, self._stream(1), lanes=trials, episodes=n
         )
+        self.on_part(2, parts)
         restored = self.sampler.collect(
             policy,
             adapted,
@@ -213,6 +227,7 @@ class Evaluator:
             deterministic=mode,
             start=state.repeat(scored),
         )
+        self.on_part(parts, parts)
         returns = running.sound_returns().numpy()  # [tasks, trials, episodes]
         succeeded, kept = running.episode_success(), restored.episode_success()
         official = self.sampler.distribution.official_success
@@ -230,6 +245,8 @@ class Evaluator:
     def _by_step(self, agent: Agent) -> AdaptationCurve:
         """Every point is scored on fresh episodes; the data that a step adapts on is gathered for it alone."""
         config, returns, success = self.config, [], []
+        points = config.adapt_steps + 1
+        self.on_part(0, points)
         after_steps = adaptation(
             agent,
             len(self.tasks),
@@ -246,6 +263,7 @@ class Evaluator:
                 lanes=config.score_episodes,
                 deterministic=config.deterministic,
             )
+            self.on_part(step + 1, points)
             returns.append(scored.sound_returns().squeeze(-1).numpy())
             succeeded = scored.episode_success()
             if succeeded is not None:

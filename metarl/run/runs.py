@@ -14,6 +14,7 @@ from metarl.config.loading import Loaded
 from metarl.config.schema import RunConfig
 from metarl.errors import CheckpointError, ConfigError, StorageError
 from metarl.faults import UNEXPECTED
+from metarl.monitor.console import Console
 from metarl.monitor.logger import Logger
 from metarl.monitor.metrics_file import MetricsFile
 from metarl.run import checkpoint, memory, run_config, run_dir
@@ -123,11 +124,13 @@ def evaluate(
     config, found = resolve(loading.evaluation_config(opened.config, overrides)), opened.checkpoint
     changed = loading.differences(loading.as_data(config)["task"], loading.as_data(opened.config)["task"])
     notify(opened.notices + loading.idle_notices(config, loading.keys_of(overrides)))
-    with build(config) as experiment:
+    with build(config) as experiment, closing(Console(config.iterations)) as console:
         experiment.agent.load_state(found.tensors)
         if tasks is not None:
             _require_tasks(experiment.distribution, tasks)
-        evaluator = Evaluator(experiment.sampler, config.eval, seed=config.seed, tasks=tasks)
+        evaluator = Evaluator(
+            experiment.sampler, config.eval, seed=config.seed, tasks=tasks, on_part=console.evaluation
+        )
         curve = evaluator.evaluate(experiment.agent)
     return {
         "run": str(run),
@@ -141,9 +144,9 @@ def evaluate(
 def assemble(run: Path, experiment: Experiment, progress: Progress) -> Trainer:
     """A run's trainer with everything that it uses."""
     config = experiment.config
-    evaluator = Evaluator(experiment.sampler, config.eval, seed=config.seed)
     title = progress.title or run.parent.name
     logger = Logger(run, config, name=title, run_id=progress.wandb_id, start=progress.iteration)
+    evaluator = Evaluator(experiment.sampler, config.eval, seed=config.seed, on_part=logger.console.evaluation)
     return Trainer(run, experiment, evaluator, logger, progress)
 
 

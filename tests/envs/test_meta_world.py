@@ -59,7 +59,9 @@ def test_the_names_and_splits_are_meta_worlds() -> None:
             assert own == tuple(getattr(stock, f"{name}_V3")[split])
 
 
-@pytest.mark.parametrize("name", ["push-v3", "box-close-v3"])  # both draw again until object and goal are far apart
+@pytest.mark.parametrize(
+    "name", ["push-v3", pytest.param("box-close-v3", marks=pytest.mark.slow)]
+)  # both draw again until object and goal are far apart
 def test_ml1_has_the_goals_of_meta_worlds_ml1(name: str) -> None:
     expected, own = metaworld.ML1(name, seed=5), ml1(name, goals_seed=5)
     for split, tasks in (("train", expected.train_tasks), ("test", expected.test_tasks)):

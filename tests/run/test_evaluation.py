@@ -26,7 +26,7 @@ from metarl.run.evaluation import AdaptationCurve, Evaluator
 from metarl.sampling.executors.in_process import InProcess
 from metarl.sampling.sampler import Sampler
 from metarl.seeding import Domain, Stream, generator
-from metarl.statistics import STUDENTISED, UNDEFINED, mean_interval, rate_interval
+from metarl.statistics import UNDEFINED, mean_interval, rate_interval
 from metarl.tasks import Split, Task, TaskDistribution
 from metarl.types import Metrics, Trajectory
 
@@ -261,7 +261,7 @@ def test_the_summary_has_the_intervals_of_the_tasks_means() -> None:
     rng = generator(4, Domain.BOOTSTRAP)
     intervals = [mean_interval(returns[point].mean(1), rng=rng)[:2] for point in range(3)]
     assert list(zip(summary["low"], summary["high"], strict=True)) == intervals
-    assert summary["interval"] == STUDENTISED
+    assert summary["interval"] == "studentised bootstrap over tasks"
     for low, mean, high in zip(summary["low"], summary["mean"], summary["high"], strict=True):
         assert low < mean < high
     assert AdaptationCurve(returns).summary(seed=4) == summary
@@ -276,7 +276,9 @@ def test_success_has_its_own_curve() -> None:
     low, high = zip(*(rate_interval(episodes)[:2] for episodes in success), strict=True)
     assert (summary["success"]["low"], summary["success"]["high"]) == (list(low), list(high))
     assert summary["success"]["interval"] == rate_interval(success[0]).method
-    assert summary["low"] == [None, None] and summary["interval"] == UNDEFINED  # all returns are 0
+    assert summary["low"] == [None, None] and summary["interval"] == UNDEFINED.format(
+        units="tasks"
+    )  # all returns are 0
     assert summary["success_final"]["mean"] == [0.875, 0.25]
     assert summary["first_success_step"] == [1.0, pytest.approx((1 + 3 + 1 + 2 + 3 + 4) / 6)]
     never = AdaptationCurve(np.zeros((1, 1, 2)), np.stack([np.zeros((1, 1, 2))] * 2 + [np.full((1, 1, 2), np.nan)]))

@@ -43,11 +43,14 @@ def undisturbed(root: Path, iterations: int) -> Path:
     [
         (KeyError("no more rows"), "KeyError: 'no more rows' at "),
         pytest.param(MemoryError(), "MemoryError at ", marks=pytest.mark.slow),
-        (
+        pytest.param(
             torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
             "; memory ran out: less is needed with",
+            marks=pytest.mark.slow,
         ),
-        (asyncio.CancelledError("by the simulator"), "CancelledError: by the simulator at "),  # no Exception
+        pytest.param(  # no Exception
+            asyncio.CancelledError("by the simulator"), "CancelledError: by the simulator at ", marks=pytest.mark.slow
+        ),
         (SystemExit(0), "SystemExit: 0 (an environment, a family or an agent must not end the program) at "),
     ],
     ids=lambda value: type(value).__name__,

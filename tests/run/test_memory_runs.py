@@ -60,9 +60,9 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.param(["sampler.workers=1"], marks=pytest.mark.slow),
         ["sampler.workers=2"],
         pytest.param(["sampler.workers=3"], marks=pytest.mark.slow),
-        ["eval.every=null"],
+        pytest.param(["eval.every=null"], marks=pytest.mark.slow),
         ["eval.every=1", "eval.num_tasks=7", "eval.restored_episodes=1", "eval.deterministic=true"],
-        ["checkpoint.every=1"],
+        pytest.param(["checkpoint.every=1"], marks=pytest.mark.slow),
         ["wandb.mode=offline"],
     ],
     ids=" ".join,
@@ -219,6 +219,7 @@ TRPO_SIZES = {key: value for key, value in SIZES.items() if key not in ("agent.b
 TRPO_SIZES |= {"agent.memory": "retrieval", "agent.memory_context": "15", "agent.critic": "linear"}
 
 
+@pytest.mark.slow
 def test_trpo_with_a_looked_up_memory_gives_one_digest_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Undisturbed in this process; with two workers, of which one is killed per iteration, stopped and resumed."""
 

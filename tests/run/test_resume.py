@@ -32,7 +32,7 @@ from tiny_runs import (
 from metarl.agents.maml_trpo import MAMLTRPO
 from metarl.config import loading
 from metarl.errors import StorageError, WorkerError
-from metarl.report import figures
+from metarl.report import run_report
 from metarl.run import run_dir, trainer
 from metarl.run.evaluation import Evaluator
 from metarl.run.signals import WARNINGS
@@ -76,7 +76,7 @@ PLACES: dict[str, tuple[Any, str, int, int]] = {  # where the signal comes: owne
     "evaluating at the end": (Evaluator, "evaluate", 3, 5),
     "saving": (trainer.checkpoint, "save", 3, 4),
     "the last saving": (trainer.checkpoint, "save", 4, 5),
-    "reporting": (figures, "write_report", 1, 5),
+    "reporting": (run_report, "write_report", 1, 5),
 }
 
 
@@ -84,7 +84,11 @@ PLACES: dict[str, tuple[Any, str, int, int]] = {  # where the signal comes: owne
     ("place", "signum"),
     [
         *(pytest.param(place, signal.SIGTERM, id=place) for place in PLACES),
-        *(pytest.param("learning", signum, id=f"learning, {signum.name}") for signum in (signal.SIGINT, *WARNINGS)),
+        pytest.param("learning", signal.SIGINT, id="learning, SIGINT"),
+        *(
+            pytest.param("learning", signum, id=f"learning, {signum.name}", marks=pytest.mark.slow)
+            for signum in WARNINGS
+        ),
     ],
 )
 def test_a_signal_saves_the_last_iteration_and_resume_ends_as_if_there_had_been_none(

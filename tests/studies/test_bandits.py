@@ -147,6 +147,7 @@ def test_gittins_indices_one_pull_ahead_by_hand() -> None:
     )
 
 
+@pytest.mark.slow
 def test_gittins_indices_are_the_tabulated_ones() -> None:
     """Gittins, Glazebrook & Weber 2011, tables of the Bernoulli process; they count the prior's 1 and 1 too."""
     near, far = gittins_indices(4, 0.9), gittins_indices(4, 0.99)
@@ -191,7 +192,7 @@ def test_the_bayes_optimum_of_ten_pulls(num_arms: int, optimum: float) -> None:
     assert bayes_optimum(num_arms, 10) == pytest.approx(optimum, abs=5e-4)
 
 
-@pytest.mark.parametrize(("num_arms", "pulls"), [(2, 6), (3, 6), (8, 5)])
+@pytest.mark.parametrize(("num_arms", "pulls"), [(2, 6), (3, 6), pytest.param(8, 5, marks=pytest.mark.slow)])
 def test_the_bayes_optimal_policy_earns_the_optimum_and_no_other_one_more(num_arms: int, pulls: int) -> None:
     optimum = bayes_optimum(num_arms, pulls)
     assert expected_total(BayesOptimal(pulls), num_arms, pulls) == pytest.approx(optimum, abs=1e-12)
@@ -216,7 +217,7 @@ def test_the_bayes_optimal_policy_earns_the_optimum_on_sampled_bandits() -> None
         (UCB1(0.1, prior=1), 5, 10, 6.7),
         (Random(), 5, 100, 49.9),
         (Thompson(), 5, 100, 74.7),
-        (Gittins(0.99, 100), 5, 100, 78.3),
+        pytest.param(Gittins(0.99, 100), 5, 100, 78.3, marks=pytest.mark.slow),
         (UCB1(0.2, prior=1), 5, 100, 78.0),
         (Gittins(0.99, 100), 10, 100, 82.8),
         (UCB1(0.2, prior=1), 10, 100, 82.4),

@@ -396,6 +396,7 @@ def test_a_small_study_from_beginning_to_end(reference: Path) -> None:
     assert str(reference) not in text and str(tiny_runs.ROOT) not in text
 
 
+@pytest.mark.slow
 def test_the_page_can_be_made_of_the_numbers_alone(reference: Path, tmp_path: Path) -> None:
     memory_study_page.write_page(numbers(reference), tmp_path / "rl2.md")
     names = ["rl2.md", "rl2/trials.png", *(f"rl2/{setting}.csv" for setting in PARTS[4:])]
@@ -404,6 +405,7 @@ def test_the_page_can_be_made_of_the_numbers_alone(reference: Path, tmp_path: Pa
         assert (tmp_path / name).read_bytes() == (reference / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_strategies_play_the_tasks_that_the_run_was_evaluated_on(reference: Path) -> None:
     for name in ("bandit_10_5", "mdp_10"):
         loaded = loading.load(str(only_run(reference / name / "s0") / "config.yaml")).config
