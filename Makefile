@@ -23,10 +23,12 @@ lint: $(INSTALLED)
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
-# Files of tests run side by side, one process per core with one torch thread; those that measure time run alone, behind them.
+# Files of tests run side by side, each process with one torch thread; those that measure time run alone, behind them.
+# Many tests start programs: with PYTHONDONTWRITEBYTECODE each of these would compile all of metarl again.
+test: export PYTHONDONTWRITEBYTECODE =
 test: lint ## everything but the tests marked slow; under 8 minutes on 2 cores
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -m "not slow and not alone" --numprocesses auto --dist loadfile
-	$(RUN) -m pytest -m "alone and not slow"
+	$(RUN) -m pytest -m "alone and not slow" $$(grep -rl --include='test_*.py' 'mark.alone' tests)
 
 mistakes: $(INSTALLED) ## what people are told of the mistakes that they make: one table
 	$(RUN) -m pytest -m mistakes -q

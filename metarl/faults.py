@@ -19,6 +19,10 @@ class FromOutsideError(BaseException):
     """Ends code of the user's from outside; no handler of what that code raises may take it for the code's own."""
 
 
+class RaisedBelowError(RuntimeError):
+    """What code of the user's raised, in a sentence that says where; its cause is the exception itself."""
+
+
 # What passes by where all else that code of the user's raises is caught, whatever it derives from: asyncio's
 # CancelledError and the panics of libraries in Rust, for instance, are no Exceptions.
 PASSES = (KeyboardInterrupt, FromOutsideError)
@@ -48,12 +52,10 @@ def no_child_leaves() -> Iterator[None]:
 def explained(error: BaseException) -> MetarlError:
     """The error that stands for an exception: its type, its message, and the file and line of the user's that it
     comes from. Exit code 5; 1 where no code of the user's had a part in it."""
-    name, text = type(error).__name__, " ".join(str(error).split())
-    words = f"{name}: {text}" if text else name
-    place = origin(error)
+    words, place = sentence(error), origin(error)
     if isinstance(error, SystemExit | GeneratorExit):
         words += " (an environment, a family or an agent must not end the program)"
-    if isinstance(error, MemoryError) or any(part in text.lower() for part in _OUT_OF_MEMORY):
+    if isinstance(error, MemoryError) or any(part in words.lower() for part in _OUT_OF_MEMORY):
         hint = "less is needed with a smaller meta_batch_size, rollouts_per_task or learner.tasks_per_chunk"
         return WorkerError(f"{words}{f' at {place}' if place else ''}; memory ran out: {hint}")
     if place:
@@ -61,6 +63,22 @@ def explained(error: BaseException) -> MetarlError:
     frames = traceback.extract_tb(error.__traceback__)
     last = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
     return MetarlError(f"{words}{last}; no code of yours had a part in it: please report this as a fault of metarl")
+
+
+def sentence(error: BaseException) -> str:
+    """An exception's type and message on one line."""
+    if isinstance(error, RaisedBelowError):
+        return str(error)
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def frames(error: BaseException) -> str:
+    """The lines of a traceback without its message, from the user's code on where there is some."""
+    raised = error.__cause__ if isinstance(error, RaisedBelowError) and error.__cause__ is not None else error
+    found = traceback.extract_tb(raised.__traceback__)
+    first = next((place for place, frame in enumerate(found) if _is_the_users(frame.filename)), 0)
+    return "".join(traceback.format_list(found[first:])).rstrip()
 
 
 def origin(error: BaseException) -> str:

@@ -73,7 +73,10 @@ def test_every_metarl_command_runs(command: str, run: Path, tmp_path: Path, caps
     """As documented, but for sizes: overrides behind the documented ones shrink what would take minutes."""
     arguments = metarl_arguments(command)
     assert arguments is not None
-    arguments = [{"RUN": str(run), "CONFIG": "maml_trpo_half_cheetah_dir"}.get(word, word) for word in arguments]
+    arguments = [
+        {"RUN": str(run), "latest": str(run), "CONFIG": "maml_trpo_half_cheetah_dir"}.get(word, word)
+        for word in arguments
+    ]
     small = [*SMALL, f"run_dir={tmp_path}"]
     given = {word.split("=")[0] for word in arguments if "=" in word}
     if arguments == ["bench", "metaworld"]:

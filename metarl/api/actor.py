@@ -35,16 +35,16 @@ class Actor:
     ) -> NDArray[Any]:
         """Actions [rows, …] as drawn, the mode without noise. The memory of rows that are not ``active`` stays."""
         trial, drawn = self.trial, None if noise is None else torch.from_numpy(noise)
+        if not self.policy.remembers:  # nothing here asks for gradients, and so the mode, 5 µs, is not needed
+            step = PolicyInput(torch.from_numpy(obs), *self._unseen)
+            taken: NDArray[Any] = self.policy.act(self._unpacked, step, None, drawn)[0].numpy()
+            return taken
         with torch.inference_mode():
-            if not self.policy.remembers:
-                step = PolicyInput(torch.from_numpy(obs), *self._unseen)
-                action = self.policy.act(self._unpacked, step, None, drawn)[0]
-            else:
-                step = PolicyInput(torch.from_numpy(obs), trial.action, *trial.outcome.unbind())
-                action, _, state = self.policy.act(self._unpacked, step, trial.policy_state, drawn)
-                moved = TrialState(state, trial.action, trial.outcome)
-                self.trial = moved if active is None or active.all() else moved.where(torch.from_numpy(active), trial)
-        taken: NDArray[Any] = action.numpy()
+            step = PolicyInput(torch.from_numpy(obs), trial.action, *trial.outcome.unbind())
+            action, _, state = self.policy.act(self._unpacked, step, trial.policy_state, drawn)
+            moved = TrialState(state, trial.action, trial.outcome)
+            self.trial = moved if active is None or active.all() else moved.where(torch.from_numpy(active), trial)
+        taken = action.numpy()
         return taken
 
     def observe(

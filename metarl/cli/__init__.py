@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     except MetarlError as error:
         for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
+            print(line if line.startswith(" ") else f"error: {line}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from metarl.config.schema import TaskConfig
 from metarl.errors import ConfigError, EnvError, MetarlError, NumericError
+from metarl.faults import RaisedBelowError, sentence
 from metarl.spaces import Space, SpaceSpec
 from metarl.tasks.answers import read_reset, read_step, read_success
 from metarl.tasks.closing import close_quietly
@@ -179,7 +180,7 @@ class LoopEnv(VectorTaskEnv):
             return EnvError(f"{env}: {error}, {where}")
         if isinstance(error, MetarlError):
             return error
-        return RuntimeError(f"{env or 'the environment'} raised {type(error).__name__}: {error} {where}")
+        return RaisedBelowError(f"{env or 'the environment'} raised {sentence(error)} {where}")
 
 
 def space_spec(env: Env, task_size: int = 0) -> SpaceSpec:

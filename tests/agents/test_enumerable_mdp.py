@@ -489,7 +489,9 @@ def numbers(table: str) -> list[list[float | str]]:
     return [[float(c) if re.fullmatch(r"-?\d+\.\d+", c) else c for c in row] for row in cells]
 
 
-@pytest.mark.parametrize("name", ["curvature", pytest.param("finite", marks=pytest.mark.slow), "limit"])
+@pytest.mark.parametrize(
+    "name", ["curvature", pytest.param("finite", marks=pytest.mark.slow), pytest.param("limit", marks=pytest.mark.slow)]
+)
 def test_the_pages_tables_are_what_is_computed(bias: Any, name: str) -> None:
     """To a unit of the last place."""
     page = bias.PAGE.read_text(encoding="utf-8")

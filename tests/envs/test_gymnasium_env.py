@@ -416,6 +416,7 @@ def test_a_shipped_config_trains(name: str, tmp_path: Path, capsys: pytest.Captu
     assert cli.main(arguments) == 0, capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_one_worker_and_two_give_the_same_bits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     digests = []
     for workers in (0, 2):

@@ -51,6 +51,20 @@ class Cancels(Sound):
         raise asyncio.CancelledError("by the simulator")
 
 
+class Raises(Sound):
+    """In the third step of an episode, with words of two lines."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        self.steps = 0
+        return super().reset(seed=seed)
+
+    def step(self, action: Any) -> Any:
+        self.steps += 1
+        if self.steps == 3:
+            raise KeyError("no more rows\nof the table")
+        return super().step(action)
+
+
 class Forks(Sound):
     """Starts a child in its first step that is meant to end at once."""
 
@@ -140,6 +154,10 @@ class ExitsFamily(SoundFamily):
 
 class CancelsFamily(SoundFamily):
     env_class = Cancels
+
+
+class RaisesFamily(SoundFamily):
+    env_class = Raises
 
 
 class ForksFamily(SoundFamily):

@@ -126,8 +126,23 @@ def test_an_environment_cannot_end_the_program(
     assert metarl("check-env", f"faulty_envs:{family}", "task.horizon=5") == 5
     assert f"error: interface: raised {words}" in capsys.readouterr().err
     assert metarl("train", *arguments(tmp_path, family)) == 5
-    assert f"has no retries left (sampler.unit_retries): {words}" in capsys.readouterr().err
+    assert f"error: {words}\n  in tasks " in capsys.readouterr().err
     assert saved_state(only_run(tmp_path))["counters"]["iteration"] == 0
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_what_an_environment_raises_is_said_once_with_task_lane_and_step(
+    workers: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes = [f"sampler.workers={workers}", "sampler.unit_retries=1"]
+    assert metarl("train", *arguments(tmp_path, "RaisesFamily", *changes)) == 5
+    said = capsys.readouterr().err
+    told = said[said.index("error: ") :].splitlines()
+    assert "raised KeyError: 'no more rows\\nof the table' at step 3 of its episode, in lane 0 with task {" in told[0]
+    assert told[1].startswith("  in tasks 0–") and told[1].endswith(", run 2 times (sampler.unit_retries = 1)")
+    assert told[2].startswith('  File "') and told[2].endswith("in step")
+    assert told[3:] == ['    raise KeyError("no more rows\\nof the table")']
+    assert "Traceback" not in said
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -114,7 +114,7 @@ def test_a_signal_saves_the_last_iteration_and_resume_ends_as_if_there_had_been_
 @pytest.mark.parametrize(
     ("signum", "workers_before", "workers_after"),
     [
-        pytest.param(signal.SIGTERM, 2, 1, id="SIGTERM"),
+        pytest.param(signal.SIGTERM, 2, 1, id="SIGTERM", marks=pytest.mark.slow),
         pytest.param(signal.SIGINT, 0, 2, id="SIGINT", marks=pytest.mark.slow),
         pytest.param(signal.SIGHUP, 1, 0, id="SIGHUP", marks=pytest.mark.slow),
     ],

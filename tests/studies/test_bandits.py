@@ -219,7 +219,7 @@ def test_the_bayes_optimal_policy_earns_the_optimum_on_sampled_bandits() -> None
         (Thompson(), 5, 100, 74.7),
         pytest.param(Gittins(0.99, 100), 5, 100, 78.3, marks=pytest.mark.slow),
         (UCB1(0.2, prior=1), 5, 100, 78.0),
-        (Gittins(0.99, 100), 10, 100, 82.8),
+        pytest.param(Gittins(0.99, 100), 10, 100, 82.8, marks=pytest.mark.slow),
         (UCB1(0.2, prior=1), 10, 100, 82.4),
         (Gittins(0.99, 100), 50, 100, 85.2),
         (UCB1(0.2, prior=1), 50, 100, 84.3),

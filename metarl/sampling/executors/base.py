@@ -43,8 +43,8 @@ class Executor(ABC):
 
         Raises:
             MetarlError: a unit raised it. It keeps its class and exit code, and is not run again: it would be again.
-            WorkerError: a unit failed more often than allowed; the message has its traceback and ``unit.describe()``
-                if there is such a method, else the unit's index.
+            WorkerError: a unit failed more often than allowed. The message is a sentence, then, indented, the unit by
+                its ``describe()`` if there is such a method, else by its index, and where it was raised.
         """
 
     @abstractmethod
@@ -71,6 +71,7 @@ class Call:
         self.waiting = deque(range(len(units)))
         self.unfinished = len(units)
         self.results: list[Any] = [None] * len(units)
+        self._retries = retries
         self._retries_left = [retries] * len(units)
 
     def request(self, index: int) -> Buffer:
@@ -81,7 +82,7 @@ class Call:
         """Take a worker's answer to a unit: keep the result, or raise the unit's own MetarlError, or a FaultError."""
         succeeded, value = decode(reply)
         if not succeeded:
-            raise value.rebuild() or FaultError("unit_raised", f"{value.name}: {value.message}\n{value.traceback}")
+            raise value.rebuild() or FaultError("unit_raised", f"{value.sentence}\n{value.frames}")
         self.results[index] = value
         self.unfinished -= 1
 
@@ -89,7 +90,10 @@ class Call:
         """Put a failed unit in front of the queue; raises WorkerError when it has no retries left."""
         if self._retries_left[index] == 0:
             describe = getattr(self.units[index], "describe", None)
-            name = repr(describe()) if callable(describe) else f"unit {index}"
-            raise WorkerError(f"{name} failed and has no retries left (sampler.unit_retries): {fault}") from fault
+            name = describe() if callable(describe) else f"unit {index}"
+            what, _, story = str(fault).partition("\n")
+            tried = f"run {self._retries + 1} times (sampler.unit_retries = {self._retries})"
+            told = [what, f"  in {name}, {tried}", story]
+            raise WorkerError("\n".join(part for part in told if part)) from fault
         self._retries_left[index] -= 1
         self.waiting.appendleft(index)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metarl import errors
-from metarl.faults import PASSES, no_child_leaves
+from metarl.faults import PASSES, frames, no_child_leaves, sentence
 
 Buffer = bytes | bytearray | memoryview
 
@@ -56,8 +56,9 @@ def decode(data: Buffer) -> Any:
 class Failure:
     """An exception that a unit raised, in a form that every process can read."""
 
-    name: str
     message: str
+    sentence: str  # type and message on one line
+    frames: str  # where it was raised
     traceback: str
     known: type[errors.MetarlError] | None  # nearest class in metarl.errors; None for any other exception
     exit_code: int
@@ -67,7 +68,7 @@ class Failure:
         """Describe the exception that is being handled."""
         known = next((base for base in type(error).__mro__ if base.__module__ == errors.__name__), None)
         code = getattr(error, "exit_code", errors.WorkerError.exit_code)
-        return cls(type(error).__name__, str(error), traceback.format_exc().rstrip(), known, code)
+        return cls(str(error), sentence(error), frames(error), traceback.format_exc().rstrip(), known, code)
 
     def rebuild(self) -> errors.MetarlError | None:
         """The exception again where it is one of ours (its class, message and exit code), else None."""
