@@ -84,7 +84,10 @@ def test_no_module_of_the_working_directory_runs(canaries: Path, run: Path, way:
     assert check(canaries, way, *command.format(run=run).split())
 
 
-@pytest.mark.parametrize(("way", "workers"), [("-m", 0), pytest.param("metarl", 1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("way", "workers"),
+    [pytest.param("-m", 0, marks=pytest.mark.slow), pytest.param("metarl", 1, marks=pytest.mark.slow)],
+)
 def test_a_family_that_is_allowed_is_found_in_the_working_directory_and_hides_nothing(
     tmp_path: Path, way: str, workers: int
 ) -> None:

@@ -127,6 +127,7 @@ class Adaptation:
         active = np.array([recording is not None for recording in self._recordings])
         drawn = self._actor.act(seen, self._noise(), active if self._policy.remembers else None)
         action, executed = self._fit.act(drawn)
+        assert executed is not None
         self._pending = seen, drawn.copy(), executed, active
         return action
 

@@ -92,10 +92,9 @@ class AdaptedPolicy:
             shape = (self._actor.rows, policy.noise_size)
             draw = self._rng.standard_normal if policy.noise_kind == "normal" else self._rng.random
             noise = draw(shape, dtype=np.float32)
-        drawn = self._actor.act(self.fit.observe(obs), noise, ~self._resetting if policy.remembers else None)
-        action, executed = self.fit.act(drawn)
-        if policy.remembers:
-            self._executed = executed
+        remembers = policy.remembers
+        drawn = self._actor.act(self.fit.observe(obs), noise, ~self._resetting if remembers else None)
+        action, self._executed = self.fit.act(drawn, remembers=remembers)
         return action
 
     def observe(self, obs: Any, reward: Any, terminated: Any, truncated: Any, *, executed: Any = None) -> None:

@@ -74,31 +74,33 @@ class Fit:
         """Rows in float32, with the task behind them."""
         with np.errstate(over="ignore"):
             single = rows.astype(np.float32)
-        if not np.isfinite(single).all():
+        if not all_finite(single):
             raise NumericError(f"expected finite observations, got {rows.tolist()}; nothing was done with them")
         if not self.task_vector.size:
             return single
         return np.concatenate([single, np.broadcast_to(self.task_vector, (len(single), self.task_vector.size))], 1)
 
-    def act(self, action: NDArray[Any]) -> tuple[Any, NDArray[Any]]:
-        """Actions of the policy [rows, …] as the environment takes them; and as a memory is shown them: in units of
-        the control range [rows, size], or choices [rows].
+    def act(self, action: NDArray[Any], *, remembers: bool = True) -> tuple[Any, NDArray[Any] | None]:
+        """Actions of the policy [rows, …] as the environment takes them; and, if it ``remembers``, as a memory is shown
+        them: in units of the control range [rows, size], or choices [rows].
 
         Raises:
             NumericError: they are not finite; none must reach a robot.
         """
         space = self.action_space
         if isinstance(space, Discrete):
-            chosen, executed = (action + space.start).astype(space.dtype), action
-        else:
-            if not np.isfinite(action).all():
-                raise NumericError(f"expected finite actions, got {action}; none was passed on")
-            assert isinstance(space, Box)
-            unit = np.minimum(np.maximum(action.astype(np.float64) / self.action_scale, -1.0), 1.0)
-            control = self.centre + self.half_range * unit
-            kept = np.minimum(np.maximum(control, self.low), self.high)
+            chosen = (action + space.start).astype(space.dtype)
+            return chosen if self.lanes is not None else chosen[0], action if remembers else None
+        if not all_finite(action):
+            raise NumericError(f"expected finite actions, got {action}; none was passed on")
+        assert isinstance(space, Box)
+        unit = np.minimum(np.maximum(action.astype(np.float64) / self.action_scale, -1.0), 1.0)
+        control = self.centre + self.half_range * unit
+        kept = np.minimum(np.maximum(control, self.low), self.high)
+        chosen = kept.reshape(len(action), *space.shape).astype(space.dtype)
+        executed = None
+        if remembers:
             executed = (unit if (kept == control).all() else self._units(kept)).astype(np.float32)
-            chosen = kept.reshape(len(action), *space.shape).astype(space.dtype)
         return chosen if self.lanes is not None else chosen[0], executed
 
     def executed(self, control: Any) -> NDArray[Any]:
@@ -181,6 +183,11 @@ def fit(
         appended,
         lanes,
     )
+
+
+def all_finite(values: NDArray[Any]) -> bool:
+    """Whether all of a few numbers are finite; for so few a list is faster than a reduction."""
+    return False not in np.isfinite(values).ravel().tolist()
 
 
 def _control_range(interface: Interface, own_scale: float | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode
+from numpy.typing import NDArray
 
 from metarl import run_files
 from metarl.agent import Agent
@@ -135,6 +136,7 @@ class TrainedAgent:
         steps: int | None = None,
         env_steps: int | None = None,
         seed: int | None = None,
+        task: Task | None = None,
         observation_space: gymnasium.Space[Any] | None = None,
         action_space: gymnasium.Space[Any] | None = None,
         bounds: Bounds | None = None,
@@ -146,13 +148,14 @@ class TrainedAgent:
         trained sizes, and actions within the trained control range (choices from 0). The others are those of
         :meth:`adapt`.
         """
-        fitted = self._fit_spaces(observation_space, action_space, bounds)
+        fitted = self._fit_spaces(observation_space, action_space, bounds, task)
         return self._session(fitted, self._plan(episodes, steps, env_steps, horizon), seed, None)
 
     def adapt_from(
         self,
         episodes: str | Path | Sequence[Episode],
         *,
+        task: Task | None = None,
         observation_space: gymnasium.Space[Any] | None = None,
         action_space: gymnasium.Space[Any] | None = None,
         bounds: Bounds | None = None,
@@ -168,7 +171,7 @@ class TrainedAgent:
         found, seed = (
             load_episodes(Path(episodes).expanduser()) if isinstance(episodes, str | Path) else (list(episodes), 0)
         )
-        fitted = self._fit_spaces(observation_space, action_space, bounds)
+        fitted = self._fit_spaces(observation_space, action_space, bounds, task)
         return replay(self._agent, fitted, found, seed=seed, described=self._described)
 
     def _distribution(self) -> TaskDistribution:
@@ -188,32 +191,37 @@ class TrainedAgent:
     def _fit(self, env: AnyEnv, bounds: Bounds | None, task: Task | None) -> Fit:
         base = env.unwrapped
         if not isinstance(base, TaskEnv | AutoresetTaskEnv):
-            vector = None
-            if self.interface.reveal:
-                if task is None:
-                    raise ConfigError("task.reveal = True: expected task=, as the policy was told its task in training")
-                vector = task_vector(self._distribution(), task)
-            return fit(self.interface, env, bounds=bounds, task_vector=vector)
+            return fit(self.interface, env, bounds=bounds, task_vector=self._told(task))
         config = base.distribution.config
         for line in loading.differences(config.model_dump(mode="json"), self.task):
             notice(f"the environment is not as in training: task.{line}")
         return fit(self.interface, env, bounds=bounds, own_scale=config.action_scale)
+
+    def _told(self, task: Task | None) -> NDArray[np.float64] | None:
+        """The numbers of a task that the policy is told; None where it is told none. Raises ConfigError."""
+        if not self.interface.reveal:
+            return None
+        if task is None:
+            raise ConfigError("task.reveal = True: expected task=, as the policy was told its task in training")
+        return task_vector(self._distribution(), task)
 
     def _fit_spaces(
         self,
         observation_space: gymnasium.Space[Any] | None,
         action_space: gymnasium.Space[Any] | None,
         bounds: Bounds | None,
+        task: Task | None,
     ) -> Fit:
-        spaces = self.interface.spaces
-        seen = observation_space or Box(-np.inf, np.inf, (spaces.observation.size,), np.float32)
+        spaces, told = self.interface.spaces, self._told(task)
+        own = spaces.observation.size - (0 if told is None else len(told))
+        seen = observation_space or Box(-np.inf, np.inf, (own,), np.float32)
         done = action_space
         if done is None and spaces.action.kind == "discrete":
             done = Discrete(spaces.action.size)
         elif done is None:
             low, high = (np.array(side, np.float32) for side in (spaces.action.low, spaces.action.high))
             done = Box(low, high, dtype=np.float32)
-        return fit(self.interface, SpacesOnly(seen, done), bounds=bounds)
+        return fit(self.interface, SpacesOnly(seen, done), bounds=bounds, task_vector=told)
 
     def _plan(self, episodes: int | None, steps: int | None, env_steps: int | None, horizon: int | None) -> Plan:
         for name, value in (("episodes", episodes), ("steps", steps), ("env_steps", env_steps), ("horizon", horizon)):

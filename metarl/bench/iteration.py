@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from metarl.bench.machine import gemm_matrix, gemm_seconds, now, peak_memory_mb
+from metarl.bench.machine import gemm_matrix, gemm_seconds, in_rounds, now, peak_memory_mb
 from metarl.bench.sampling import bare_physics, one_worker_per_core, training_trial
 from metarl.config.schema import RunConfig
 from metarl.parallel import available_cores
@@ -30,7 +30,7 @@ def measure(config: RunConfig) -> dict[str, Any]:
         raw_executor = one_worker_per_core(experiment, stack)
         agent, state = experiment.agent, experiment.agent.state()
         matrix = gemm_matrix(config.device)
-        for round_ in range(ROUNDS + 1):  # the first one warms up
+        for round_ in in_rounds(ROUNDS + 1):  # the first one warms up
             agent.load_state(state)
             trial, sampled_before = training_trial(experiment, round_), experiment.sampler.seconds
             started = now(config.device)

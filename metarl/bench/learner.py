@@ -8,7 +8,15 @@ import numpy as np
 
 from metarl.agent import Agent
 from metarl.bench import memory_learner
-from metarl.bench.machine import GEMM_SIZE, CountMultiplications, gemm_matrix, gemm_seconds, now, peak_memory_mb
+from metarl.bench.machine import (
+    GEMM_SIZE,
+    CountMultiplications,
+    gemm_matrix,
+    gemm_seconds,
+    in_rounds,
+    now,
+    peak_memory_mb,
+)
 from metarl.bench.sampling import training_trial
 from metarl.config.schema import RunConfig
 from metarl.nn.memory_policy import MemoryPolicy
@@ -42,7 +50,7 @@ def measure(config: RunConfig) -> dict[str, Any]:
         trial.run()
 
         matrix = gemm_matrix(config.device)
-        for round_ in range(ROUNDS + 1):  # the first one warms up
+        for round_ in in_rounds(ROUNDS + 1):  # the first one warms up
             agent.load_state(state)
             started = now(config.device)
             _learn(agent, trial)

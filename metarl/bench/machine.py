@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,19 @@ def gemm_seconds(matrix: torch.Tensor, cores: int, device: str) -> float:
     torch.mm(matrix, matrix)
     torch.set_num_threads(1)
     return now(device) - started
+
+
+def in_rounds(count: int) -> Iterator[int]:
+    """0, 1, …, ``count`` − 1, the rounds of a measurement. Standard error shows, on a terminal, which one it is."""
+    shown = sys.stderr is not None and sys.stderr.isatty()
+    try:
+        for round_ in range(count):
+            if shown:
+                print(f"\rround {round_ + 1} of {count}", end="", file=sys.stderr, flush=True)
+            yield round_
+    finally:
+        if shown:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
 def now(device: str) -> float:

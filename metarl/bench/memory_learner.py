@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.bench.machine import now
+from metarl.bench.machine import in_rounds, now
 from metarl.bench.sampling import first_phase
 from metarl.config.schema import RunConfig
 from metarl.errors import ConfigError
@@ -40,7 +40,7 @@ def measure(experiment: Experiment) -> dict[str, Any]:
         inputs = policy.inputs(policy.unpack(theta), seen(batch))
     steps = batch.num_steps * config.agent.epochs
     ours, bare = [], []
-    for round_ in range(ROUNDS + 1):
+    for round_ in in_rounds(ROUNDS + 1):
         agent.load_state(state)
         started = now(config.device)
         agent.meta_update([batch], agent.init_adapted(len(batch.obs)), rng=generator(config.seed, Domain.LEARNER))

@@ -10,6 +10,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from metarl.bench.machine import in_rounds
 from metarl.config import lookup
 from metarl.config.schema import SamplerConfig
 from metarl.parallel import available_cores, task_chunks
@@ -51,7 +52,7 @@ def measure(rounds: int = ROUNDS, steps: int = 500) -> dict[str, Any]:
     try:
         stock_env.call("sample_tasks")  # type: ignore[attr-defined]
         with make_executor(SamplerConfig(executor="processes", workers=cores)) as executor:
-            for round_ in range(rounds + 1):
+            for round_ in in_rounds(rounds + 1):
                 actions = rng.uniform(-1, 1, (steps, NUM_ENVS, 4)).astype(np.float32)
                 if round_ == 0:  # processes build their environments
                     executor.map(run, [Episode(distribution, tuple(tasks), actions[:1])] * cores)

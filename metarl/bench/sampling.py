@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from metarl.bench.machine import peak_memory_mb
+from metarl.bench.machine import in_rounds, peak_memory_mb
 from metarl.config.schema import RunConfig
 from metarl.parallel import available_cores, task_chunks
 from metarl.run.experiment import Experiment, build, resolve
@@ -38,11 +38,12 @@ def measure(config: RunConfig) -> dict[str, Any]:
     cores = available_cores()
     with build(config) as experiment, ExitStack() as stack:
         raw_executor = one_worker_per_core(experiment, stack)
-        first_phase(experiment, 0)  # workers import and build their environments
         sampled, raw, ratios = [], [], []
-        for round_ in range(1, ROUNDS + 1):
+        for round_ in in_rounds(ROUNDS + 1):
             started = time.perf_counter()
             trial = first_phase(experiment, round_)
+            if round_ == 0:  # workers have imported and built their environments
+                continue
             sampled.append(trial.env_steps / (time.perf_counter() - started))
             bare = bare_physics(experiment, raw_executor, trial)
             if bare is not None:

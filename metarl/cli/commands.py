@@ -130,7 +130,8 @@ def list_(options: argparse.Namespace) -> str:
             else []
         )
         cells = [task_cells(row) if columns else [row["name"], row["summary"]] for row in rows]
-        blocks.append(f"{kind}:\n{table(columns or ['name', 'summary'], cells)}")
+        shed = ["needs", "lineages"] if columns else []
+        blocks.append(f"{kind}:\n{table(columns or ['name', 'summary'], cells, shed)}")
     return "\n\n".join(blocks)
 
 
@@ -181,6 +182,7 @@ def doctor(options: argparse.Namespace) -> str:
 
 def bench(options: argparse.Namespace) -> str:
     """Measure speed."""
+    _begin(" ".join(word for word in ("bench", options.part, options.config) if word))
     if options.part == "metaworld":
         if options.config is not None or options.overrides:
             raise ConfigError("bench metaworld always measures ML10: expected no CONFIG and no overrides")

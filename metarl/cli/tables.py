@@ -111,21 +111,32 @@ def runs_table(runs: Sequence[ListedRun]) -> str:
     return "\n".join(aligned([columns, *rows]))
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Rows of text under headings: drawn to the width of a terminal, in plain aligned columns elsewhere."""
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], shed: Sequence[str] = ()) -> str:
+    """Rows of text under headings: drawn to the width of a terminal, in plain aligned columns elsewhere.
+
+    A terminal that is too narrow does without the columns ``shed``, the first of them first, and is told so.
+    """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     if sys.stdout is None or not sys.stdout.isatty():  # None: started without one
         return "\n".join(aligned([columns, *rows]))
-    table = Table(*columns)
-    for row in rows:
-        table.add_row(*map(Text, row))
     console = Console()
+    kept, left_out = list(range(len(columns))), []
+    for name in shed:
+        widths = (max(len(row[place]) for row in [columns, *rows]) for place in kept)
+        if sum(width + 3 for width in widths) + 1 <= console.width:
+            break
+        kept.remove(list(columns).index(name))
+        left_out.append(name)
+    drawn = Table(*(columns[place] for place in kept))
+    for row in rows:
+        drawn.add_row(*(Text(row[place]) for place in kept))
     with console.capture() as capture:
-        console.print(table)
-    return capture.get().rstrip()
+        console.print(drawn)
+    text = capture.get().rstrip()
+    return f"{text}\nin a wider terminal, or with --json: {', '.join(left_out)}" if left_out else text
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -415,3 +416,72 @@ def test_wrappers_that_no_configuration_may_name_come_from_no_checkpoint_either(
     """A run from elsewhere could write files with them."""
     with pytest.raises(ConfigError, match=f"the wrapper {name}: (cannot be used here|no such wrapper)"):
         Wrappers(((name, {}),)).around(Drift())
+
+
+# Policies that are told their task
+
+
+class Told(Drift):
+    """With the task's numbers behind its own, as the point's family has them where it reveals."""
+
+    observation_space = Box(-np.inf, np.inf, (4,), np.float32)
+
+    def __init__(self, goal: list[float]) -> None:
+        super().__init__()
+        self.goal = np.array(goal, np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        own, info = super().reset(seed=seed)
+        return np.concatenate([own, self.goal]), info
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        own, *outcome = super().step(action)
+        return (np.concatenate([own, self.goal]), *outcome)
+
+
+@pytest.fixture(scope="module")
+def oracle(tmp_path_factory: pytest.TempPathFactory) -> metarl.TrainedAgent:
+    root = tmp_path_factory.mktemp("oracle")
+    return metarl.load(trained(root, "maml_trpo_point", "task.reveal=true"))
+
+
+def test_a_policy_that_was_told_its_task_is_told_it_again(oracle: metarl.TrainedAgent) -> None:
+    goal = {"goal": [0.25, -0.5]}
+    by_us = oracle.adapt(Drift(), task=goal, steps=1, episodes=2, seed=3)
+    by_env = untold(oracle).adapt(Told(goal["goal"]), steps=1, episodes=2, seed=3)
+    other = oracle.adapt(Drift(), task={"goal": [0.5, 0.5]}, steps=1, episodes=2, seed=3)
+    assert torch.equal(by_us.parameters, by_env.parameters) and not torch.equal(by_us.parameters, other.parameters)
+    assert np.array_equal(by_us(np.zeros(2, np.float32)), by_env(np.array([0, 0, 0.25, -0.5], np.float32)))
+
+
+def untold(agent: metarl.TrainedAgent) -> metarl.TrainedAgent:
+    """The same agent, as if its observations had no task in them but what the environment gives."""
+    twin = metarl.load(agent.run)
+    twin.interface = replace(twin.interface, reveal=False)
+    return twin
+
+
+def test_in_the_own_family_the_environment_tells_the_task(oracle: metarl.TrainedAgent) -> None:
+    env = oracle.make_env({"goal": [0.25, -0.5]})
+    assert env.observation_space.shape == (4,)
+    assert oracle.adapt(env, steps=1, episodes=2, seed=3).parameters.shape[0] == 1
+
+
+def test_a_robots_loop_is_told_the_task_once(oracle: metarl.TrainedAgent) -> None:
+    """The loop gives what its sensors say; the session appends the task, and equals the driver."""
+    env, task = Drift(), {"goal": [0.25, -0.5]}
+    session = oracle.adaptation(task=task, steps=1, episodes=2, seed=3)
+    obs, _ = env.reset()
+    while not session.done:
+        obs, *outcome, _ = env.step(session.policy(obs))
+        if session.observe(obs, *outcome):
+            obs, _ = env.reset()
+    expected = oracle.adapt(Drift(), task=task, steps=1, episodes=2, seed=3)
+    assert torch.equal(session.policy.parameters, expected.parameters)
+
+
+@pytest.mark.parametrize("way", ["adapt", "adaptation", "adapt_from"])
+def test_a_task_that_is_not_told_is_an_error(way: str, oracle: metarl.TrainedAgent) -> None:
+    given: dict[str, list[Any]] = {"adapt": [Drift()], "adaptation": [], "adapt_from": [[]]}
+    with pytest.raises(ConfigError, match=r"task\.reveal = True: expected task=, as the policy was told its task"):
+        getattr(oracle, way)(*given[way])

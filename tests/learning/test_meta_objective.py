@@ -160,7 +160,7 @@ def test_gradient_is_the_finite_difference_of_evaluate(kind, steps, loss):
 @KINDS
 @STEPS
 @LOSSES
-@pytest.mark.parametrize("learned", ["none", "per_tensor", "per_parameter"])
+@pytest.mark.parametrize("learned", ["none", pytest.param("per_tensor", marks=pytest.mark.slow), "per_parameter"])
 def test_fisher_products_are_the_hessian_of_the_kl(kind, steps, loss, learned):
     case = Case(kind, steps, loss=loss, learned=learned)
     objective = case.objective()
@@ -322,7 +322,7 @@ def test_padding_changes_nothing(kind, loss):
 @STEPS
 @LOSSES
 @pytest.mark.parametrize("clip", [None, 0.2])
-@pytest.mark.parametrize("penalty", [0.0, 0.7])
+@pytest.mark.parametrize("penalty", [pytest.param(0.0, marks=pytest.mark.slow), 0.7])
 def test_the_clipped_gradient_is_autograds(kind, steps, loss, clip, penalty):
     case = Case(kind, steps, loss=loss, learned="per_tensor")
     for outer in (case.last, list(range(steps + 1))):  # with phase 0, its KL and its loss meet in one cotangent

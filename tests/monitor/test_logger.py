@@ -425,6 +425,28 @@ class TestConsole:
             assert there in output and gone not in output
             assert all(len(line) <= columns for line in output.splitlines())
 
+    @pytest.mark.parametrize("after_an_iteration", [True, False])
+    def test_a_terminal_shows_the_parts_of_an_evaluation_and_then_what_was_there(self, monkeypatch, after_an_iteration):
+        monkeypatch.setenv("TERM", "xterm-256color")
+        main, terminal = pty.openpty()
+        with os.fdopen(terminal, "w") as stream:
+            shown = Console(150, start=2, stream=stream)
+            if after_an_iteration:
+                shown.iteration(FULL)
+            for done in range(4):
+                shown.evaluation(done, 3)
+            shown.close()
+        output = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", read_until(main, "2/3"))
+        os.close(main)
+        places = [output.index(f"evaluation {done}/3") for done in range(3)]
+        assert places == sorted(places) and "evaluation 3/3" not in output
+        assert ("iteration 12/150" in output[places[-1] :]) == after_an_iteration
+
+    def test_elsewhere_an_evaluation_shows_no_parts(self):
+        stream = io.StringIO()
+        Console(150, stream=stream).evaluation(0, 3)
+        assert stream.getvalue() == ""
+
     @pytest.mark.parametrize(("variables", "colour"), [({}, True), ({"NO_COLOR": "1"}, False)])
     def test_a_terminal_shows_a_bar_and_messages_above_it(self, monkeypatch, variables, colour):
         for name, value in {"TERM": "xterm-256color", "COLUMNS": "200", **variables}.items():

@@ -87,7 +87,7 @@ def test_every_memory_gives_one_digest_on_robots_too(memory: str, tmp_path: Path
     assert outcome(alone) == outcome(together)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_stopped_by_a_signal_and_resumed_with_other_workers(
     workers: int, reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -175,7 +175,7 @@ sys.exit(main(["train", *sys.argv[2:]]))
 """
 
 
-@pytest.mark.parametrize(("size", "where"), [(0, "lock"), (8000, "checkpoint")])
+@pytest.mark.parametrize(("size", "where"), [pytest.param(0, "lock", marks=pytest.mark.slow), (8000, "checkpoint")])
 def test_without_space_for_its_first_files_a_run_is_not_made(size: int, where: str, tmp_path: Path) -> None:
     """A policy with 64 units has 17 kB, all other files less than 8 kB."""
     (tmp_path / "runs").mkdir()
