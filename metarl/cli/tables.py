@@ -117,7 +117,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], shed: Sequence[
     A terminal that is too narrow does without the columns ``shed``, the first of them first, and is told so.
     """
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
     if sys.stdout is None or not sys.stdout.isatty():  # None: started without one
@@ -130,7 +130,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], shed: Sequence[
             break
         kept.remove(list(columns).index(name))
         left_out.append(name)
-    drawn = Table(*(columns[place] for place in kept))
+    drawn = Table(*(Column(columns[place], no_wrap=place == 0) for place in kept))  # names are copied
     for row in rows:
         drawn.add_row(*(Text(row[place]) for place in kept))
     with console.capture() as capture:

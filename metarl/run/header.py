@@ -17,7 +17,11 @@ def header(run: Path, experiment: Experiment, wandb_mode: str) -> list[str]:
     training, final = training_steps(experiment), evaluation_steps(experiment)
     bound = "" if config.env_steps is None else f", at most {count(config.env_steps)} by env_steps"
     every, threads = config.eval.every, _number(int(config.learner.threads), "thread")
-    when = "at the end" if every is None else f"every {every} iterations and at the end"
+    when = (
+        "at the end"
+        if every is None
+        else f"every {'iteration' if every == 1 else f'{every} iterations'} and at the end"
+    )
     shown, alone = run_dir.shown(run), config.sampler.executor == "in_process" or config.sampler.workers == 0
     where = "this process alone" if alone else _number(experiment.executor.workers, "worker process", "es")
     wandb = wandb_mode if wandb_mode != "offline" else f"offline; later: wandb sync {shown}/wandb/offline-run-*"
@@ -62,4 +66,4 @@ def _number(count: int, what: str, plural: str = "s") -> str:
 
 
 def _size(space: Space) -> str:
-    return f"{space.size} numbers" if space.kind == "box" else f"one of {space.size} choices"
+    return _number(space.size, "number") if space.kind == "box" else f"one of {space.size} choices"

@@ -51,11 +51,12 @@ class RolloutUnit:
 
     def describe(self) -> str:
         """The unit in a few words, for error messages."""
-        lanes = self.lanes
+        lanes, stream = self.lanes, self.lanes.stream
         last = lanes.first_slot + len(lanes.tasks) - 1
         return (
-            f"tasks {lanes.first_slot}–{last} {[dict(task) for task in lanes.tasks]}, "
-            f"{lanes.lanes} lanes × {lanes.episodes} episodes, {lanes.stream}"
+            f"tasks {lanes.first_slot}–{last} {[dict(task) for task in lanes.tasks]}, {lanes.lanes} lanes × "
+            f"{lanes.episodes} episodes, {'evaluation, ' if stream.evaluation else ''}iteration {stream.iteration}, "
+            f"phase {stream.phase}"
         )
 
 

@@ -128,7 +128,8 @@ class Processes(Executor):
                 f"{fault}; faults so far: {self.faults}"
             )
         self._restarts -= 1
-        log.warning("rollout worker %d is replaced, %d more may be: %s", lost.pid, self._restarts, fault)
+        what = str(fault).partition("\n")[0]  # where it was raised is said when no retries are left
+        log.warning("rollout worker %d is replaced, %d more may be: %s", lost.pid, self._restarts, what)
 
     def _allowed(self) -> str:
         """What a unit that was too slow may mean, in words."""
