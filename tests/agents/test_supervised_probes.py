@@ -368,6 +368,7 @@ def run_example(*arguments: str, cwd: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_documented_command_prints_both_tables_and_draws(tmp_path):
     found = errors_in(run_example("--iterations", "20", cwd=tmp_path))
     tuned = [name for name in found if name.startswith("pretrained, step")]

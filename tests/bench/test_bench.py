@@ -219,7 +219,7 @@ TINY_MEMORY = [
 ]
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_learning_with_a_memory_is_measured_against_its_network(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory_learner, "ROUNDS", 2)
     overrides = [*TINY_MEMORY, f"learner.threads={threads}"]

@@ -416,7 +416,7 @@ def test_reset_seeds_belong_to_task_slots() -> None:
 def test_a_unit_describes_itself_for_error_messages() -> None:
     how = Lanes(MirrorPolicy(), np.zeros((2, 1), np.float32), tuple(SCRIPT), STREAM, lanes=4, first_slot=5)
     unit = RolloutUnit(script(), how)
-    for part in ("5", "6", "'n': 1", "4 lanes", "1 episodes", "iteration=2", "phase=3"):
+    for part in ("5", "6", "'n': 1", "4 lanes", "1 episodes", "iteration 2", "phase 3"):
         assert part in unit.describe()
 
 

@@ -144,6 +144,7 @@ def test_a_report_of_what_there_is(
     assert "| `fomaml` | missing |" in (finished / "comparison.md").read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_to_the_same_bits_and_finished_ones_are_left_alone(
     reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

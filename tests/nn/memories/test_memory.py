@@ -261,7 +261,7 @@ def recall_trials(rows: int, pause: int, rng: np.random.Generator) -> tuple[torc
         pytest.param("gru", 4, 800, 1e-2, marks=pytest.mark.slow),
         pytest.param("lstm", 4, 800, 1e-2, marks=pytest.mark.slow),
         pytest.param("transformer", 20, 200, 5e-3, marks=pytest.mark.slow),
-        ("retrieval", 20, 200, 5e-3),
+        pytest.param("retrieval", 20, 200, 5e-3, marks=pytest.mark.slow),
     ],
 )
 def test_associative_recall_is_learned(kind, pause, updates, lr):

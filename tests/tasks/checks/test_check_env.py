@@ -34,7 +34,13 @@ NEEDED = {  # by families without defaults for every key
     "ml25": ["task.drop_shared_class=true"],
     "ml_custom": ["task.train_envs=[reach-v3, push-v3]", "task.test_envs=[door-open-v3]"],
 }
-SLOW = ("ml", "ant_dir", "ant_goal", "ant_params")  # how the names of slow families begin: Meta-World, ants
+SLOW = (
+    "ml",
+    "ant_dir",
+    "ant_goal",
+    "ant_params",
+    "humanoid_dir",
+)  # how the names of slow families begin: Meta-World, ants
 
 
 def failed(distribution, seed: int = 0) -> dict[str, str]:
