@@ -102,27 +102,7 @@ def _parser(argv: Sequence[str]) -> tuple[argparse.ArgumentParser, list[str]]:
     train.add_argument("--print-config", action="store_true", help="print the resolved configuration and stop")
     _add_config(train, optional=True)
 
-    resume = command("resume", commands.resume, "go on with a run from its newest checkpoint")
-    evaluate = command("evaluate", commands.evaluate, "measure how the agent of a run adapts to held-out tasks")
-    evaluate.add_argument("--json", action="store_true", help="print one JSON object")
-    evaluate.add_argument("--out", type=_path, metavar="FILE", help="write that object to a file, too")
-    evaluate.add_argument("--tasks", metavar="JSON|FILE", help="tasks of the family instead of the held-out ones")
-    evaluate.add_argument(
-        "--checkpoint", type=int, metavar="ITERATION", help="instead of the newest one; `ls RUN/checkpoints`"
-    )
-    hash_ = command("hash", commands.hash_, "print one digest of all that training computed")
-    report = command("report", commands.report, "draw a run's curves and sum it up, as it stands; prints the files")
-    for added in (resume, evaluate, hash_, report):
-        added.add_argument("run", metavar="RUN", help="run directory, or latest: the one written to last below runs/")
-    for added in (resume, evaluate):
-        _add_allow(added)
-    resume.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="iterations, device, sampler.*, eval.*, wandb.*, ..."
-    )
-    evaluate.add_argument(
-        "overrides", nargs="*", metavar="RUN|key=value", help="more runs, as other seeds of it; eval.*, task.*, device"
-    )
-
+    _add_commands_on_runs(command)
     list_ = command("list", commands.list_, "show what there is")
     list_.add_argument(
         "kinds",
@@ -159,6 +139,30 @@ def _parser(argv: Sequence[str]) -> tuple[argparse.ArgumentParser, list[str]]:
         study = chosen.add_parser(name, help=about, description=about, allow_abbrev=False)
         _add_study(study, name, wanted=argv[:2] == ["reproduce", name])
     return parser, list(added_commands.choices)
+
+
+def _add_commands_on_runs(command: Callable[..., _Parser]) -> None:
+    """The commands that take a run."""
+    resume = command("resume", commands.resume, "go on with a run from its newest checkpoint")
+    evaluate = command("evaluate", commands.evaluate, "measure how the agent of a run adapts to held-out tasks")
+    evaluate.add_argument("--json", action="store_true", help="print one JSON object")
+    evaluate.add_argument("--out", type=_path, metavar="FILE", help="write that object to a file, too")
+    evaluate.add_argument("--tasks", metavar="JSON|FILE", help="tasks of the family instead of the held-out ones")
+    evaluate.add_argument(
+        "--checkpoint", type=int, metavar="ITERATION", help="instead of the newest one; `ls RUN/checkpoints`"
+    )
+    hash_ = command("hash", commands.hash_, "print one digest of all that training computed")
+    report = command("report", commands.report, "draw a run's curves and sum it up, as it stands; prints the files")
+    for added in (resume, evaluate, hash_, report):
+        added.add_argument("run", metavar="RUN", help="run directory, or latest: the one written to last below runs/")
+    for added in (resume, evaluate):
+        _add_allow(added)
+    resume.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="iterations, device, sampler.*, eval.*, wandb.*, ..."
+    )
+    evaluate.add_argument(
+        "overrides", nargs="*", metavar="RUN|key=value", help="more runs, as other seeds of it; eval.*, task.*, device"
+    )
 
 
 def _add_study(parser: argparse.ArgumentParser, name: str, *, wanted: bool) -> None:
