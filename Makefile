@@ -12,7 +12,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 14) else f"metarl needs Python 3.11 to 3.13, but $(PYTHON) is {v[0]}.{v[1]}: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --constraint constraints.txt torch
-	$(RUN) -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+# compat: the checkout is a line of sys.path. Otherwise a folder that holds a clone, metarl/, hides the installed metarl.
+	$(RUN) -m pip install --quiet --constraint constraints.txt --config-settings editable_mode=compat --editable ".[dev]"
 	touch $(INSTALLED)
 
 train: $(INSTALLED) ## meta-train HalfCheetah-dir at CPU size, evaluate on held-out tasks, say where the results are

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -149,7 +150,14 @@ def test_an_installed_wheel_lists_and_trains_from_another_directory(
 @pytest.mark.slow
 def test_an_editable_install_trains_and_follows_the_source(checkout: Path, reference: str, tmp_path: Path) -> None:
     python = bare_environment(tmp_path / "venv")
-    pip_install(python, "--editable", checkout)
+    (mode,) = set(re.findall(r"--config-settings editable_mode=(\w+)", (ROOT / "Makefile").read_text(encoding="utf-8")))
+    pip_install(python, "--config-settings", f"editable_mode={mode}", "--editable", checkout)
+    # a script beside a clone: its folder comes first, and a folder without __init__.py is a package, too
+    (tmp_path / "beside" / "metarl" / "metarl").mkdir(parents=True)
+    (tmp_path / "beside" / "script.py").write_text(
+        "import metarl\nprint(metarl.train.__name__, metarl.envs.__name__)\n"
+    )
+    assert run(python, "script.py", cwd=tmp_path / "beside") == "train metarl.envs\n"
     metarl = python.parent / "metarl"
     directory = tmp_path / run(metarl, "train", *TINY, f"run_dir={tmp_path}", cwd=tmp_path).splitlines()[-1]
     assert curve(directory) == reference

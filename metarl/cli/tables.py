@@ -9,49 +9,24 @@ from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 from metarl.errors import StorageError
-from metarl.monitor.curve_text import aligned, interval_text, number
+from metarl.monitor.curve_text import aligned, curve_lines, interval_text, number
 
 if TYPE_CHECKING:  # with what it imports, it would make every command start later
     from metarl.run.listing import ListedRun
 
 
 def curve_table(result: dict[str, Any]) -> str:
-    """The adaptation curve as a table, with 95 % intervals and the names of their methods; under it the classes."""
-    from rich.console import Console
-    from rich.table import Table
-
+    """What was evaluated, every point of the adaptation curve with its 95 % interval, and what else there is."""
     from metarl.statistics import method_of
 
-    columns = [result["unit"], "mean return", "95 % low", "95 % high"]
-    success, diverged = result.get("success"), result.get("diverged", [])
-    caption = [f"95 % of returns: {method_of(result)}"]
-    caption += [f"95 % of success: {method_of(success)}"] if success else []
-    table = Table(
-        *columns,
-        *(["success", "95 % low", "95 % high"] if success else []),
-        *(["diverged"] if any(diverged) else []),
-        title=f"{len(result['tasks'])} {result['on']} of {result['task']}",
-        caption="\n".join(caption),
-        caption_justify="left",
-    )
-    for step in result["steps"]:
-        cells = [number(result[name][step]) for name in ("mean", "low", "high")]
-        cells += [number(success[name][step]) for name in ("mean", "low", "high")] if success else []
-        table.add_row(str(step), *cells, *([str(diverged[step])] if any(diverged) else []))
-    for name, what in (("trial", "whole trial"), ("restored", "memory restored")):
-        if name in result:
-            table.add_row(what, *(number(result[name][bound]) for bound in ("mean", "low", "high")))
-    console = Console(width=80)
-    with console.capture() as capture:
-        console.print(table)
+    success = result.get("success")
+    methods = [f"return: {method_of(result)}", *([f"success: {method_of(success)}"] if success else [])]
     head = [
-        f"run        {result['run']}",
-        f"checkpoint iteration {result['iteration']}, {result['env_steps']} env steps",
+        f"run         {result['run']}",
+        f"checkpoint  iteration {result['iteration']}, {result['env_steps']} env steps",
+        f"tasks       {len(result['tasks'])} {result['on']} of {result['task']}",
     ]
-    parts = ["\n".join(head), capture.get().rstrip()]
-    if "by_class" in result:
-        parts.append(_class_table(result))
-    return "\n".join(parts)
+    return "\n".join([*head, "", *curve_lines(result, points=None), f"in brackets: 95 %; {'; '.join(methods)}"])
 
 
 def seeds_table(result: dict[str, Any]) -> str:
@@ -68,19 +43,6 @@ def seeds_table(result: dict[str, Any]) -> str:
         *(f"seed {seed}  {run}" for seed, run in zip(result["seeds"], result["runs"], strict=True)),
     ]
     return "\n".join([*head, "", *aligned(rows), f"in brackets: 95 %, {method_of(result)}"])
-
-
-def _class_table(result: dict[str, Any]) -> str:
-    """Return and success of every class of tasks, before adaptation and at the last point."""
-    last = result["steps"][-1]
-    ends = list(dict.fromkeys((0, last)))
-    quantities = ["returns", *(["success"] if result.get("success") else [])]
-    columns = ["class", "tasks", *(f"{quantity} {end}" for quantity in quantities for end in ends)]
-    rows = [
-        [name, str(found["tasks"]), *(number(found[quantity][end]) for quantity in quantities for end in ends)]
-        for name, found in result["by_class"].items()
-    ]
-    return table(columns, rows)
 
 
 def task_cells(row: dict[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""An adaptation curve as a few lines of text, for the screen of a run."""
+"""An adaptation curve as lines of text."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from typing import Any
 MAX_POINTS_SHOWN = 6
 
 
-def curve_lines(summary: Mapping[str, Any]) -> list[str]:
-    """A small table: a row per point of the curve (of long curves a few), with 95 % intervals; then what else there
-    is, such as scores of a memory and every class of tasks."""
+def curve_lines(summary: Mapping[str, Any], points: int | None = MAX_POINTS_SHOWN) -> list[str]:
+    """A small table: a row per point of the curve (of longer curves about ``points``), with 95 % intervals; then what
+    else there is, such as scores of a memory and every class of tasks."""
     success = summary.get("success")
     heads = [summary.get("unit", "steps"), "return", *(["success"] if success else [])]
     steps = summary["steps"]
-    shown = list(dict.fromkeys([*steps[:: max(1, len(steps) // MAX_POINTS_SHOWN)], steps[-1]]))
+    stride = 1 if points is None else max(1, len(steps) // points)
+    shown = list(dict.fromkeys([*steps[::stride], steps[-1]]))
     rows = [
         heads,
         *([str(step), *(interval_text(curve, step) for curve in (summary, success) if curve)] for step in shown),
     ]
-    for name in ("trial", "restored"):
+    for name, words in (("trial", "whole trial"), ("restored", "memory restored")):
         if name in summary:
             score = summary[name]
             also = summary.get(f"{name}_success")
-            rows.append([name, _interval(score), *([_interval(also)] if also else [])])
+            rows.append([words, _interval(score), *([_interval(also)] if also else [])])
     for name, found in summary.get("by_class", {}).items():
         ends = [f"{number(found['returns'][0])} → {number(found['returns'][-1])}"]
         if "success" in found:

@@ -68,7 +68,7 @@ def test_evaluate_takes_tasks_a_checkpoint_and_a_file(
     assert metarl("evaluate", run, "--tasks", tmp_path / "tasks.json", "--out", out, "--checkpoint", "0") == 0
     result, shown = json.loads(out.read_text()), capsys.readouterr().out
     assert result["iteration"] == 0 and result["tasks"] == [{"goal": [0.1, 0.2]}, {"goal": [0.3, 0.4]}]
-    assert str(run) in shown and "checkpoint iteration 0" in shown and "2 chosen tasks of point" in shown
+    assert str(run) in shown and "checkpoint  iteration 0" in shown and "2 chosen tasks of point" in shown
     assert metarl("evaluate", run, "--json", "task.horizon=5") == 0
     assert json.loads(capsys.readouterr().out)["on"] == "held-out tasks, task.horizon = 5, not 10"
     for wrong, code, words in (
