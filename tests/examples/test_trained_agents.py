@@ -68,5 +68,6 @@ def test_the_readmes_python_runs_as_it_stands(tmp_path: Path) -> None:
     (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
     small = ", ".join(repr(change) for change in tiny_runs.overrides(tmp_path, "iterations=1"))
     names: dict[str, Any] = {}
-    exec(block.replace('"agent.inner_lr=0.05"', f'"agent.inner_lr=0.05", {small}'), names)
+    assert '"iterations=10"' in block
+    exec(block.replace('"iterations=10"', small), names)
     assert names["env"].action_space.contains(names["action"].astype(float))
