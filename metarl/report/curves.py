@@ -48,6 +48,11 @@ def _number(value: Any) -> float:
     return float("nan") if value is None else float(value)
 
 
+def low_if_unknown(value: float | None) -> float:
+    """A number to sort by: what is not known comes behind all that is."""
+    return float("-inf") if value is None else value
+
+
 def unit_of(evaluation: Mapping[str, Any] | None) -> str:
     """What the adaptation of an evaluation is counted in."""
     return str(evaluation.get("unit", GRADIENT)) if evaluation else GRADIENT

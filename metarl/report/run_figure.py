@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from metarl.report.curves import GRADIENT, Curves, Trained, config_of, read_curves, trained
+from metarl.report.curves import GRADIENT, Curves, Trained, config_of, low_if_unknown, read_curves, trained
 from metarl.report.figures import house_style, label_ends, new_figure, ordered_colors, png, tidy, whole_numbers
 from metarl.report.files import report_folder, write_files
 from metarl.report.numbers import MILLION
@@ -101,8 +101,13 @@ def _shown_points(last: Mapping[str, Any] | None, trained: Trained) -> dict[int,
     if last is None:
         return {}
     end = len(last["steps"]) - 1
-    adapted = min(trained.point, end) or end
-    return {end: AT_THE_END} | {0: BEFORE} | {adapted: AFTER} if end else {0: BEFORE}
+    return {end: AT_THE_END} | {0: BEFORE} | {_adapted_point(last, trained): AFTER} if end else {0: BEFORE}
+
+
+def _adapted_point(evaluation: Mapping[str, Any], trained: Trained) -> int:
+    """The point with as much adaptation as in training; the last one where training had none."""
+    end = len(evaluation["steps"]) - 1
+    return min(trained.point, end) or end
 
 
 def _draw_evaluations(
@@ -187,8 +192,7 @@ def _mark(axes: Axes, step: float, words: str) -> None:
 
 def _draw_tasks(axes: Axes, evaluation: Mapping[str, Any], trained: Trained) -> None:
     """Return before and after adaptation: of every class, or of every task, against its number where it is one."""
-    end = len(evaluation["steps"]) - 1
-    after = min(trained.point, end) or end
+    after = _adapted_point(evaluation, trained)
     looks = {0: BEFORE, after: AFTER}
     words = {point: _after(evaluation["steps"][point], trained.unit) for point in looks}
     tidy(axes)
@@ -217,7 +221,7 @@ def _draw_classes(
 ) -> None:
     """A row per class: success where it is known, else return."""
     what = "success" if all("success" in found for found in classes.values()) else "returns"
-    names = sorted(classes, key=lambda name: -_nan_first(classes[name][what][max(looks)]))[:MAX_CLASSES]
+    names = sorted(classes, key=lambda name: -low_if_unknown(classes[name][what][max(looks)]))[:MAX_CLASSES]
     rows = np.arange(len(names))[::-1]
     ends = {point: _floats(classes[name][what][point] for name in names) for point in looks}
     axes.hlines(rows, ends[0], ends[max(looks)], color=GREY, linewidth=0.8, alpha=0.6)
@@ -284,10 +288,6 @@ def _last_known(values: Iterable[float | None]) -> float:
     known = _floats(values)
     known = known[np.isfinite(known)]
     return float(known[-1]) if known.size else float("nan")
-
-
-def _nan_first(value: float | None) -> float:
-    return float("-inf") if value is None else value
 
 
 def _millions(values: Sequence[float]) -> list[float]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from metarl import run_files
 from metarl.errors import StorageError
-from metarl.report.curves import Curves, config_of, read_curves, trained
+from metarl.report.curves import Curves, config_of, low_if_unknown, read_curves, trained
 from metarl.report.files import write_files
 from metarl.storage import expect_plain
 
@@ -98,7 +98,7 @@ def _interval(curve: Mapping[str, Any], place: int) -> dict[str, Any]:
 
 def _best(evaluations: Sequence[Mapping[str, Any]], point: int) -> dict[str, Any]:
     found = [_estimate(line, point) for line in evaluations]
-    best = max(found, key=lambda one: _low_if_unknown(one["after"]["return"]["mean"]))
+    best = max(found, key=lambda one: low_if_unknown(one["after"]["return"]["mean"]))
     return {**best, "note": BEST_IS_CHOSEN.format(count=len(found))}
 
 
@@ -116,10 +116,6 @@ def _mean_of(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _mean(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
-
-
-def _low_if_unknown(value: float | None) -> float:
-    return float("-inf") if value is None else value
 
 
 def _named(config: Mapping[str, Any], part: str) -> str | None:
