@@ -2,7 +2,8 @@
 
 ``python -m`` and ``python SCRIPT`` look for every module in the working directory, or in the script's folder, before
 all others, and so does every process that they start. A ``torch.py`` in somebody's run would be executed, an empty
-``token.py`` in one's own folder would break the start. This module imports nothing that could be such a file.
+``token.py`` in one's own folder would break the start. This module imports nothing that could be such a file. What
+``python -m`` itself imports before the first line of metarl, ``importlib`` and a dozen more, is out of its reach.
 """
 
 import os

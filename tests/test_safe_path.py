@@ -37,11 +37,22 @@ def canaries(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a module of every name that Python and its packages have; each writes down that it runs."""
     folder = tmp_path_factory.mktemp("canaries")
     packages = {name for name in metadata.packages_distributions() if name.isidentifier()}
-    for name in (sys.stdlib_module_names | packages | {"sitecustomize", "usercustomize"}) - {"metarl", "__main__"}:
+    names = sys.stdlib_module_names | packages | {"sitecustomize", "usercustomize"}
+    for name in names - {"metarl", "__main__"} - imported_by_python_m(tmp_path_factory.mktemp("bare")):
         (folder / f"{name}.py").write_text(
             f"open({str(folder / 'ran')!r}, 'a').write({name!r} + ' ')\nraise SystemExit"
         )
     return folder
+
+
+def imported_by_python_m(folder: Path) -> set[str]:
+    """What ``python -m`` has imported before the first line of the module that it is to run, whatever that is.
+
+    Among these is ``importlib``, which it takes from the working directory, too: no program can keep it from that.
+    """
+    (folder / "bare.py").write_text("import sys; print(*sys.modules)")
+    argv = [sys.executable, "-m", "bare"]
+    return set(subprocess.run(argv, cwd=folder, capture_output=True, text=True, check=True).stdout.split())
 
 
 @pytest.fixture(scope="module")
