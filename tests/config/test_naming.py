@@ -67,8 +67,9 @@ def test_every_pair_can_be_loaded(task: str) -> None:
         assert loading.load_pair(task, agent, REQUIRED.get(task, [])).config.task.name == task
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("task", FAMILIES)
+@pytest.mark.parametrize(
+    "task", [pytest.param(name, marks=() if name == "point" else pytest.mark.slow) for name in FAMILIES]
+)
 def test_every_pair_does_an_iteration(task: str, tmp_path: Path) -> None:
     small = ["iterations=1", "meta_batch_size=2", "rollouts_per_task=2", "eval.num_tasks=2", "eval.score_episodes=1"]
     small += ["sampler.workers=0", "wandb.mode=disabled", f"run_dir={tmp_path}", "task.horizon=6"]

@@ -73,27 +73,25 @@ def doors() -> DoorsDistribution:
     return DoorsDistribution(TaskConfig(name="doors", horizon=1))
 
 
-KEYS = 4
-
-
 class RecallDistribution(TaskDistribution):
-    """Every episode asks for the values of ``KEYS`` keys in an order of its own; a right answer pays 1, a wrong one −1.
+    """Every episode asks for the values of ``horizon`` keys in an order of its own; a right answer pays 1, a wrong −1.
 
     Values are 0 or 1 and not known before they were asked for once: the first episode is worth 0 whatever is answered,
-    and every later one ``KEYS`` to who recalls which answer to which key paid.
+    and every later one ``horizon`` to who recalls which answer to which key paid.
     """
 
     config_class = TaskConfig
 
     def __init__(self, config: TaskConfig) -> None:
         super().__init__(config)
-        self.spaces = SpaceSpec(Space("box", KEYS, (0.0,) * KEYS, (1.0,) * KEYS), Space("discrete", 2))
+        keys = config.horizon
+        self.spaces = SpaceSpec(Space("box", keys, (0.0,) * keys, (1.0,) * keys), Space("discrete", 2))
 
     def size(self, split: Split) -> int | None:
-        return 2**KEYS
+        return 2**self.config.horizon
 
     def sample(self, num_tasks: int, *, split: Split, rng: np.random.Generator) -> list[Task]:
-        return [{"values": values} for values in rng.integers(2, size=(num_tasks, KEYS)).tolist()]
+        return [{"values": values} for values in rng.integers(2, size=(num_tasks, self.config.horizon)).tolist()]
 
     def make_vector(self, num_lanes: int) -> VectorTaskEnv:
         return RecallEnv(num_lanes, self.spaces, self.config)
@@ -104,14 +102,15 @@ class RecallEnv(VectorTaskEnv):
 
     def _assign(self, tasks: Sequence[Task]) -> None:
         self._values = np.array([task["values"] for task in tasks])
-        self._order = np.tile(np.arange(KEYS), (self.num_envs, 1))
+        self._order = np.tile(np.arange(self._values.shape[1]), (self.num_envs, 1))
 
     def _reset_lanes(self, lanes: NDArray[np.int64], rngs: Sequence[np.random.Generator]) -> None:
         for lane, rng in zip(lanes, rngs, strict=True):
-            self._order[lane] = rng.permutation(KEYS)
+            self._order[lane] = rng.permutation(self._order.shape[1])
 
     def _keys(self) -> NDArray[np.int64]:
-        asked: NDArray[np.int64] = self._order[np.arange(self.num_envs), np.minimum(self._elapsed, KEYS - 1)]
+        last = self._order.shape[1] - 1
+        asked: NDArray[np.int64] = self._order[np.arange(self.num_envs), np.minimum(self._elapsed, last)]
         return asked
 
     def _advance(self, controls: NDArray[Any], live: Bools) -> tuple[Floats, Bools]:
@@ -119,14 +118,14 @@ class RecallEnv(VectorTaskEnv):
         return np.where(right, 1.0, -1.0), np.zeros(self.num_envs, np.bool_)
 
     def _observe(self) -> Floats:
-        return np.eye(KEYS)[self._keys()]
+        return np.eye(self._order.shape[1])[self._keys()]
 
     def _task_vectors(self) -> Floats:
         return self._values.astype(np.float64)
 
 
-def recall() -> RecallDistribution:
-    return RecallDistribution(TaskConfig(name="recall", horizon=KEYS))
+def recall(keys: int) -> RecallDistribution:
+    return RecallDistribution(TaskConfig(name="recall", horizon=keys))
 
 
 def ragged(**config: Any) -> ProbeDistribution:

@@ -101,8 +101,7 @@ def test_half_cheetah_gives_one_digest_too(tmp_path: Path) -> None:
     assert training(alone)[-1]["env_steps"] == 2 * 2 * 5 * 3 * 5  # iterations, phases, tasks, episodes, steps
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [POINT, CHEETAH])
+@pytest.mark.parametrize("name", [POINT, pytest.param(CHEETAH, marks=pytest.mark.slow)])
 def test_units_of_any_size_give_one_digest_with_networks_and_batches_of_real_size(name: str, tmp_path: Path) -> None:
     """Matrix products pick their kernels by size, so tiny ones prove little. 13 tasks of 20 episodes."""
     hidden = {POINT: "[100, 100]", CHEETAH: "[64, 64]"}[name]

@@ -369,9 +369,8 @@ def test_a_stopped_worker_is_replaced_at_its_deadline(tmp_path: Path) -> None:
         assert gone(int((tmp_path / "flag").read_text()))
 
 
-@pytest.mark.slow
 def test_an_idle_stopped_worker_cannot_block_a_unit_that_no_buffer_holds() -> None:
-    with Processes(1, timeout_s=2, retries=1, restarts=1) as executor:
+    with Processes(1, timeout_s=1, retries=1, restarts=1) as executor:
         executor.map(square, [0])
         os.kill(executor.pids[0], signal.SIGSTOP)
         results, faults = new_faults(executor, torch.sum, [torch.ones(1 << 20)])
@@ -505,13 +504,12 @@ def test_a_forgotten_executor_takes_its_workers_along() -> None:
     assert wait_until(lambda: gone(pid), 2)
 
 
-@pytest.mark.slow
 def test_opening_and_closing_leaks_neither_files_nor_processes(shared: Processes) -> None:
     def census() -> tuple[int, int, int]:
         return len(os.listdir("/proc/self/fd")), len(descendants(os.getpid())), len(os.listdir("/dev/shm"))
 
     before = census()
-    for _ in range(20):
+    for _ in range(4):
         with Processes(2, timeout_s=30, retries=1, restarts=1) as executor:
             assert executor.map(square, [1, 2, 3]) == [1, 4, 9]
     assert wait_until(lambda: census() == before, 2), f"{before} became {census()}"
@@ -554,7 +552,6 @@ def test_workers_go_with_a_parent_that_is_killed_even_busy_and_stopped_ones(tmp_
     parent.communicate()
 
 
-@pytest.mark.slow
 def test_what_workers_have_started_goes_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     script = """
         from tests.sampling.test_executors import start_processes
@@ -595,7 +592,6 @@ def test_a_killed_fork_server_is_one_more_way_for_workers_to_die(tmp_path: Path)
     assert all(gone(int(pid)) for pid in output.split()[3:])
 
 
-@pytest.mark.slow
 def test_a_program_that_forgets_to_close_ends_by_itself(tmp_path: Path) -> None:
     script = """
         import os, signal
@@ -627,7 +623,6 @@ def test_a_script_without_a_main_guard_is_told_so(tmp_path: Path) -> None:
 # Configuration
 
 
-@pytest.mark.slow
 def test_a_script_on_standard_input_is_told_to_be_a_file() -> None:
     script = """if __name__ == "__main__":
         from metarl.sampling.executors.processes import Processes

@@ -147,19 +147,25 @@ def test_gittins_indices_one_pull_ahead_by_hand() -> None:
     )
 
 
-@pytest.mark.slow
 def test_gittins_indices_are_the_tabulated_ones() -> None:
     """Gittins, Glazebrook & Weber 2011, tables of the Bernoulli process; they count the prior's 1 and 1 too."""
-    near, far = gittins_indices(4, 0.9), gittins_indices(4, 0.99)
+    near, far = gittins_indices(4, 0.9, depth=200), gittins_indices(4, 0.99, depth=200)
     np.testing.assert_allclose([near[0, 0], near[0, 1], near[1, 1]], [0.7029, 0.5001, 0.6346], atol=1e-4)
     assert far[0, 0] == pytest.approx(0.8699, abs=1e-4)
+
+
+def test_the_less_known_of_equal_means_has_the_higher_index() -> None:
+    near, far = gittins_indices(13, 0.5, depth=50), gittins_indices(13, 0.99, depth=200)
+    for index in (near, far):
+        assert index[0, 0] > index[1, 1] > index[6, 6] > 0.5
+    # A first failure, of mean 1/3, is worth more than six failures and six successes only if the future counts.
+    assert near[0, 1] < near[6, 6] and far[0, 1] > far[6, 6]
 
 
 @pytest.mark.slow
 def test_gittins_prefers_the_less_known_of_equal_means() -> None:
     assert choice(Gittins(gamma=0.9, pulls=10), [1, 0], [1, 0]) == 1
     assert choice(EpsilonGreedy(0), [1, 0], [1, 0]) == 0
-    # A first failure (0.5001) is worth more than six failures and six successes only if the future counts.
     assert choice(Gittins(gamma=0.5, pulls=20), [6, 0], [6, 1]) == 0
     assert choice(Gittins(gamma=0.99, pulls=20), [6, 0], [6, 1]) == 1
 

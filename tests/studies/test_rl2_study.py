@@ -357,14 +357,15 @@ def test_what_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
 # The command
 
 COMMAND = ["reproduce", "rl2", "--small", "--settings"]
-PARTS = [*COMMAND, "bandit_10_5", "mdp_10", "bandit_10_5_lstm"]
+ONE = ["bandit_10_5"]
+PARTS = [*ONE, "mdp_10", "bandit_10_5_lstm"]
 
 
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished small study. Tests must leave it as it is."""
+@pytest.fixture(scope="module", params=[ONE, pytest.param(PARTS, marks=pytest.mark.slow)], ids=len)
+def reference(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished small study of one setting or of three. Tests must leave it as it is."""
     out = tmp_path_factory.mktemp("reference")
-    assert metarl(*PARTS, "--out", out) == 0
+    assert metarl(*COMMAND, *request.param, "--out", out) == 0
     return out
 
 
@@ -373,7 +374,6 @@ def numbers(out: Path) -> dict[str, Any]:
     return strict_json(out / "rl2.json")
 
 
-@pytest.mark.slow
 def test_a_small_study_from_beginning_to_end(reference: Path) -> None:
     found, page = numbers(reference), (reference / "rl2.md").read_text("utf-8")
     assert found["small"] and "missing" not in page
@@ -386,28 +386,27 @@ def test_a_small_study_from_beginning_to_end(reference: Path) -> None:
         assert run["env_steps"] == 2 * 4 * 3 * (10 if name == "mdp_10" else 1)
     bandit = found["settings"]["bandit_10_5"]
     assert bandit["optimum"] == bayes_optimum(5, 3)
-    assert bandit["references"] == found["settings"]["bandit_10_5_lstm"]["references"] | {
-        name: {**line, "difference": bandit["references"][name]["difference"]}
-        for name, line in found["settings"]["bandit_10_5_lstm"]["references"].items()
-    }  # what strategies earn does not depend on whom they are held against
+    if other := found["settings"].get("bandit_10_5_lstm"):
+        assert bandit["references"] == other["references"] | {
+            name: {**line, "difference": bandit["references"][name]["difference"]}
+            for name, line in other["references"].items()
+        }  # what strategies earn does not depend on whom they are held against
     with Image.open(reference / "rl2" / "trials.png") as image:
-        assert image.format == "PNG" and image.width > 1200
+        assert image.format == "PNG" and image.width > 600
     text = (reference / "rl2.json").read_text("utf-8") + page
     assert str(reference) not in text and str(tiny_runs.ROOT) not in text
 
 
-@pytest.mark.slow
 def test_the_page_can_be_made_of_the_numbers_alone(reference: Path, tmp_path: Path) -> None:
     memory_study_page.write_page(numbers(reference), tmp_path / "rl2.md")
-    names = ["rl2.md", "rl2/trials.png", *(f"rl2/{setting}.csv" for setting in PARTS[4:])]
+    names = ["rl2.md", "rl2/trials.png", *(f"rl2/{setting}.csv" for setting in numbers(reference)["settings"])]
     assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*")} == set(names)
     for name in names:
         assert (tmp_path / name).read_bytes() == (reference / name).read_bytes()
 
 
-@pytest.mark.slow
 def test_strategies_play_the_tasks_that_the_run_was_evaluated_on(reference: Path) -> None:
-    for name in ("bandit_10_5", "mdp_10"):
+    for name in numbers(reference)["settings"]:
         loaded = loading.load(str(only_run(reference / name / "s0") / "config.yaml")).config
         with build(resolve(loaded)) as experiment:
             tasks = Evaluator(experiment.sampler, loaded.eval, seed=loaded.seed).tasks
@@ -422,12 +421,12 @@ def test_strategies_play_the_tasks_that_the_run_was_evaluated_on(reference: Path
             assert problem.reward_mean.tolist() == [task["reward_mean"] for task in tasks]
 
 
-@pytest.mark.slow
 def test_a_stopped_study_goes_on_to_the_same_bits_and_finished_runs_are_left_alone(
     reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """A run that a signal stopped after the first of two iterations, in the place where the command looks for it."""
-    for name in ("mdp_10", "bandit_10_5_lstm"):
+    settings = list(numbers(reference)["settings"])
+    for name in settings[1:]:
         shutil.copytree(reference / name, tmp_path / name)
     study = make_study(["bandit_10_5"], None, small=True)
     with monkeypatch.context() as patch:
@@ -435,9 +434,9 @@ def test_a_stopped_study_goes_on_to_the_same_bits_and_finished_runs_are_left_alo
         assert metarl("train", *study.cells()[0].arguments(tmp_path)) == 143
     run = only_run(tmp_path / "bandit_10_5" / "s0")
     assert tiny_runs.saved_state(run)["counters"]["iteration"] == 1
-    assert metarl(*PARTS, "--out", tmp_path) == 0
+    assert metarl(*COMMAND, *settings, "--out", tmp_path) == 0
     output = capfd.readouterr().out
-    assert "[1/3] bandit_10_5/s0" in output and "[2/3]" not in output and "[3/3]" not in output
+    assert f"[1/{len(settings)}] bandit_10_5/s0" in output and "[2/" not in output and "[3/" not in output
     assert only_run(tmp_path / "bandit_10_5" / "s0") == run  # gone on with, not started anew
     assert run_dir.digest(run) == run_dir.digest(only_run(reference / "bandit_10_5" / "s0"))
     ours, theirs = numbers(tmp_path)["settings"], numbers(reference)["settings"]
