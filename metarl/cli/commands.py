@@ -11,6 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ def train(options: argparse.Namespace) -> str:
         )
     words = [word for word in options.overrides if "=" not in word]
     is_pair = len(words) == 1 and options.config in lookup.available("envs")
+    if is_pair or options.config in lookup.available("configs") or os.path.isfile(options.config):
+        _start_fork_server(options)
     with results_only():  # classes that are allowed are imported
         if is_pair:
             changes = [word for word in options.overrides if "=" in word]
@@ -54,6 +57,20 @@ def train(options: argparse.Namespace) -> str:
     from metarl.run import runs
 
     return str(runs.train(loaded))
+
+
+def _start_fork_server(options: argparse.Namespace) -> None:
+    """Where workers are likely to be wanted, have their process import torch while this one does so, too."""
+    if (
+        options.help
+        or options.print_config
+        or {"sampler.workers=0", "sampler.executor=in_process"} & {*options.overrides}
+    ):
+        return
+    from metarl.sampling.executors import fork_server
+
+    with suppress(OSError):  # is told when workers are started
+        fork_server.start()
 
 
 def resume(options: argparse.Namespace) -> str:

@@ -15,10 +15,8 @@ import signal
 import socket
 import struct
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from multiprocessing import forkserver, util
 from multiprocessing.context import ForkServerProcess
 from types import FrameType
 
@@ -26,25 +24,14 @@ import torch
 
 from metarl.errors import WorkerError
 from metarl.faults import FromOutsideError
+from metarl.sampling.executors import fork_server
 from metarl.sampling.executors.codec import Buffer, FaultError, answer
-from metarl.surroundings import SAFE_PATH, set_variables, variables
+from metarl.surroundings import SAFE_PATH, set_variables
 
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 POLL_S = 0.2  # longest time that the parent waits for anything without looking around
 START_TIMEOUT_S = 120.0  # importing torch and the environments from a cold network disk takes that long
 END_TIMEOUT_S = 2.0  # for a worker to end in
-LONGEST_FOLDER = 70  # bytes: a socket's path has 107 at most, with what multiprocessing appends
-SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
-# Ctrl-C, the end of a terminal, a scheduler's warning: they reach all processes, and the parent decides what to do.
-TO_THE_GROUP = {signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
-
 _LENGTH = struct.Struct("!Q")  # a message is its length, then its bytes
-
-# Not fork: a child forked after any torch operation hangs in its own first one.
-_context = multiprocessing.get_context("forkserver")
-# Imported once in the fork server, so that a worker starts quickly. Not metarl itself: the fork server does not know
-# this process's sys.path, and could find another copy of it.
-_context.set_forkserver_preload(["torch", "gymnasium.vector", "pydantic"])
 
 
 def send(channel: socket.socket, message: Buffer, on_stall: Callable[[], None] | None = None) -> None:
@@ -94,7 +81,7 @@ def serve(channel: socket.socket, safe_path: str | None) -> None:
 
     ``safe_path`` is the parent's SAFE_PATH: programs that an environment starts find their modules as in the parent.
     """
-    for number in TO_THE_GROUP:
+    for number in fork_server.TO_THE_GROUP:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _end)
     os.setpgid(0, 0)  # processes that environments start are in this group, and end with it
@@ -102,7 +89,7 @@ def serve(channel: socket.socket, safe_path: str | None) -> None:
     multiprocessing.current_process().daemon = False  # a daemon may start none
     os.register_at_fork(after_in_child=channel.close)  # else a forked one would hide the end of this process
     os.dup2(2, 1)  # standard output is for the parent's results, not for what environments print
-    os.environ.update(ENVIRONMENT)
+    os.environ.update(fork_server.ENVIRONMENT)
     set_variables({SAFE_PATH: safe_path})
     torch.set_num_threads(1)
     try:
@@ -145,7 +132,7 @@ class WorkerProcess:
         self.channel, theirs = socket.socketpair()
         self.channel.settimeout(POLL_S)
         arguments = (theirs, os.environ.get(SAFE_PATH))
-        self.process = _context.Process(target=serve, args=arguments, name="metarl-worker", daemon=True)
+        self.process = fork_server.context.Process(target=serve, args=arguments, name="metarl-worker", daemon=True)
         try:
             _start(self.process)
         except (EOFError, OSError) as error:
@@ -252,35 +239,12 @@ def _start(process: ForkServerProcess) -> None:
     """Start a process; if the fork server was just killed, wait until the kernel says so and a new one can start."""
     for patience in (0.1, 1.0, 0.0):
         try:
-            _start_fork_server()
+            fork_server.start()
             return process.start()
         except (ConnectionError, EOFError):  # refused, or taken by a server that died before it answered
             if not patience:
                 raise
             time.sleep(patience)
-
-
-def _start_fork_server() -> None:
-    """Start the fork server, unless it runs: with one thread from its first import on, no GPU and deaf to
-    what is meant for this process alone. Nor does it run modules that lie in the working directory."""
-    _choose_folder_of_sockets()
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, TO_THE_GROUP)
-    try:
-        with variables({**ENVIRONMENT, SAFE_PATH: "1"}):
-            forkserver.ensure_running()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-
-def _choose_folder_of_sockets() -> None:
-    """Have multiprocessing make its sockets in another folder where the one for temporary files has too long a path."""
-    configured = tempfile.gettempdir()
-    if len(os.fsencode(configured)) > LONGEST_FOLDER:
-        tempfile.tempdir = next((folder for folder in SHORT_FOLDERS if os.access(folder, os.W_OK)), configured)
-        try:
-            util.get_temp_dir()  # is remembered
-        finally:
-            tempfile.tempdir = configured
 
 
 def _check_main_program() -> None:
