@@ -5,7 +5,7 @@ How often the intervals cover the truth is measured in tests/test_coverage.py; t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -221,6 +221,40 @@ def stratified_ci(
         data, labels = np.take_along_axis(data, order, axis=-1), np.take_along_axis(labels, order, axis=-1)
     drawn = _resamples(data, rng, level, resamples, None if strata is None else labels)
     return _percentile_interval(_stratified(drawn, labels, center), level)
+
+
+def ragged_ci(
+    rows: Sequence[ArrayLike],
+    strata: Sequence[ArrayLike],
+    *,
+    center: Center,
+    rng: np.random.Generator,
+    level: float = 0.95,
+    resamples: int = 2000,
+) -> tuple[float, float]:
+    """:func:`stratified_ci` of rows that have different numbers of values, drawn row by row.
+
+    The statistic is :func:`stratified` of all rows' values together: a longer row counts for more.
+
+    Args:
+        rows: ``[n]`` each.
+        strata: which stratum each value is of, likewise.
+        center: as for :func:`stratified`.
+        rng: where resamples are drawn from.
+        level: nominal coverage in (0, 1).
+        resamples: data sets drawn.
+
+    Raises:
+        ValueError: as for :func:`stratified_ci`; also a row without values.
+    """
+    drawn, labels = [], []
+    for values, row_labels in zip(rows, strata, strict=True):
+        data = _checked(values)
+        own = _labels(row_labels, data)
+        order = np.argsort(own, kind="stable")
+        drawn.append(_resamples(data[order], rng, level, resamples, own[order]))
+        labels.append(own[order])
+    return _percentile_interval(_stratified(np.concatenate(drawn, axis=-1), np.concatenate(labels), center), level)
 
 
 def iqm(values: ArrayLike) -> float:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from metarl.config import loading
 from metarl.config.naming import UNNAMED
 from metarl.errors import ConfigError
+from metarl.report.estimates import over_seeds
 from metarl.run import run_dir
 from metarl.run.runs import evaluate
-from metarl.seeding import Domain, generator
-from metarl.statistics import mean_interval, method_names
 from metarl.tasks import Task
 
 Notify = Callable[[Sequence[str]], None]
@@ -52,11 +51,11 @@ def evaluate_seeds(
         "iterations": iterations,
         **{key: each[0][key] for key in SHARED},
     }
-    returns, curve = _over_seeds([found["mean"] for found in each])
-    result |= {**curve, "returns": returns}
+    returns = over_seeds([found["mean"] for found in each])
+    result |= {**returns.named("mean"), "returns": returns.by_seed}
     if all("success" in found for found in each):
-        rates, curve = _over_seeds([found["success"]["mean"] for found in each], bounds=(0.0, 1.0))
-        result["success"] = {**curve, "by_seed": rates}
+        rates = over_seeds([found["success"]["mean"] for found in each], bounds=(0.0, 1.0))
+        result["success"] = {**rates.named("mean"), "by_seed": rates.by_seed}
     return {**result, "each": each}
 
 
@@ -76,29 +75,3 @@ def _require_one_setting(runs: Sequence[Path], allow: Sequence[str]) -> list[int
     if twice:
         raise ConfigError(f"expected runs of different seeds, got several of seed {', '.join(map(str, twice))}")
     return seeds
-
-
-def _over_seeds(
-    means: Sequence[Sequence[float | None]], bounds: tuple[float, float] | None = None
-) -> tuple[list[list[float | None]], Mapping[str, Any]]:
-    """[steps][seeds], and the mean over seeds with its interval at every step; undefined where a seed's is."""
-    rng = generator(0, Domain.BOOTSTRAP)
-    by_step = [list(values) for values in zip(*means, strict=True)]
-    curve: dict[str, list[float | None]] = {"mean": [], "low": [], "high": []}
-    intervals = []
-    for values in by_step:
-        known = [value for value in values if value is not None]
-        if len(known) < len(values):
-            for ends in curve.values():
-                ends.append(None)
-            continue
-        interval = mean_interval(known, rng=rng, units="seeds")
-        intervals.append(interval)
-        curve["mean"].append(sum(known) / len(known))
-        curve["low"].append(_within(interval.low, bounds))
-        curve["high"].append(_within(interval.high, bounds))
-    return by_step, {**curve, "interval": method_names(intervals)}
-
-
-def _within(value: float | None, bounds: tuple[float, float] | None) -> float | None:
-    return value if value is None or bounds is None else min(max(value, bounds[0]), bounds[1])

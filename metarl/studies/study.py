@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from metarl import run_files
-from metarl.config import lookup
 from metarl.errors import ConfigError, nearest
 from metarl.monitor.metrics_file import MetricsFile
-from metarl.tasks import TaskDistribution
 
 KEPT_VERSIONS = ("python", "torch", "numpy", "gymnasium", "mujoco", "metarl", "git")
 
@@ -98,13 +96,6 @@ def finished(cells: Iterable[Cell], results: Iterable[Result]) -> tuple[list[Res
     cells = list(cells)
     found = [by_cell[str(cell)] for cell in cells if str(cell) in by_cell]
     return found, [cell.seed for cell in cells if str(cell) not in by_cell]
-
-
-def distribution_of(config: Mapping[str, Any]) -> TaskDistribution:
-    """The task distribution of a resolved configuration."""
-    family = lookup.task_distribution(config["task"]["name"])
-    distribution: TaskDistribution = family(family.config_class(**config["task"]))
-    return distribution
 
 
 def command_line(

@@ -18,11 +18,11 @@ from metarl.errors import ConfigError
 from metarl.run import checkpoint, run_dir
 from metarl.run.evaluation import Evaluator
 from metarl.run.experiment import build
+from metarl.run.held_out import distribution_of, names_by_family
 from metarl.studies import reproduce
 from metarl.studies.comparison import page as comparison_page
 from metarl.studies.comparison.plan import METHODS, TASKS, Plan, make_plan
-from metarl.studies.comparison.summary import task_names
-from metarl.studies.study import Result, distribution_of, read_result
+from metarl.studies.study import Result, read_result
 from metarl.tasks import TaskDistribution, held_out_tasks
 
 # The plan
@@ -220,7 +220,7 @@ def cheetah(plan: Plan, method: str, seed: int, forward: list[float], backward: 
     """A run whose evaluation had these returns at every point, wherever its trials of either direction stand."""
     found = result(plan, method, seed, [[0.0] * 8] * 4, task="half_cheetah_dir")
     order = iter(forward), iter(backward)
-    returns = [next(order['"direction": -1' in task]) for task in task_names(found.config)]
+    returns = [next(order['"direction": -1' in task]) for task in names_by_family(found.config)]
     found.final["returns"] = [returns] * 4
     return found
 
@@ -284,14 +284,14 @@ def test_only_trials_that_repeat_tasks_have_tasks_of_their_own(task: str, tmp_pa
     labels = []
     for cell in make_plan([task], ["maml_trpo"], 2).cells():
         loaded = loading.load(cell.config, cell.arguments(tmp_path)[1:]).config
-        labels.append(task_names(loaded.model_dump(mode="json", serialize_as_any=True)))
+        labels.append(names_by_family(loaded.model_dump(mode="json", serialize_as_any=True)))
     if task == "half_cheetah_dir":
         assert labels[0] != labels[1]
         for found in labels:
             assert sorted(found) == ['{"direction": -1}'] * 20 + ['{"direction": 1}'] * 20
     else:
         assert labels == [["any"] * 40] * 2
-    assert task_names({"seed": 0, "task": {"name": "half_cheetah_dir"}, "eval": {"num_tasks": 2}}) == ["any"] * 2
+    assert names_by_family({"seed": 0, "task": {"name": "half_cheetah_dir"}, "eval": {"num_tasks": 2}}) == ["any"] * 2
 
 
 def test_labels_belong_to_the_returns_of_a_run(tmp_path: Path) -> None:
@@ -299,7 +299,7 @@ def test_labels_belong_to_the_returns_of_a_run(tmp_path: Path) -> None:
     directions exchanged it has not one of them."""
     run = tiny_runs.train(tmp_path, "iterations=1", "eval.num_tasks=7", "seed=3", name="maml_trpo_half_cheetah_dir")
     loaded = loading.load(str(run / "config.yaml")).config
-    labels = task_names(loaded.model_dump(mode="json", serialize_as_any=True))
+    labels = names_by_family(loaded.model_dump(mode="json", serialize_as_any=True))
     tasks = [json.loads(label) for label in labels]
     recorded = np.array(tiny_runs.evaluations(run)[-1]["returns"])
     with build(loaded) as experiment:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 from metarl.errors import ConfigError
 from metarl.report import palette
+from metarl.report.estimates import LEVEL, RESAMPLES
 from metarl.studies.comparison import summary
 from metarl.studies.study import Cell, Result, command_line, finished, require_part
 
@@ -200,8 +201,8 @@ class Plan:
         return {
             "command": self.command,
             "small": self.small,
-            "level": summary.LEVEL,
-            "resamples": summary.RESAMPLES,
+            "level": LEVEL,
+            "resamples": RESAMPLES,
             "baseline": BASELINE,
             "steps": STEPS_MAX,
             "methods": {

@@ -2,40 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from metarl.seeding import Domain, generator
-from metarl.statistics import PERCENTILE, Center, Floats, iqms, means, stratified, stratified_ci
-from metarl.studies.study import Result, distribution_of
-from metarl.tasks import held_out_tasks
-
-LEVEL, RESAMPLES = 0.95, 2000
-
-
-def task_names(config: Mapping[str, Any]) -> list[str]:
-    """Which task each of a run's held-out returns is of, [tasks], from its resolved configuration.
-
-    Where the family has fewer held-out tasks than there are trials, these are the tasks of its evaluation. Otherwise
-    tasks are a sample of the family, and all have the same name.
-    """
-    distribution = distribution_of(config)
-    number, size = config["eval"]["num_tasks"], distribution.size("test")
-    if size is None or size >= number:
-        return ["any"] * number
-    return [json.dumps(task, sort_keys=True) for task in held_out_tasks(distribution, number, config["seed"])]
+from metarl.report.estimates import Estimate, Scores, difference, estimate, pairs_by_seed
+from metarl.run.held_out import task_names
+from metarl.statistics import iqms, means
+from metarl.studies.study import Result
 
 
 def summarise_method(results: Sequence[Result]) -> dict[str, Any]:
     """One method on one task: the adaptation curve over all its runs, and the runs themselves."""
     if not results:
         return {"runs": []}
-    returns = np.stack([_returns(result) for result in results], axis=1)  # [points, seeds, tasks]
-    strata = _strata(results)
+    scores = [_scores(result) for result in results]
     rejected = [result.rejected for result in results if result.rejected is not None]
     return {
         "config": results[0].cell.config,
@@ -43,10 +25,10 @@ def summarise_method(results: Sequence[Result]) -> dict[str, Any]:
         "settings": results[0].config,
         "steps": results[0].final["steps"],
         "unit": results[0].final["unit"],
-        **_estimates("iqm", returns, strata, iqms),
-        "mean": [stratified(point, strata, center=means) for point in returns],
+        **_as_data("iqm", estimate(scores, iqms)),
+        "mean": estimate(scores, means).values,
         "rejected": float(np.mean(rejected)) if rejected else None,
-        "runs": [_summarise_run(result, names.tolist()) for result, names in zip(results, strata, strict=True)],
+        "runs": [_summarise_run(result, score.tasks) for result, score in zip(results, scores, strict=True)],
     }
 
 
@@ -54,52 +36,37 @@ def differences(found: Mapping[str, Sequence[Result]], baseline: str) -> dict[st
     """By method its difference from the baseline; empty if that is not among the methods."""
     if baseline not in found:
         return {}
-    return {name: _difference(results, found[baseline]) for name, results in found.items() if name != baseline}
-
-
-def _difference(results: Sequence[Result], others: Sequence[Result]) -> dict[str, Any] | None:
-    """The mean of results minus those of the same seed, held-out task by held-out task; None if no seed has both."""
-    by_seed = {other.cell.seed: other for other in others}
-    both = [result for result in results if result.cell.seed in by_seed]
-    if not both:
-        return None
-    values = np.stack([_returns(result) - _returns(by_seed[result.cell.seed]) for result in both], axis=1)
-    return {"seeds": [result.cell.seed for result in both], **_estimates("mean", values, _strata(both), means)}
-
-
-def _estimates(name: str, values: Floats, strata: NDArray[np.str_], center: Center) -> dict[str, Any]:
-    """A curve with its intervals from values [points, seeds, tasks], and the curve of every seed."""
-    rng = generator(0, Domain.BOOTSTRAP)  # anew for each method: no interval depends on what else there is
-    settings: dict[str, Any] = {"center": center, "rng": rng, "level": LEVEL, "resamples": RESAMPLES}
-    intervals = [stratified_ci(point, strata, **settings) for point in values]
-    by_seed = [[stratified(*seed, center=center) for seed in zip(point, strata, strict=True)] for point in values]
+    theirs = [_scores(result) for result in found[baseline]]
     return {
-        name: [stratified(point, strata, center=center) for point in values],
-        "low": [low for low, _ in intervals],
-        "high": [high for _, high in intervals],
-        "interval": PERCENTILE,
-        f"{name}_by_seed": by_seed,
+        name: _difference([_scores(result) for result in results], theirs)
+        for name, results in found.items()
+        if name != baseline
     }
 
 
-def _returns(result: Result) -> Floats:
-    """[points, tasks]"""
-    return np.array(result.final["returns"], dtype=np.float64)
+def _difference(ours: Sequence[Scores], theirs: Sequence[Scores]) -> dict[str, Any] | None:
+    """None if no seed has both."""
+    pairs = pairs_by_seed(ours, theirs)
+    return {"seeds": [ours.seed for ours, _ in pairs], **_as_data("mean", difference(pairs))} if pairs else None
 
 
-def _strata(results: Sequence[Result]) -> NDArray[np.str_]:
-    """[seeds, tasks]"""
-    return np.array([task_names(result.config) for result in results])
+def _as_data(name: str, found: Estimate) -> dict[str, Any]:
+    return found.named(name) | {f"{name}_by_seed": found.by_seed}
 
 
-def _summarise_run(result: Result, tasks: list[str]) -> dict[str, Any]:
+def _scores(result: Result) -> Scores:
+    returns = np.array(result.final["returns"], dtype=np.float64)
+    return Scores(result.cell.seed, returns, task_names(result.final, result.config))
+
+
+def _summarise_run(result: Result, tasks: Sequence[str]) -> dict[str, Any]:
     return {
         "seed": result.cell.seed,
         "iterations": result.final["iteration"],
         "env_steps": result.final["env_steps"],
         "train_seconds": result.train_seconds,
         "returns": result.final["returns"],  # [points, tasks]
-        "tasks": tasks,  # [tasks]
+        "tasks": list(tasks),  # [tasks]
         "learning": [{key: line[key] for key in ("iteration", "env_steps", "mean")} for line in result.evaluations],
         "versions": result.made_with,
     }

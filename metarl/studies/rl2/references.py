@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from metarl.run.held_out import distribution_of
 from metarl.seeding import Domain, generator
 from metarl.studies.rl2 import bandits, mdps
-from metarl.studies.study import distribution_of
 from metarl.tasks import Task
 
 EXACT = 10  # pulls for which the Bayes optimum of a bandit is worked out
