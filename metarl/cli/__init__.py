@@ -153,6 +153,7 @@ def _add_commands_on_runs(command: Callable[..., _Parser]) -> None:
     )
     hash_ = command("hash", commands.hash_, "print one digest of all that training computed")
     report = command("report", commands.report, "draw a run's curves and sum it up, as it stands; prints the files")
+    report.add_argument("--html", action="store_true", help="also write report/page.html, which works anywhere")
     for added in (resume, evaluate, hash_, report):
         added.add_argument("run", metavar="RUN", help="run directory, or latest: the one written to last below runs/")
     for added in (resume, evaluate):
@@ -163,6 +164,19 @@ def _add_commands_on_runs(command: Callable[..., _Parser]) -> None:
     evaluate.add_argument(
         "overrides", nargs="*", metavar="RUN|key=value", help="more runs, as other seeds of it; eval.*, task.*, device"
     )
+    _add_compare(command)
+
+
+def _add_compare(command: Callable[..., _Parser]) -> None:
+    """The command that takes many runs."""
+    compare = command("compare", commands.compare, "hold runs against each other, seeds of one setting as one method")
+    compare.add_argument("runs", nargs="+", metavar="RUN", help="run directory, or folder of runs")
+    compare.add_argument("--by", metavar="KEY", help="group by this key, such as agent.name, not by all but the seed")
+    compare.add_argument("--baseline", metavar="NAME", help="method that others are held against; default: the first")
+    compare.add_argument("--out", type=_path, metavar="PAGE", help="write PAGE.md, pictures beside it, or PAGE.html")
+    printed = compare.add_mutually_exclusive_group()
+    printed.add_argument("--latex", action="store_true", help="print a table for LaTeX with booktabs")
+    printed.add_argument("--csv", action="store_true", help="print all numbers, a row per method and point")
 
 
 def _add_study(parser: argparse.ArgumentParser, name: str, *, wanted: bool) -> None:

@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -106,11 +107,45 @@ def evaluate(options: argparse.Namespace) -> str:
 
 
 def report(options: argparse.Namespace) -> str:
-    """Summary, table and picture of a run as it stands."""
+    """Summary, table and picture of a run as it stands; and a page where it is wanted."""
     run = _run(options.run)
     from metarl.report.run_report import write_report
 
-    return "\n".join(str(path) for path in write_report(run))
+    return "\n".join(str(path) for path in write_report(run, with_page=options.html))
+
+
+def compare(options: argparse.Namespace) -> str:
+    """Runs held against each other, as a table or a page."""
+    page = options.out
+    if page is not None and page.suffix not in (".md", ".html"):
+        raise ConfigError(f"--out {page}: expected a file whose name ends with .md or .html")
+    from metarl.cli.comparison import comparison_table
+    from metarl.report.comparison import tables
+    from metarl.report.comparison.summary import compare
+    from metarl.run import compared
+
+    paths = [_run(text) if text == LATEST else Path(os.path.expanduser(text)) for text in options.runs]
+    with results_only():  # a family may be asked which tasks it holds out
+        runs, left_out = compared.gather(paths)
+        found = compare(runs, by=options.by, baseline=options.baseline, left_out=left_out)
+    for line in found.all_warnings:
+        print(f"warning: {line}", file=sys.stderr)
+    _notify(found.all_notices)
+    written = []
+    if page is not None:
+        from metarl.report.comparison.page import write_page
+
+        written = [str(path) for path in write_page(found, page, _compare_command(options))]
+    if options.csv or options.latex:
+        return tables.csv_text(found) if options.csv else tables.latex(found)
+    return "\n".join(written) if written else comparison_table(found)
+
+
+def _compare_command(options: argparse.Namespace) -> str:
+    """The command line that a page came from."""
+    words = [*options.runs, *(["--by", options.by] if options.by else [])]
+    words += ["--baseline", options.baseline] if options.baseline else []
+    return shlex.join(["metarl", "compare", *words, "--out", str(options.out)])
 
 
 def hash_(options: argparse.Namespace) -> str:

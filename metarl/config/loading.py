@@ -103,10 +103,10 @@ def _loaded(
     return Loaded(
         naming.folder(name, *names),
         checked,
-        notices + overridden + idle_notices(checked, dict(_leaves(raw))),
+        notices + overridden + idle_notices(checked, dict(leaves(raw))),
         raw,
         naming.title(name if own else None, *names),
-        naming.suffix(dict(_leaves(changes)), checked.name),
+        naming.suffix(dict(leaves(changes)), checked.name),
     )
 
 
@@ -153,7 +153,7 @@ def idle_notices(config: RunConfig, given: Iterable[str]) -> list[str]:
 
 def keys_of(overrides: Sequence[str]) -> list[str]:
     """The dotted keys that overrides set; of those that are well formed."""
-    return [key for key, _ in _leaves(strict_yaml.parse_overrides(overrides, {}))]
+    return [key for key, _ in leaves(strict_yaml.parse_overrides(overrides, {}))]
 
 
 def check_combinations(config: RunConfig) -> list[str]:
@@ -204,11 +204,11 @@ def differences(found: Mapping[str, Any], expected: Mapping[str, Any], free: Seq
 
     Only keys that are expected count: a newer version may have more of them.
     """
-    ours = dict(_leaves(found))
+    ours = dict(leaves(found))
     missing = object()
     return [
         f"{key} is missing" if key not in ours else f"{key} = {messages.show(ours[key])}, not {messages.show(value)}"
-        for key, value in _leaves(expected)
+        for key, value in leaves(expected)
         if ours.get(key, missing) != value and not _matches(key, free)
     ]
 
@@ -270,7 +270,7 @@ def check_override_keys(overrides: Sequence[str], changeable: Sequence[str], occ
         ConfigError: bad syntax, or a key outside ``changeable`` (``section.*`` stands for all of a section).
     """
     problems: Problems = {}
-    changes = dict(_leaves(strict_yaml.parse_overrides(overrides, problems)))
+    changes = dict(leaves(strict_yaml.parse_overrides(overrides, problems)))
     for key in changes:
         if not _matches(key, changeable):
             problems[key] = f"{key} cannot change {occasion}; what can: {', '.join(changeable)}"
@@ -423,10 +423,11 @@ def _without(data: Mapping[str, Any], paths: Iterable[messages.Path]) -> dict[st
     return rest
 
 
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted key and value of everything in a tree of sections, in order."""
     for key, value in tree.items():
         if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
+
+import numpy as np
+from numpy.typing import NDArray
 
 from metarl import run_files
 from metarl.config import strict_yaml
@@ -16,6 +19,7 @@ from metarl.monitor.metrics_file import MetricsFile
 from metarl.report.files import report_folder, write_files
 from metarl.statistics import method_of
 
+GRID_POINTS = 60
 GRADIENT = "adaptation steps"  # what adaptation is counted in, unless an agent adapts in episodes
 
 
@@ -81,6 +85,54 @@ def trained(config: Mapping[str, Any], curves: Curves) -> Trained:
     return Trained(unit, count if isinstance(count, int) else 0)
 
 
+def on_a_grid(
+    curves: Sequence[tuple[Sequence[float], Sequence[float]]],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Curves (x, y) of different points at the same ones: x [points], and their y there [curves, points].
+
+    Between its points a curve is straight. They are shown from where the last one starts to where the first one ends;
+    where that is nothing at a single point, the mean of their ends.
+    """
+    start, end = max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves)
+    if start >= end:
+        return np.array([np.mean([x[-1] for x, _ in curves])]), np.array([[y[-1]] for _, y in curves], dtype=np.float64)
+    grid = np.linspace(start, end, GRID_POINTS)
+    return grid, np.array([np.interp(grid, x, y) for x, y in curves])
+
+
+def learning_seconds(training: Iterable[Mapping[str, Any]]) -> float:
+    """Seconds of sampling and learning, without evaluation and pauses."""
+    return sum((line.get("perf/sample_s") or 0.0) + (line.get("perf/learn_s") or 0.0) for line in training)
+
+
+def adapted_point(evaluation: Mapping[str, Any], trained: Trained) -> int:
+    """The point with as much adaptation as in training; the last one where training had none."""
+    end = len(evaluation["steps"]) - 1
+    return min(trained.point, end) or end
+
+
+def after(steps: int, unit: str = GRADIENT) -> str:
+    """How much adaptation there has been, in words."""
+    if unit != GRADIENT:
+        return f"episode {steps + 1}"
+    if steps == 0:
+        return "before adaptation"
+    return f"after {steps} step{'s' if steps > 1 else ''}"
+
+
+def number_of_tasks(tasks: Sequence[Mapping[str, Any]]) -> tuple[str, NDArray[np.float64]] | None:
+    """The one number that tells the tasks apart, and its name; None where they differ in more, or in other things."""
+    if not tasks or not all(isinstance(task, Mapping) and task.keys() == tasks[0].keys() for task in tasks):
+        return None
+    differing = [key for key in tasks[0] if any(task[key] != tasks[0][key] for task in tasks)]
+    if len(differing) != 1:
+        return None
+    values = [task[differing[0]] for task in tasks]
+    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        return None
+    return differing[0], np.array(values, dtype=np.float64)
+
+
 def config_of(run: Path) -> Mapping[str, Any]:
     """A run's configuration; empty where it is lost."""
     data = strict_yaml.load(run / run_files.CONFIG, {})
@@ -133,7 +185,9 @@ def _odd_in_evaluation(line: Mapping[str, Any]) -> str | None:
             return f"success: {odd}"
     points = len(line["steps"])
     returns = line.get("returns")
-    if not isinstance(returns, list) or not all(map(_are_numbers, returns)):
+    if not isinstance(returns, list) or not all(isinstance(row, list) for row in returns):
+        return f"expected returns to be lists of numbers, got {returns!r:.60}"
+    if not all(_is_number(value) or value is None for row in returns for value in row):  # None: a task that diverged
         return f"expected returns to be lists of numbers, got {returns!r:.60}"
     if len(returns) != points or len({len(row) for row in returns}) != 1:
         return "expected returns to have a list for every step, all of one length"

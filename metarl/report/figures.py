@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from metarl.report.palette import LIGHT_GREY
 from metarl.surroundings import import_matplotlib
@@ -45,6 +46,14 @@ def png(figure: Figure) -> bytes:
     return picture.getvalue()
 
 
+def svg(figure: Figure) -> bytes:
+    """The figure as an SVG, the same bytes for the same figure."""
+    picture = io.BytesIO()
+    with rc_context({"svg.hashsalt": "metarl"}):
+        figure.savefig(picture, format="svg", metadata={"Date": None, "Creator": None})
+    return picture.getvalue()
+
+
 def tidy(axes: Axes) -> None:
     """The look of all axes."""
     axes.title.set_fontsize(11)
@@ -56,6 +65,18 @@ def tidy(axes: Axes) -> None:
 def whole_numbers(axis: Axis) -> None:
     """Ticks at whole numbers alone."""
     axis.set_major_locator(MaxNLocator(integer=True))
+
+
+def floats(values: Iterable[float | None]) -> NDArray[np.float64]:
+    """Numbers with NaN, which is not drawn, for those that are undefined."""
+    return np.array(list(values), dtype=np.float64)
+
+
+def last_known(values: Iterable[float | None]) -> float:
+    """The last number that is not NaN or None; NaN without one."""
+    known = floats(values)
+    known = known[np.isfinite(known)]
+    return float(known[-1]) if known.size else float("nan")
 
 
 def ordered_colors(count: int) -> list[Any]:

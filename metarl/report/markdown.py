@@ -1,4 +1,4 @@
-"""What pages about studies have in common: tables, what is missing, settings, and how it was made.
+"""Pages as Markdown; and what those about studies have in common: what is missing, settings, and how it was made.
 
 An entry is a summary of runs with the same settings but their seed: ``runs``, of which each has ``versions``,
 ``missing_seeds`` and, where there are runs, their ``settings`` and ``config``.
@@ -7,8 +7,23 @@ An entry is a summary of runs with the same settings but their seed: ``runs``, o
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from metarl.report.document import (
+    Block,
+    Code,
+    Commands,
+    Details,
+    Heading,
+    Paragraph,
+    Picture,
+    Table,
+    Text,
+    Warnings,
+    parts,
+)
 
 WITHOUT_MEANING = "**Made with `--small`: sizes for a test of the command. The numbers mean nothing.**\n"
 NOT_SETTINGS = ("seed", "run_dir", "device", "time_limit_s", "init_from", "iterations", "env_steps")
@@ -21,6 +36,50 @@ Summary = Mapping[str, Any]
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table."""
     return "\n".join(f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), *rows)) + "\n"
+
+
+def page(title: str, blocks: Sequence[Block], folder: str) -> str:
+    """A whole page; ``folder`` is where its pictures are, as PNGs of their names."""
+    return "\n".join([f"# {_plain(title)}\n", *(_block(block, folder) for block in blocks)])
+
+
+def _block(block: Block, folder: str) -> str:
+    match block:
+        case Heading(text, level):
+            return f"{'#' * level} {_plain(text)}\n"
+        case Paragraph(text):
+            return f"{_text(text)}\n"
+        case Warnings(lines):
+            return "".join(f"> **Mind:** {_plain(line)}\n>\n" for line in lines).removesuffix(">\n")
+        case Table(heads, rows, about):
+            cells = [[_cell(cell) for cell in row] for row in rows]
+            return (f"{_plain(about)}\n\n" if about else "") + table([_plain(head) for head in heads], cells)
+        case Commands(lines):
+            return "\n".join(["```text", *lines, "```\n"])
+        case Picture(name, about, caption):
+            return f"![{_plain(about)}]({folder}/{name}.png)\n\n{_plain(caption)}\n"
+        case Details(title, blocks):
+            return "\n".join([f"### {_plain(title)}\n", *(_block(inner, folder) for inner in blocks)])
+
+
+def _text(text: Text) -> str:
+    return "".join(_code(part) if isinstance(part, Code) else _plain(part) for part in parts(text))
+
+
+def _cell(text: str) -> str:
+    """In a table a bar ends the cell, in code too."""
+    return _code(text).replace("|", "\\|") if isinstance(text, Code) else _plain(text)
+
+
+def _code(text: str) -> str:
+    """In as many backticks as it takes."""
+    ticks = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{ticks} {text} {ticks}" if "`" in text else f"{ticks}{' '.join(text.split())}{ticks}"
+
+
+def _plain(text: str) -> str:
+    """Text in which nothing is markup."""
+    return re.sub(r"([\\`*_<>#|~]|\](?=[(\[:]))", r"\\\1", " ".join(text.split()))
 
 
 def missing(entries: Mapping[str, Summary]) -> str:

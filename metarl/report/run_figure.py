@@ -3,15 +3,37 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from metarl.report.curves import GRADIENT, Curves, Trained, config_of, low_if_unknown, read_curves, trained
-from metarl.report.figures import house_style, label_ends, new_figure, ordered_colors, png, tidy, whole_numbers
+from metarl.report.curves import (
+    GRADIENT,
+    Curves,
+    Trained,
+    adapted_point,
+    after,
+    config_of,
+    low_if_unknown,
+    number_of_tasks,
+    read_curves,
+    trained,
+)
+from metarl.report.document import Picture
+from metarl.report.figures import (
+    floats,
+    house_style,
+    label_ends,
+    last_known,
+    new_figure,
+    ordered_colors,
+    png,
+    tidy,
+    whole_numbers,
+)
 from metarl.report.files import report_folder, write_files
 from metarl.report.numbers import MILLION
 from metarl.report.palette import BLACK, BLUE, GREY, VERMILION
@@ -22,6 +44,7 @@ if TYPE_CHECKING:  # figures imports matplotlib as it should be
 
 FEW_TASKS = 8  # so many curves can be told apart; of more tasks a band is drawn
 MAX_CLASSES = 20  # rows that fit below one another
+PANEL = 6.4, 4.4  # inches of a picture of its own
 BEFORE, AFTER = (BLUE, "s"), (VERMILION, "o")  # colour and marker
 AT_THE_END = (BLACK, "D")
 
@@ -54,6 +77,26 @@ def _picture(run: Path, curves: Curves) -> bytes:
     return png(figure)
 
 
+@house_style()
+def pictures(run: Path, curves: Curves) -> list[Picture]:
+    """The panels of the picture as a picture each."""
+    config, last = config_of(run), curves.last_evaluation
+    in_training = trained(config, curves)
+    learning, adaptation, tasks = (new_figure(*PANEL) for _ in range(3))
+    _draw_learning(learning.subplots(), curves, in_training)
+    _draw_adaptation(adaptation.subplots(), last, in_training)
+    about = _subject(config, run)
+    shown = [
+        Picture("learning", f"Learning curves of {about}", "Training, and evaluations with their intervals.", learning),
+        Picture("adaptation", f"Adaptation of {about}", "The newest evaluation.", adaptation),
+    ]
+    if last is not None:
+        _draw_tasks(tasks.subplots(), last, in_training)
+        words = "The same evaluation, task by task or class by class."
+        shown.append(Picture("tasks", f"Held-out tasks of {about}", words, tasks))
+    return shown
+
+
 # What the run says of itself
 
 
@@ -82,14 +125,14 @@ def _draw_learning(axes: Axes, curves: Curves, trained: Trained) -> None:
     for phase, color in zip(phases, ordered_colors(len(phases)), strict=True):
         steps, values = curves.returns(phase)
         marker = "." if len(steps) == 1 else ""
-        what = _after(phase) if trained.unit == GRADIENT else "all episodes"
+        what = after(phase) if trained.unit == GRADIENT else "all episodes"
         axes.plot(_millions(steps), values, color=color, linewidth=1.4, marker=marker, label=f"training, {what}")
-        ends.append((_last_known(values), f"training, {what}", color))
+        ends.append((last_known(values), f"training, {what}", color))
     for point, (color, marker) in _shown_points(last, trained).items():
         shown = [line for line in curves.evaluations if point < len(line["steps"])]
-        text = f"held-out, {_after(shown[-1]['steps'][point], trained.unit)}"
+        text = f"held-out, {after(shown[-1]['steps'][point], trained.unit)}"
         _draw_evaluations(axes, shown, point, color, marker, text)
-        ends.append((_last_known(line["mean"][point] for line in shown), text, color))
+        ends.append((last_known(line["mean"][point] for line in shown), text, color))
     axes.set(title="Learning", xlabel="environment steps (millions)", ylabel="return per episode")
     axes.set_xlim(left=0)
     tidy(axes)
@@ -101,19 +144,13 @@ def _shown_points(last: Mapping[str, Any] | None, trained: Trained) -> dict[int,
     if last is None:
         return {}
     end = len(last["steps"]) - 1
-    return {end: AT_THE_END} | {0: BEFORE} | {_adapted_point(last, trained): AFTER} if end else {0: BEFORE}
-
-
-def _adapted_point(evaluation: Mapping[str, Any], trained: Trained) -> int:
-    """The point with as much adaptation as in training; the last one where training had none."""
-    end = len(evaluation["steps"]) - 1
-    return min(trained.point, end) or end
+    return {end: AT_THE_END} | {0: BEFORE} | {adapted_point(last, trained): AFTER} if end else {0: BEFORE}
 
 
 def _draw_evaluations(
     axes: Axes, shown: Sequence[dict[str, Any]], point: int, color: str, marker: str, label: str
 ) -> None:
-    mean, low, high = (_floats(line[name][point] for line in shown) for name in ("mean", "low", "high"))
+    mean, low, high = (floats(line[name][point] for line in shown) for name in ("mean", "low", "high"))
     axes.errorbar(
         _millions([line["env_steps"] for line in shown]),
         mean,
@@ -144,17 +181,17 @@ def _draw_adaptation(axes: Axes, evaluation: Mapping[str, Any] | None, trained: 
         axes.text(0.5, 0.5, "no evaluation yet", transform=axes.transAxes, ha="center", va="center", color=GREY)
         axes.set(xticks=[], yticks=[])
         return
-    steps, tasks = evaluation["steps"], np.array([_floats(row) for row in evaluation["returns"]])  # [points, tasks]
-    mean, low, high = (_floats(evaluation[name]) for name in ("mean", "low", "high"))
-    ends = [(_last_known(mean), f"mean of {tasks.shape[1]} tasks,\n95 % CI", BLUE)]
+    steps, tasks = evaluation["steps"], np.array([floats(row) for row in evaluation["returns"]])  # [points, tasks]
+    mean, low, high = (floats(evaluation[name]) for name in ("mean", "low", "high"))
+    ends = [(last_known(mean), f"mean of {tasks.shape[1]} tasks,\n95 % CI", BLUE)]
     if tasks.shape[1] <= FEW_TASKS:
         for task in tasks.T:
             axes.plot(steps, task, color=GREY, linewidth=0.7, alpha=0.5)
-        ends.append((_last_known(tasks.T[-1]), "each task", GREY))
+        ends.append((last_known(tasks.T[-1]), "each task", GREY))
     else:
         inner = _inner_tasks(tasks)
         axes.fill_between(steps, *inner, color=GREY, alpha=0.15, linewidth=0)
-        ends.append((_last_known(inner[1]), "80 % of tasks", GREY))
+        ends.append((last_known(inner[1]), "80 % of tasks", GREY))
     axes.fill_between(steps, low, high, color=BLUE, alpha=0.3, linewidth=0)
     axes.plot(steps, mean, color=BLUE, linewidth=2.2, marker="o", markersize=5, label="mean over tasks")
     if 0 < trained.point < len(steps):
@@ -192,25 +229,25 @@ def _mark(axes: Axes, step: float, words: str) -> None:
 
 def _draw_tasks(axes: Axes, evaluation: Mapping[str, Any], trained: Trained) -> None:
     """Return before and after adaptation: of every class, or of every task, against its number where it is one."""
-    after = _adapted_point(evaluation, trained)
-    looks = {0: BEFORE, after: AFTER}
-    words = {point: _after(evaluation["steps"][point], trained.unit) for point in looks}
+    adapted = adapted_point(evaluation, trained)
+    looks = {0: BEFORE, adapted: AFTER}
+    words = {point: after(evaluation["steps"][point], trained.unit) for point in looks}
     tidy(axes)
     classes = evaluation.get("by_class") or {}
     if classes:
         _draw_classes(axes, classes, looks, words)
         return
-    number = _number_of_tasks(evaluation.get("tasks", ()))
-    returns = {point: _floats(evaluation["returns"][point]) for point in looks}
+    number = number_of_tasks(evaluation.get("tasks", ()))
+    returns = {point: floats(evaluation["returns"][point]) for point in looks}
     if number is None:
-        xlabel = f"held-out tasks, in the order of their return, {words[after]}"
-        places = _floats(1 + np.argsort(np.argsort(returns[after], kind="stable")))
+        xlabel = f"held-out tasks, in the order of their return, {words[adapted]}"
+        places = floats(1 + np.argsort(np.argsort(returns[adapted], kind="stable")))
         whole_numbers(axes.xaxis)
     else:
         xlabel, places = number
     axes.set(title="Every held-out task", xlabel=xlabel, ylabel="return per episode")
     aside = _aside(places)  # where tasks come several times, before and after stand side by side
-    axes.plot([places - aside, places + aside], [returns[0], returns[after]], color=GREY, linewidth=0.6, alpha=0.5)
+    axes.plot([places - aside, places + aside], [returns[0], returns[adapted]], color=GREY, linewidth=0.6, alpha=0.5)
     for (point, (color, marker)), side in zip(looks.items(), (-aside, aside), strict=False):
         axes.plot(places + side, returns[point], marker, color=color, markersize=4, label=words[point])
     _legend_beside(axes)
@@ -223,7 +260,7 @@ def _draw_classes(
     what = "success" if all("success" in found for found in classes.values()) else "returns"
     names = sorted(classes, key=lambda name: -low_if_unknown(classes[name][what][max(looks)]))[:MAX_CLASSES]
     rows = np.arange(len(names))[::-1]
-    ends = {point: _floats(classes[name][what][point] for name in names) for point in looks}
+    ends = {point: floats(classes[name][what][point] for name in names) for point in looks}
     axes.hlines(rows, ends[0], ends[max(looks)], color=GREY, linewidth=0.8, alpha=0.6)
     for point, (color, marker) in looks.items():
         axes.plot(ends[point], rows, marker, color=color, markersize=6, label=words[point])
@@ -235,19 +272,6 @@ def _draw_classes(
         axes.set(xlabel="episodes with success")
         axes.set_xlim(-0.03, 1.03)
     _legend_beside(axes)
-
-
-def _number_of_tasks(tasks: Sequence[Mapping[str, Any]]) -> tuple[str, NDArray[np.float64]] | None:
-    """The one number that tells the tasks apart, and its name; None where they differ in more, or in other things."""
-    if not tasks or not all(isinstance(task, Mapping) and task.keys() == tasks[0].keys() for task in tasks):
-        return None
-    differing = [key for key in tasks[0] if any(task[key] != tasks[0][key] for task in tasks)]
-    if len(differing) != 1:
-        return None
-    values = [task[differing[0]] for task in tasks]
-    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-        return None
-    return differing[0], np.array(values, dtype=np.float64)
 
 
 def _aside(places: NDArray[np.float64]) -> float:
@@ -265,29 +289,10 @@ def _legend_beside(axes: Axes) -> None:
 # Words and numbers
 
 
-def _after(steps: int, unit: str = GRADIENT) -> str:
-    if unit != GRADIENT:
-        return f"episode {steps + 1}"
-    if steps == 0:
-        return "before adaptation"
-    return f"after {steps} step{'s' if steps > 1 else ''}"
-
-
 def _as_trained(trained: Trained) -> str:
     if trained.unit == GRADIENT:
         return f"{trained.count} step{'s' * (trained.count > 1)}, as trained"
     return f"a trial of {trained.count}, as trained"
-
-
-def _floats(values: Iterable[float | None]) -> NDArray[np.float64]:
-    """Numbers with NaN, which is not drawn, for those that are undefined."""
-    return np.array(list(values), dtype=np.float64)
-
-
-def _last_known(values: Iterable[float | None]) -> float:
-    known = _floats(values)
-    known = known[np.isfinite(known)]
-    return float(known[-1]) if known.size else float("nan")
 
 
 def _millions(values: Sequence[float]) -> list[float]:

@@ -40,7 +40,7 @@ def write_summary(run: Path) -> Path:
         expect_plain(path)
     except OSError as error:
         raise StorageError(f"cannot write a summary: {error}") from error
-    found = summarize(read_curves(run), config_of(run), _versions(run))
+    found = summarize(read_curves(run), config_of(run), versions_of(run))
     write_files({path: (json.dumps(found, indent=2) + "\n").encode()})
     return path
 
@@ -123,7 +123,7 @@ def _named(config: Mapping[str, Any], part: str) -> str | None:
     return found.get("name") if isinstance(found, Mapping) else None
 
 
-def _versions(run: Path) -> dict[str, Any] | None:
+def versions_of(run: Path) -> dict[str, Any] | None:
     """What ``versions.json`` says, without the long list of what the processor can do; None where it is lost."""
     try:
         found = json.loads((run / run_files.VERSIONS).read_bytes())

@@ -54,7 +54,7 @@ def latest(root: Path) -> Path:
 
 def read_run(run: Path) -> ListedRun:
     """What its newest checkpoint and its records say; its checksums are left to those who go on with it."""
-    state = _newest_state(run)
+    state = newest_state(run)
     if state is None:
         return ListedRun(run, "", "", None, 0, None, 0, (), "damaged")
     config, counters = state.get("config", {}), state.get("counters", {})
@@ -74,16 +74,17 @@ def read_run(run: Path) -> ListedRun:
         config.get("iterations"),
         int(counters.get("env_steps", 0)),
         tuple(mean[place] for place in ((0, -1) if len(mean) > 1 else range(len(mean)))),
-        "running" if _is_locked(run) else "finished" if done else "stopped",
+        "running" if is_locked(run) else "finished" if done else "stopped",
     )
 
 
 def _by_age(root: Path) -> list[Path]:
     """The runs below a folder, the one that was written to last at the end."""
-    return sorted(_run_folders(root, DEPTH), key=lambda run: (_changed(run), run))
+    return sorted(run_folders(root), key=lambda run: (_changed(run), run))
 
 
-def _run_folders(root: Path, depth: int) -> list[Path]:
+def run_folders(root: Path, depth: int = DEPTH) -> list[Path]:
+    """The run that a folder is, or those below it, in no order."""
     if run_files.is_run(root):
         return [root]
     if depth == 0:
@@ -92,10 +93,11 @@ def _run_folders(root: Path, depth: int) -> list[Path]:
         folders = [Path(entry.path) for entry in os.scandir(root) if entry.is_dir(follow_symlinks=False)]
     except OSError:
         return []
-    return [run for folder in folders for run in _run_folders(folder, depth - 1)]
+    return [run for folder in folders for run in run_folders(folder, depth - 1)]
 
 
-def _newest_state(run: Path) -> Mapping[str, Any] | None:
+def newest_state(run: Path) -> Mapping[str, Any] | None:
+    """The JSON part of the newest checkpoint that has one."""
     for folder in reversed(run_files.numbered_checkpoints(run / run_files.CHECKPOINTS)):
         with suppress(OSError, ValueError):
             state = json.loads((folder / run_files.STATE).read_bytes())
@@ -113,7 +115,7 @@ def _changed(run: Path) -> float:
     return max(times)
 
 
-def _is_locked(run: Path) -> bool:
+def is_locked(run: Path) -> bool:
     """Whether a process trains in it."""
     try:
         with open(run / run_files.LOCK, "rb") as file:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from metarl import run_files
 from metarl.errors import ConfigError, nearest
 from metarl.monitor.metrics_file import MetricsFile
+from metarl.report.curves import learning_seconds
 
 KEPT_VERSIONS = ("python", "torch", "numpy", "gymnasium", "mujoco", "metarl", "git")
 
@@ -63,7 +64,7 @@ class Result:
 def read_result(cell: Cell, run: Path, config: dict[str, Any]) -> Result:
     """The records of a finished run. Raises StorageError."""
     training = MetricsFile.read(run / run_files.METRICS)
-    seconds = sum(line["perf/sample_s"] + line["perf/learn_s"] for line in training)
+    seconds = learning_seconds(training)
     accepted = [line["linesearch/accepted"] for line in training if "linesearch/accepted" in line]
     rejected = 1 - sum(accepted) / len(accepted) if accepted else None
     try:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from metarl.report.curves import GRADIENT, unit_of
+from metarl.report.curves import GRADIENT, on_a_grid, unit_of
 from metarl.report.figures import house_style, new_figure, png, tidy, whole_numbers
 from metarl.report.files import write_files
 from metarl.report.markdown import WITHOUT_MEANING, Summary, made, missing, settings, table
@@ -21,8 +21,6 @@ from metarl.report.palette import GREY
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-GRID_POINTS = 60
 
 INTRODUCTION = """\
 # Controlled comparison
@@ -250,15 +248,7 @@ def _draw_adaptation(axes: Axes, name: str, how: Summary, method: Summary, offse
 def learning_curves(runs: Sequence[Summary]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Environment steps [points] and every seed's mean return after the last adaptation step there [seeds, points].
 
-    Seeds are evaluated at different numbers of steps: between evaluations curves are straight lines, and they are shown
-    from where the last one starts to where the first one ends. A single point where that is nothing.
+    See :func:`metarl.report.curves.on_a_grid`: seeds are evaluated at different numbers of steps.
     """
     lines = [run["learning"] for run in runs]
-    start = max(line[0]["env_steps"] for line in lines)
-    end = min(line[-1]["env_steps"] for line in lines)
-    if start >= end:
-        final = [[line[-1]["mean"][-1]] for line in lines]
-        return np.array([np.mean([line[-1]["env_steps"] for line in lines])]), np.array(final)
-    steps = np.linspace(start, end, GRID_POINTS)
-    curves = [np.interp(steps, [p["env_steps"] for p in line], [p["mean"][-1] for p in line]) for line in lines]
-    return steps, np.array(curves)
+    return on_a_grid([([p["env_steps"] for p in line], [p["mean"][-1] for p in line]) for line in lines])

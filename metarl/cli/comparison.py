@@ -1,0 +1,74 @@
+"""A comparison as text on standard output."""
+
+from __future__ import annotations
+
+from metarl.monitor.curve_text import aligned, interval_text, number
+from metarl.report.comparison.summary import Comparison, Method, Section
+from metarl.report.curves import after
+from metarl.report.estimates import Estimate
+
+
+def comparison_table(found: Comparison) -> str:
+    """Every method's final adaptation curve, by task distribution; within 80 columns, but for long names."""
+    blocks = []
+    for section in found.sections:
+        known = any(method.success for method in section.methods)
+        rows = [row for method in section.methods for row in _method_rows(method, with_success=known)]
+        heads = ["return: IQM [95 %]", "mean", "seeds", *(["success [95 %]"] if known else [])]
+        cells = iter(aligned([["", *heads], *(row for row in rows if len(row) > 1)]))
+        lines = [section.name, next(cells)]
+        lines += [row[0] if len(row) == 1 else next(cells) for row in rows]
+        blocks.append("\n".join([*lines, *_difference_lines(section)]))
+    notes = "final parameters, on held-out tasks; intervals are over tasks within these seeds (percentile bootstrap)"
+    return "\n\n".join([*blocks, notes])
+
+
+def _method_rows(method: Method, *, with_success: bool) -> list[list[str]]:
+    """A line about a method, and a row of cells for every point that is shown."""
+    runs = len(method.runs)
+    about = f"{runs} run{'s' if runs > 1 else ''}, {method.env_steps:,.0f} env steps, {method.seconds / 60:.3g} min"
+    rows = [[f"{method.name}  ({about})"]]
+    for point in method.shown:
+        success = [_cell(method.success, point) if method.success else "not known"] if with_success else []
+        rows.append(
+            [
+                f"  {after(point, method.unit).removesuffix(' adaptation')}",
+                _cell(method.iqm, point),
+                number(method.mean.values[point]),
+                _seeds(method.iqm, point),
+                *success,
+            ]
+        )
+    return rows
+
+
+def _difference_lines(section: Section) -> list[str]:
+    """The paired differences; none where no method has any."""
+    rows = []
+    for method in section.methods:
+        if method.difference is None:
+            continue
+        found, seeds = method.difference.estimate, len(method.difference.seeds)
+        points = [point for point in method.shown if point < len(found.values)]
+        for place, point in enumerate(points):
+            name = method.name if place == 0 else ""
+            many = f"{seeds} seed{'s' if seeds > 1 else ''}" if place == 0 else ""
+            words = after(point, method.unit).removesuffix(" adaptation")
+            rows.append([f"  {name}", words, _cell(found, point), _seeds(found, point), many])
+    if not rows:
+        return []
+    head = ["", "", "mean [95 %]", "seeds", ""]
+    return ["", f"minus {section.baseline}, on the same seeds and held-out tasks", *aligned([head, *rows])]
+
+
+def _cell(found: Estimate, point: int) -> str:
+    curve = {"mean": found.values, "low": found.low, "high": found.high}
+    if found.values[point] is not None and found.low[point] is None:
+        return number(found.values[point])
+    return interval_text(curve, point)
+
+
+def _seeds(found: Estimate, point: int) -> str:
+    """From the lowest to the highest seed, where there are several."""
+    known = [value for value in found.by_seed[point] if value is not None]
+    return f"{number(min(known))} … {number(max(known))}" if len(found.by_seed[point]) > 1 and known else "–"

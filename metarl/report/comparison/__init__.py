@@ -1,0 +1,1 @@
+"""``metarl compare``: people's own runs, grouped into methods and held against each other."""

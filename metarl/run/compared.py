@@ -1,0 +1,103 @@
+"""The runs that are to be compared, from the disk: their records are enough, no code is needed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from metarl import run_files
+from metarl.errors import CheckpointError, ConfigError, StorageError
+from metarl.faults import PASSES
+from metarl.report.comparison.runs import ComparedRun, State
+from metarl.report.curves import Curves, config_of, read_curves
+from metarl.run import listing
+from metarl.run.held_out import task_names
+
+
+def gather(paths: Sequence[Path]) -> tuple[list[ComparedRun], list[str]]:
+    """The runs that are given or lie below folders that are, in that order and each once; and a line for each that
+    cannot be compared.
+
+    Raises:
+        CheckpointError: there is no run at a path, nor below it.
+    """
+    folders: dict[Path, Path] = {}
+    for path in paths:
+        found = sorted(listing.run_folders(path))
+        if not found:
+            what = "no run in it" if path.is_dir() else "a file" if path.exists() else "nothing"
+            raise CheckpointError(f"{str(path)!r}: expected a run directory, or a folder of runs, found {what}")
+        for run in found:
+            folders.setdefault(run.resolve(), run)
+    runs, left_out = [], []
+    for run in folders.values():
+        try:
+            runs.append(read(run))
+        except (ConfigError, StorageError) as error:
+            left_out.append(f"{run} is left out: {error}")
+    return runs, left_out
+
+
+def read(run: Path) -> ComparedRun:
+    """A run's records at this moment; it may go on.
+
+    Raises:
+        ConfigError: it has no configuration, or none that says what was run, or a line that is not as metarl writes
+            them; names it.
+        StorageError: the records cannot be read.
+    """
+    config = config_of(run) or (listing.newest_state(run) or {}).get("config", {})
+    _require_named(run, config)
+    try:
+        curves = read_curves(run)
+    except ConfigError:
+        if any((run / name).exists() and (run / name).stat().st_size for name in _RECORDS):
+            raise
+        curves = Curves([], [])  # it has just begun
+    found = ComparedRun(str(run), config, curves, _versions(run), _state(run, config, curves))
+    return replace(found, names=_task_names(found)) if curves.evaluations else found
+
+
+_RECORDS = (run_files.METRICS, run_files.EVALUATIONS)
+
+
+def _require_named(run: Path, config: Any) -> None:
+    """Raises ConfigError for a configuration that does not say what was run."""
+    sections = [config.get(part) if isinstance(config, Mapping) else None for part in ("task", "agent")]
+    named = all(isinstance(part, Mapping) and isinstance(part.get("name"), str) for part in sections)
+    if not named or type(config.get("seed")) is not int:
+        raise ConfigError(f"expected a {run_files.CONFIG} with a seed, and names of task and agent")
+
+
+def _state(run: Path, config: Mapping[str, Any], curves: Curves) -> State:
+    """Finished with the evaluation after the last iteration, which comes behind the last checkpoint."""
+    if listing.is_locked(run):
+        return "running"
+    if not curves.evaluations:
+        return "stopped"
+    last, limit = curves.evaluations[-1], config.get("env_steps")
+    done = last["iteration"] >= config.get("iterations", 0) or (limit is not None and last["env_steps"] >= limit)
+    return "finished" if done else "stopped"
+
+
+def _task_names(run: ComparedRun) -> Sequence[str] | None:
+    """Which task each return is of; None where neither records nor the family can tell."""
+    try:
+        names = task_names(run.final, run.config)
+    except PASSES:
+        raise
+    except BaseException:  # whatever the family's code raises, the records are as they are
+        return None
+    return names if len(names) == len(run.final["returns"][0]) else None
+
+
+def _versions(run: Path) -> dict[str, Any]:
+    with suppress(OSError, ValueError):
+        found = json.loads((run / run_files.VERSIONS).read_bytes())
+        if isinstance(found, dict):
+            return found
+    return {}
