@@ -6,6 +6,7 @@ from metarl.monitor.curve_text import aligned, interval_text, number
 from metarl.report.comparison.summary import Comparison, Method, Section
 from metarl.report.curves import after
 from metarl.report.estimates import Estimate
+from metarl.report.numbers import duration
 
 
 def comparison_table(found: Comparison) -> str:
@@ -15,18 +16,16 @@ def comparison_table(found: Comparison) -> str:
         known = any(method.success for method in section.methods)
         rows = [row for method in section.methods for row in _method_rows(method, with_success=known)]
         heads = ["return: IQM [95 %]", "mean", "seeds", *(["success [95 %]"] if known else [])]
-        cells = iter(aligned([["", *heads], *(row for row in rows if len(row) > 1)]))
-        lines = [section.name, next(cells)]
-        lines += [row[0] if len(row) == 1 else next(cells) for row in rows]
+        lines = [section.name, *_with_titles(["", *heads], rows)]
         blocks.append("\n".join([*lines, *_difference_lines(section)]))
-    notes = "final parameters, on held-out tasks; intervals are over tasks within these seeds (percentile bootstrap)"
+    notes = "final parameters on held-out tasks; intervals are over tasks within these\nseeds (percentile bootstrap)"
     return "\n\n".join([*blocks, notes])
 
 
 def _method_rows(method: Method, *, with_success: bool) -> list[list[str]]:
     """A line about a method, and a row of cells for every point that is shown."""
     runs = len(method.runs)
-    about = f"{runs} run{'s' if runs > 1 else ''}, {method.env_steps:,.0f} env steps, {method.seconds / 60:.3g} min"
+    about = f"{runs} run{'s' if runs > 1 else ''}, {method.env_steps:,.0f} env steps, {duration(method.seconds)}"
     rows = [[f"{method.name}  ({about})"]]
     for point in method.shown:
         success = [_cell(method.success, point) if method.success else "not known"] if with_success else []
@@ -44,21 +43,25 @@ def _method_rows(method: Method, *, with_success: bool) -> list[list[str]]:
 
 def _difference_lines(section: Section) -> list[str]:
     """The paired differences; none where no method has any."""
-    rows = []
+    rows: list[list[str]] = []
     for method in section.methods:
         if method.difference is None:
             continue
         found, seeds = method.difference.estimate, len(method.difference.seeds)
-        points = [point for point in method.shown if point < len(found.values)]
-        for place, point in enumerate(points):
-            name = method.name if place == 0 else ""
-            many = f"{seeds} seed{'s' if seeds > 1 else ''}" if place == 0 else ""
+        rows.append([f"{method.name}  ({seeds} seed{'s' if seeds > 1 else ''})"])
+        for point in (point for point in method.shown if point < len(found.values)):
             words = after(point, method.unit).removesuffix(" adaptation")
-            rows.append([f"  {name}", words, _cell(found, point), _seeds(found, point), many])
+            rows.append([f"  {words}", _cell(found, point), _seeds(found, point)])
     if not rows:
         return []
-    head = ["", "", "mean [95 %]", "seeds", ""]
-    return ["", f"minus {section.baseline}, on the same seeds and held-out tasks", *aligned([head, *rows])]
+    head = f"minus {section.baseline}, on the same seeds and held-out tasks"
+    return ["", head, *_with_titles(["", "mean [95 %]", "seeds"], rows)]
+
+
+def _with_titles(heads: list[str], rows: list[list[str]]) -> list[str]:
+    """Aligned lines, but for rows of one cell: what comes below them."""
+    cells = iter(aligned([heads, *(row for row in rows if len(row) > 1)]))
+    return [next(cells), *(row[0] if len(row) == 1 else next(cells) for row in rows)]
 
 
 def _cell(found: Estimate, point: int) -> str:

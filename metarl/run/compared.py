@@ -17,6 +17,10 @@ from metarl.report.curves import Curves, config_of, read_curves
 from metarl.run import listing
 from metarl.run.held_out import task_names
 
+DEPTH = 5  # folders between a study's folder and a run: task, method, seed, configuration
+
+_RECORDS = (run_files.METRICS, run_files.EVALUATIONS)
+
 
 def gather(paths: Sequence[Path]) -> tuple[list[ComparedRun], list[str]]:
     """The runs that are given or lie below folders that are, in that order and each once; and a line for each that
@@ -27,7 +31,7 @@ def gather(paths: Sequence[Path]) -> tuple[list[ComparedRun], list[str]]:
     """
     folders: dict[Path, Path] = {}
     for path in paths:
-        found = sorted(listing.run_folders(path))
+        found = sorted(listing.run_folders(path, DEPTH))
         if not found:
             what = "no run in it" if path.is_dir() else "a file" if path.exists() else "nothing"
             raise CheckpointError(f"{str(path)!r}: expected a run directory, or a folder of runs, found {what}")
@@ -60,9 +64,6 @@ def read(run: Path) -> ComparedRun:
         curves = Curves([], [])  # it has just begun
     found = ComparedRun(str(run), config, curves, _versions(run), _state(run, config, curves))
     return replace(found, names=_task_names(found)) if curves.evaluations else found
-
-
-_RECORDS = (run_files.METRICS, run_files.EVALUATIONS)
 
 
 def _require_named(run: Path, config: Any) -> None:

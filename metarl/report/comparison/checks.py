@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from metarl.config.loading import leaves
-from metarl.report.comparison.methods import as_text
+from metarl.report.comparison.methods import NOT_OF_THE_TASK, as_text
 from metarl.report.comparison.runs import ComparedRun
 from metarl.report.numbers import count
 
@@ -72,13 +72,16 @@ def of_budgets(methods: Methods) -> list[str]:
 
 def of_evaluations(methods: Methods) -> list[str]:
     """Evaluations that are not alike."""
-    runs = _all(methods)
-    by_gradient = [run for run in runs if run.is_by_gradient]
-    lines = [_differing(key, runs) for key in OF_ALL] + [_differing(key, by_gradient) for key in OF_STEPS]
+    by_gradient = {
+        name: [run for run in found if run.is_by_gradient]
+        for name, found in methods.items()
+        if any(run.is_by_gradient for run in found)
+    }
+    lines = [_differing(key, methods) for key in OF_ALL] + [_differing(key, by_gradient) for key in OF_STEPS]
     lines.append(
         _values("the number of adaptation steps evaluated", by_gradient, lambda run: len(run.final["steps"]) - 1)
     )
-    lines.append(_values("the number of held-out tasks evaluated", runs, lambda run: len(run.final["returns"][0])))
+    lines.append(_values("the number of held-out tasks evaluated", methods, lambda run: len(run.final["returns"][0])))
     return [line for line in lines if line]
 
 
@@ -97,10 +100,7 @@ def of_curves(methods: Methods) -> list[str]:
 
 def of_units(methods: Methods) -> list[str]:
     """What differs in a task section and makes no other distribution."""
-    lines = [
-        _values(f"task.{key}", _all(methods), lambda run, key=key: run.config["task"].get(key))
-        for key in ("action_scale", "lineage")
-    ]
+    lines = [_differing(f"task.{key}", methods) for key in NOT_OF_THE_TASK]
     return [f"{line}; it makes no other tasks" for line in lines if line]
 
 
@@ -108,24 +108,21 @@ def _all(methods: Methods) -> list[ComparedRun]:
     return [run for found in methods.values() for run in found]
 
 
-def _differing(key: str, runs: Sequence[ComparedRun]) -> str:
-    return _values(key, runs, lambda run: dict(leaves(run.config)).get(key))
+def _differing(key: str, methods: Methods) -> str:
+    return _values(key, methods, lambda run: dict(leaves(run.config)).get(key))
 
 
-def _values(what: str, runs: Sequence[ComparedRun], value: Any) -> str:
-    """Which runs have which value; empty where all have the same."""
+def _values(what: str, methods: Methods, value: Callable[[ComparedRun], Any]) -> str:
+    """Which methods, or single runs of theirs, have which value; empty where all have the same."""
     found: dict[str, list[str]] = {}
-    for run in runs:
-        found.setdefault(as_text(value(run)), []).append(run.path)
+    for name, runs in methods.items():
+        texts = [as_text(value(run)) for run in runs]
+        for text in dict.fromkeys(texts):
+            those = [run.path for run, one in zip(runs, texts, strict=True) if one == text]
+            found.setdefault(text, []).extend([name] if len(those) == len(runs) else those)
     if len(found) < 2:
         return ""
-    return f"{what} differs: " + "; ".join(f"{text} in {_some(paths)}" for text, paths in found.items())
-
-
-def _some(paths: Sequence[str]) -> str:
-    """The first of them, and how many more."""
-    more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-    return f"{paths[0]}{more}"
+    return f"{what} differs: " + "; ".join(f"{text} in {', '.join(those)}" for text, those in found.items())
 
 
 def _range(values: Sequence[float]) -> str:

@@ -57,14 +57,17 @@ def pictures(section: Section, name: str) -> list[Picture]:
             _adaptation(section, looks),
         ),
     ]
-    if all(run.by_hours(line) is not None for m in section.methods for run in m.runs for line in run.evaluations):
-        hours = Picture(
+    times = [run.by_hours(line) for m in section.methods for run in m.runs for line in run.evaluations]
+    known = [value for value in times if value is not None]
+    if known and len(known) == len(times):
+        unit = ("hours", 1.0) if max(known) >= 1 else ("minutes", 1 / 60)
+        over_time = Picture(
             f"{name}_hours",
             f"Learning curves over time, {where}",
-            "The same over hours of training and evaluation; whatever else ran on a machine makes them longer.",
-            _learning(section, looks, ComparedRun.by_hours, "hours", 1.0),
+            "The same over the time of training and evaluation; whatever else ran on a machine makes it longer.",
+            _learning(section, looks, ComparedRun.by_hours, *unit),
         )
-        found.insert(1, hours)
+        found.insert(1, over_time)
     if (numbers := _task_numbers(section)) is not None:
         found.append(
             Picture(

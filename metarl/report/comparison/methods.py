@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -123,12 +124,20 @@ def _value(run: ComparedRun, key: str) -> Any:
 
 
 def _names(bases: Sequence[str], settings: Sequence[Settings]) -> list[str]:
-    """A name for each: its base, with the values of the keys that tell it from the others of that base."""
+    """A name for each: its base, with the keys that tell it from the others of that base, where they are not as in
+    most."""
     found = []
     for base, own in zip(bases, settings, strict=True):
         alike = [other for name, other in zip(bases, settings, strict=True) if name == base]
-        found.append(" ".join([base, *(_of_a_key(key, own.get(key, MISSING)) for key in _telling(alike))]))
+        changed = [key for key in _telling(alike) if _text(own, key) != _usual([_text(one, key) for one in alike])]
+        found.append(" ".join([base, *(_of_a_key(key, own.get(key, MISSING)) for key in changed)]))
     return _unique(found)
+
+
+def _usual(texts: Sequence[str]) -> str | None:
+    """What most are, if one is more often there than every other."""
+    (first, most), *others = Counter(texts).most_common(2)
+    return first if not others or most > others[0][1] else None
 
 
 def _telling(settings: Sequence[Settings]) -> list[str]:
