@@ -54,8 +54,10 @@ def _difference_lines(section: Section) -> list[str]:
             rows.append([f"  {words}", _cell(found, point), _seeds(found, point)])
     if not rows:
         return []
-    head = f"minus {section.baseline}, on the same seeds and held-out tasks"
-    return ["", head, *_with_titles(["", "mean [95 %]", "seeds"], rows)]
+    head = [f"minus {section.baseline}, on the same seeds and held-out tasks"]
+    if section.mixed:
+        head.append("(episodes of one are held against steps of the other, number by number)")
+    return ["", *head, *_with_titles(["", "mean [95 %]", "seeds"], rows)]
 
 
 def _with_titles(heads: list[str], rows: list[list[str]]) -> list[str]:

@@ -37,12 +37,14 @@ p { margin: .5rem 0; max-width: 48rem; }
 code, pre { font-family: ui-monospace, "SF Mono", Menlo, Consolas, monospace; font-size: .9em; }
 pre { background: var(--panel); padding: .75rem; border-radius: 6px; overflow-x: auto; }
 .scroll { overflow-x: auto; margin: .75rem 0; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; overflow-wrap: normal; }
+table { border-collapse: collapse; min-width: min(100%, 26rem); font-variant-numeric: tabular-nums;
+  font-size: .9rem; overflow-wrap: normal; }
 caption { caption-side: top; text-align: left; color: var(--quiet); padding-bottom: .35rem; }
 th, td { padding: .3rem .75rem .3rem 0; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap;
   vertical-align: top; }
 thead th { border-bottom: 2px solid var(--line); font-weight: 600; }
 th:first-child, td:first-child { text-align: left; }
+tr > th:first-child { position: sticky; left: 0; background: var(--page); }
 tbody th { font-weight: 400; }
 table.text td { text-align: left; white-space: normal; overflow-wrap: anywhere; }
 table.text th { text-align: left; }

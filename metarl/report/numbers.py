@@ -12,7 +12,7 @@ def significant(value: float | None) -> str:
     """Three significant digits, or all before the point, with a proper minus; a dash for what is undefined."""
     if value is None:
         return "–"
-    return (f"{value:.0f}" if abs(value) >= 99.95 else f"{value + 0.0:.3g}").replace("-", "−")
+    return (f"{value:.0f}" if abs(value) >= 99.95 else f"{value + 0.0:#.3g}").replace("-", "−")
 
 
 def count(value: float) -> str:

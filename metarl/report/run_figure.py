@@ -44,7 +44,7 @@ if TYPE_CHECKING:  # figures imports matplotlib as it should be
 
 FEW_TASKS = 8  # so many curves can be told apart; of more tasks a band is drawn
 MAX_CLASSES = 20  # rows that fit below one another
-PANEL = 6.4, 4.4  # inches of a picture of its own
+PANEL = 5.4, 4.0  # inches of a picture of its own
 BEFORE, AFTER = (BLUE, "s"), (VERMILION, "o")  # colour and marker
 AT_THE_END = (BLACK, "D")
 

@@ -120,7 +120,7 @@ def _outcome(evaluation: Mapping[str, Any], unit: str, point: int) -> list[Block
         found = evaluation[key]
         if found is None:
             continue
-        when = f"{found['iteration']}" if "iteration" in found else f"{found['evaluations']} evaluations"
+        when = f"{found['iteration']}" if "iteration" in found else f"mean of {found['evaluations']}"
         rows.append([words, when, *(_outcome_cell(found[name]) for name in names)])
     as_trained = "" if adapted < point else ", as much adaptation as in training" if adapted else ""
     return [

@@ -20,7 +20,8 @@ from tiny_runs import metarl, only_run, strict_json
 
 from metarl import run_files
 from metarl.agents.maml_trpo import MAMLTRPO
-from metarl.run import checkpoint, run_dir
+from metarl.report.comparison.summary import compare
+from metarl.run import checkpoint, compared, run_dir
 from metarl.studies import reproduce
 from metarl.studies.comparison import page as comparison_page
 from metarl.studies.comparison.plan import METHODS, make_plan
@@ -64,6 +65,28 @@ def no_children(patch: pytest.MonkeyPatch) -> None:
 
 
 # The command
+
+
+def test_compare_has_the_figures_of_the_study(reference: Path) -> None:
+    """Of the same runs, to the last digit."""
+    runs, left_out = compared.gather([reference / "point" / "maml_trpo", reference / "point" / "fomaml"])
+    (section,) = compare(runs, left_out=left_out).sections
+    study = numbers(reference)["tasks"]["point"]
+    names = {"maml_trpo first_order=false": "maml_trpo", "maml_trpo first_order=true": "fomaml"}
+    assert [method.name for method in section.methods] == list(names)
+    for method in section.methods:
+        theirs = study["methods"][names[method.name]]
+        for key, ours in (("iqm", method.iqm.values), ("low", method.iqm.low), ("high", method.iqm.high)):
+            assert ours == theirs[key], key
+        assert (method.iqm.by_seed, method.mean.values) == (theirs["iqm_by_seed"], theirs["mean"])
+        assert method.seconds == np.mean([run["train_seconds"] for run in theirs["runs"]])
+    difference = section.methods[1].difference
+    assert difference is not None
+    theirs = study["differences"]["fomaml"]
+    assert difference.seeds == theirs["seeds"]
+    for key, ours in (("mean", difference.estimate.values), ("low", difference.estimate.low)):
+        assert ours == theirs[key], key
+    assert difference.estimate.by_seed == theirs["mean_by_seed"]
 
 
 def test_a_small_comparison_from_beginning_to_end(

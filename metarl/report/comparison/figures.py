@@ -29,10 +29,11 @@ COLORS = (
 )
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)))  # with more methods than colours
-SIZE = 6.4, 4.0  # inches of every picture
+SIZE = 5.0, 3.5  # inches of every picture: words can be read on a telephone
 NAME_WIDTH = 16  # characters of a line of a name
 MOST_CLASSES = 12  # of bars below one another
 MOST_BINS = 8  # of tasks along their number
+CLASS_VALUES = {"success": "success", "returns": "return"}  # what is recorded by class
 FEW_SEEDS = 5  # so many seeds have a thin line each
 
 Look = Mapping[str, Any]
@@ -42,13 +43,15 @@ def pictures(section: Section, name: str) -> list[Picture]:
     """All that the runs of a section give something for; ``name`` is the beginning of their files' names."""
     looks = dict(zip([method.name for method in section.methods], _looks(), strict=False))
     where = f"held-out tasks of {section.name}"
+    steps = max(line["env_steps"] for m in section.methods for run in m.runs for line in run.evaluations)
+    scale = ("environment steps (millions)", MILLION) if steps >= MILLION / 10 else ("environment steps", 1.0)
     found = [
         Picture(
             f"{name}_learning",
             f"Learning curves over environment steps, {where}",
             f"Mean return {_as_trained(section)} over seeds, with 95 % intervals over seeds where there are several "
             "(Student's t below 5 seeds). Thin lines are single seeds.",
-            _learning(section, looks, ComparedRun.by_steps, "environment steps (millions)", MILLION),
+            _learning(section, looks, ComparedRun.by_steps, *scale),
         ),
         Picture(
             f"{name}_adaptation",
@@ -78,16 +81,16 @@ def pictures(section: Section, name: str) -> list[Picture]:
                 _tasks(section, looks, numbers),
             )
         )
-    if classes := _classes(section):
-        shown = {"success": "success", "returns": "return"}[classes[1]]
-        found.append(
-            Picture(
-                f"{name}_classes",
-                f"Classes of held-out tasks of {section.name}",
-                f"Final {shown} {_as_trained(section)} by class: mean over seeds, and their range.",
-                _class_bars(section, looks, *classes),
+    for what, word in CLASS_VALUES.items():
+        if names := _classes(section, what):
+            found.append(
+                Picture(
+                    f"{name}_classes_{word}",
+                    f"{word.capitalize()} by class of held-out tasks of {section.name}",
+                    f"Final {word} {_as_trained(section)} by class: mean over seeds, and their range.",
+                    _class_bars(section, looks, names, what),
+                )
             )
-        )
     return found
 
 
@@ -258,16 +261,13 @@ def _by_place(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[n
 # Classes
 
 
-def _classes(section: Section) -> tuple[list[str], str] | None:
-    """The classes of held-out tasks that all runs have, best first, and what is shown of them: success where known."""
+def _classes(section: Section, what: str) -> list[str]:
+    """The classes of held-out tasks of which all runs know that value, the best of the first method first."""
     found = [run.final.get("by_class") or {} for method in section.methods for run in method.runs]
-    common = [name for name in found[0] if all(name in classes for classes in found)]
-    if not common:
-        return None
-    what = "success" if all("success" in classes[name] for classes in found for name in common) else "returns"
+    common = [name for name in found[0] if all(what in classes.get(name, {}) for classes in found)]
     first = section.methods[0]
     worth = {name: max(low_if_unknown(value) for value in _of_a_class(first, name, what)) for name in common}
-    return sorted(common, key=lambda name: -worth[name])[:MOST_CLASSES], what
+    return sorted(common, key=lambda name: -worth[name])[:MOST_CLASSES]
 
 
 def _of_a_class(method: Method, name: str, what: str) -> list[float | None]:

@@ -113,7 +113,7 @@ def _require_different(runs: Sequence[ComparedRun]) -> None:
 def _require_known(by: str, runs: Iterable[ComparedRun]) -> None:
     keys = dict.fromkeys(key for run in runs for key, _ in leaves(run.config))
     if by not in keys:
-        raise ConfigError(f"--by {by}: {nearest(by, keys, most=3)}expected a key of the runs' configurations")
+        raise ConfigError(f"--by {by}: {nearest(by, list(keys), most=3)}expected a key of the runs' configurations")
 
 
 def _value(run: ComparedRun, key: str) -> Any:

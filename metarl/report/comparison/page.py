@@ -123,7 +123,7 @@ def _heads(section: Section) -> list[str]:
 
 
 def _returns(section: Section) -> Table:
-    several = len({method.unit for method in section.methods}) > 1
+    several = section.mixed
     heads = ["method", *(["adaptation"] if several else []), *_heads(section)]
     heads += ["seeds", "env steps", "time per run", "runs"]
     rows = []
@@ -162,9 +162,8 @@ def _differences(section: Section) -> list[Block]:
         rows.append([Code(method.name), mean, *cells, spread(found, last), str(len(method.difference.seeds))])
     about = f"Return minus that of {section.baseline}, {100 * LEVEL:.0f} % interval"
     mixed = Paragraph("Episodes of one are held against steps of the other, number by number.")
-    several = len({method.unit for method in section.methods}) > 1
     title = Heading(f"Differences from {section.baseline}", 3)
-    return [title, Paragraph(PAIRED), *([mixed] if several else []), Table(heads, rows, about)]
+    return [title, Paragraph(PAIRED), *([mixed] if section.mixed else []), Table(heads, rows, about)]
 
 
 def _success(section: Section) -> list[Block]:

@@ -143,6 +143,11 @@ class Section:
         return sorted({point for method in self.methods for point in method.shown})
 
     @property
+    def mixed(self) -> bool:
+        """Whether some methods count adaptation in steps, and others in episodes."""
+        return len({method.unit for method in self.methods}) > 1
+
+    @property
     def in_episodes(self) -> list[str]:
         """The methods whose adaptation is counted in episodes."""
         return [method.name for method in self.methods if not method.runs[0].is_by_gradient]

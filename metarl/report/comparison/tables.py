@@ -60,9 +60,8 @@ def latex(comparison: Comparison) -> str:
     """A table for the package booktabs per task distribution: final interquartile means with their intervals."""
     found = ["% needs \\usepackage{booktabs}"]
     for section in comparison.sections:
-        units = {method.unit for method in section.methods}
-        several = len(units) > 1
-        points = [f"after {point}" if several else after(point, *units) for point in section.points]
+        several, unit_of_all = section.mixed, section.methods[0].unit
+        points = [f"after {point}" if several else after(point, unit_of_all) for point in section.points]
         heads = ["method", *(["adaptation"] if several else []), *points]
         rows = []
         for method in section.methods:
