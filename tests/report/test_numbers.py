@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from metarl.report.numbers import count, duration, number
+from metarl.report.numbers import count, duration, number, significant
 
 
 def test_a_number_has_a_proper_minus_and_none_before_a_zero() -> None:
@@ -16,3 +16,8 @@ def test_large_numbers_are_counted_in_millions() -> None:
 
 def test_times_are_in_minutes_from_one_minute_on() -> None:
     assert [duration(value) for value in (0.04, 59.9, 60, 150)] == ["0.0 s", "59.9 s", "1.0 min", "2.5 min"]
+
+
+def test_three_digits_are_told_and_all_before_the_point() -> None:
+    values = (-0.23456, 19.0, 99.96, -12345.6, 0.0, -0.0, None)
+    assert [significant(value) for value in values] == ["−0.235", "19.0", "100", "−12346", "0.00", "0.00", "–"]

@@ -266,6 +266,15 @@ def test_intervals_that_are_undefined_are_empty_and_leave_a_picture(tmp_path):
     assert write_curves_csv(tmp_path).read_text().splitlines()[-1] == "eval,3,1500000,1,30.0,,,undefined"
 
 
+def test_a_task_whose_episodes_all_diverged_is_a_gap(tmp_path, monkeypatch):
+    """Evaluations record None for its return."""
+    write(tmp_path, "metrics.jsonl", TRAINING)
+    write(tmp_path, "evaluations.jsonl", [{**EVALUATION, "returns": [[1.0, None], [28.0, 32.0]]}])
+    right = drawn(tmp_path, monkeypatch).axes[2]
+    assert np.isnan(right.lines[-2].get_ydata()).sum() == 1
+    assert write_summary(tmp_path).exists()
+
+
 def test_the_table_has_every_point(tmp_path):
     write(tmp_path, "metrics.jsonl", [TRAINING[0], {**TRAINING[1], "train/return/1": None}])
     write(tmp_path, "evaluations.jsonl", [EVALUATION])

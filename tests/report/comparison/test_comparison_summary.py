@@ -48,9 +48,7 @@ def test_the_baseline_is_the_first_method_or_the_one_that_is_named(tmp_path: Pat
     assert only(of(*folders)).baseline == "promp"
     section = only(of(*folders, baseline="maml_trpo"))
     assert [method.difference is None for method in section.methods] == [False, True]
-    with pytest.raises(
-        ConfigError, match=r"--baseline maml_trop: did you mean maml_trpo\? expected one of promp, "
-    ):
+    with pytest.raises(ConfigError, match=r"--baseline maml_trop: did you mean maml_trpo\? expected one of promp, "):
         of(*folders, baseline="maml_trop")
 
 
@@ -119,9 +117,7 @@ def test_a_run_without_an_evaluation_is_in_no_figure_and_told(tmp_path: Path) ->
     section = only(of(a, b))
     assert section.warnings == [f"{b} has no evaluation yet, and is in no figure"]
     assert [run.seed for run in section.methods[0].runs] == [0]
-    with pytest.raises(
-        ConfigError, match=r"expected runs with an evaluation, found none\nown_line: .*b has no"
-    ):
+    with pytest.raises(ConfigError, match=r"expected runs with an evaluation, found none\nown_line: .*b has no"):
         of(b)
     elsewhere = records.write(tmp_path / "c", records.config(task__horizon=9), [])
     comparison = of(a, elsewhere)
