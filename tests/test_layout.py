@@ -60,7 +60,7 @@ LAYERS = {
     "studies": BASE | {"tasks", "monitor", "report", "run"},
     "bench": BASE | {"tasks", "nn", "agent", "sampling", "learning", "run"},
     "api": BASE | {"tasks", "nn", "monitor", "agent", "sampling", "run"},
-    "cli": BASE | {"tasks", "monitor", "sampling", "report", "run", "studies", "bench"},
+    "cli": BASE | {"tasks", "monitor", "sampling", "report", "run", "studies", "bench", "api"},
     "agents": BASE | {"nn", "learning", "agent"},
     "envs": BASE | {"tasks"},
 }
