@@ -18,6 +18,7 @@ UNNAMED = (
     "device",
     "time_limit_s",
     "wandb.",
+    "tensorboard",
     "sampler.",
     "checkpoint.",
     "learner.",
