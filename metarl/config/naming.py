@@ -53,6 +53,12 @@ def title(config_name: str | None, task: str, agent: str) -> str:
     return config_name or f"{_last(agent)}_{_last(task)}"
 
 
+def task_in_words(section: Mapping[str, Any]) -> str:
+    """A task section in a word or two: the family, and the environment of it that the section names."""
+    which = section.get("env_id", section.get("env"))
+    return f"{section['name']} {which}" if isinstance(which, str) else str(section["name"])
+
+
 def folder(config_name: str | None, task: str, agent: str) -> str:
     """Where a run is filed below the folder of all runs."""
     return config_name or f"{_last(task)}/{_last(agent)}"
