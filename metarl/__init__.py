@@ -25,6 +25,7 @@ API = {  # names that are, and where they are defined
     "TrainedAgent": "trained_agent",
     "AdaptedPolicy": "adapted_policy",
     "Adaptation": "adaptation",
+    "MetaWorldAgent": "meta_world",
     "Notice": "notices",
 }
 

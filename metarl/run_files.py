@@ -20,6 +20,8 @@ LOCK = "lock"
 REPORT = "report"
 SUMMARY = "summary.json"  # what came out of it
 WANDB = "wandb"
+TENSORBOARD = "tensorboard"
+VIDEOS = "videos"
 
 
 def is_run(path: Path) -> bool:

@@ -64,6 +64,11 @@ class TrainedAgent:
         """Whether it adapts by what its policy remembers, and not by gradients."""
         return self._agent.policy().remembers
 
+    @property
+    def episodes_per_trial(self) -> int:
+        """Consecutive episodes of a trial in training; 1 for agents without a memory."""
+        return self._agent.episodes_per_trial
+
     def make_env(self, task: Task | None = None) -> TaskEnv:
         """An environment of the run's task family, with the run's own keys: lineage, horizon, wrappers, action scale.
 
@@ -74,7 +79,15 @@ class TrainedAgent:
             ConfigError: the family is not there, or not allowed.
             ValueError: not a task of the family.
         """
-        return TaskEnv.of(self._distribution(), task)
+        return TaskEnv.of(self.distribution(), task)
+
+    def distribution(self) -> TaskDistribution:
+        """The run's task family, with the run's own keys. Raises ConfigError: it is not there, or not allowed."""
+        family = lookup.task_distribution(self.task["name"], self._allow)
+        config = family.config_class.model_validate_json(json.dumps(self.task))
+        lookup.require_allowed(config, self._allow)
+        made: TaskDistribution = family(config)
+        return made
 
     def wrap(self, env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
         """``env`` in the wrappers that stood around the environment in training; itself where there were none.
@@ -174,19 +187,12 @@ class TrainedAgent:
         fitted = self._fit_spaces(observation_space, action_space, bounds, task)
         return replay(self._agent, fitted, found, seed=seed, described=self._described)
 
-    def _distribution(self) -> TaskDistribution:
-        family = lookup.task_distribution(self.task["name"], self._allow)
-        config = family.config_class.model_validate_json(json.dumps(self.task))
-        lookup.require_allowed(config, self._allow)
-        made: TaskDistribution = family(config)
-        return made
-
     def _interface(self, found: Checkpoint) -> Interface:
         """What the checkpoint says; of a run of before, which has none, what its task family says."""
         if "interface" in found.state:
             return Interface.from_state(found.state["interface"], f"checkpoint {self.iteration} of {self.run}")
         notice(f"{self.run}, made by an older metarl, does not hold what its policy sees: its task family is asked")
-        return Interface.of(self._distribution())
+        return Interface.of(self.distribution())
 
     def _fit(self, env: AnyEnv, bounds: Bounds | None, task: Task | None) -> Fit:
         base = env.unwrapped
@@ -203,7 +209,7 @@ class TrainedAgent:
             return None
         if task is None:
             raise ConfigError("task.reveal = True: expected task=, as the policy was told its task in training")
-        return task_vector(self._distribution(), task)
+        return task_vector(self.distribution(), task)
 
     def _fit_spaces(
         self,
@@ -243,7 +249,7 @@ class TrainedAgent:
             raise ConfigError(
                 "expected episodes= alone: this agent has no adaptation steps, it adapts by what its memory holds"
             )
-        usual = self._agent.episodes_per_trial
+        usual = self.episodes_per_trial
         if episodes is not None and episodes > 2 * usual:
             notice(f"a trial of {episodes} episodes: in training it has {usual}; a memory may drift beyond twice that")
         return Plan(0, episodes or usual, None, limit)

@@ -151,6 +151,12 @@ def _add_commands_on_runs(command: Callable[..., _Parser]) -> None:
     evaluate.add_argument(
         "--checkpoint", type=int, metavar="ITERATION", help="instead of the newest one; `ls RUN/checkpoints`"
     )
+    evaluate.add_argument(
+        "--protocol",
+        choices=commands.PROTOCOLS,
+        help="per_goal: every held-out task of a finite set, all equally often; metaworld_official: beside it, what "
+        "Meta-World's own evaluation reports",
+    )
     hash_ = command("hash", commands.hash_, "print one digest of all that training computed")
     report = command("report", commands.report, "draw a run's curves and sum it up, as it stands; prints the files")
     report.add_argument("--html", action="store_true", help="also write report/page.html, which works anywhere")

@@ -17,7 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from metarl import run_files
-from metarl.cli.tables import curve_table, results_only, runs_table, seeds_table, table, task_cells, write
+from metarl.cli.tables import (
+    curve_table,
+    official_table,
+    results_only,
+    runs_table,
+    seeds_table,
+    table,
+    task_cells,
+    write,
+)
 from metarl.config import lookup
 from metarl.errors import CheckpointError, ConfigError, WorkerError
 from metarl.version import __version__
@@ -25,6 +34,7 @@ from metarl.version import __version__
 LATEST = "latest"  # what the run that was written to last may be called
 _OVERRIDE = re.compile(r"(?:--)?[A-Za-z_][\w.]*=")  # the path of a run has "=" further behind, or begins otherwise
 RUNS = "runs"  # the folder of all runs, unless a configuration says otherwise
+PROTOCOLS = PER_GOAL, OFFICIAL = "per_goal", "metaworld_official"  # of an evaluation
 KINDS: dict[str, lookup.Package] = {"tasks": "envs", "agents": "agents", "configs": "configs"}
 
 
@@ -94,16 +104,37 @@ def evaluate(options: argparse.Namespace) -> str:
     from metarl.report.files import write_files
     from metarl.run import runs, seeds
 
+    if options.protocol is not None and options.tasks is not None:
+        raise ConfigError(f"--tasks and --protocol {options.protocol}: expected one of them, both say which tasks")
     tasks = None if options.tasks is None else _tasks(options.tasks)
+    settings = (options.overrides, options.allow, _notify)
+    which: dict[str, Any] = {
+        "iteration": options.checkpoint,
+        "tasks": tasks,
+        "every_task": options.protocol == PER_GOAL,
+    }
     with results_only():
-        settings = (options.overrides, options.allow, _notify)
-        if len(paths) == 1:
-            result = runs.evaluate(paths[0], *settings, iteration=options.checkpoint, tasks=tasks)
+        if options.protocol == OFFICIAL:
+            result, text = _official(paths, *settings, iteration=options.checkpoint)
+        elif len(paths) == 1:
+            result = runs.evaluate(paths[0], *settings, **which)
+            text = curve_table(result)
         else:
-            result = seeds.evaluate_seeds(paths, *settings, iteration=options.checkpoint, tasks=tasks)
+            result = seeds.evaluate_seeds(paths, *settings, **which)
+            text = seeds_table(result)
     if options.out is not None:
         write_files({options.out: (json.dumps(result) + "\n").encode()})
-    return json.dumps(result) if options.json else curve_table(result) if len(paths) == 1 else seeds_table(result)
+    return json.dumps(result) if options.json else text
+
+
+def _official(paths: Sequence[Path], *settings: Any, iteration: int | None) -> tuple[dict[str, Any], str]:
+    """Meta-World's own evaluation of a run beside one of every goal, and both as a table."""
+    if len(paths) > 1:
+        raise ConfigError(f"--protocol {OFFICIAL}: expected one RUN, got {len(paths)}")
+    from metarl.api import meta_world
+
+    result = meta_world.evaluate(paths[0], *settings, iteration=iteration)
+    return result, official_table(result)
 
 
 def report(options: argparse.Namespace) -> str:

@@ -29,6 +29,36 @@ def curve_table(result: dict[str, Any]) -> str:
     return "\n".join([*head, "", *curve_lines(result, points=None), f"in brackets: 95 %; {'; '.join(methods)}"])
 
 
+def official_table(result: dict[str, Any]) -> str:
+    """Success after adaptation with every goal counting alike, and beside it by Meta-World's own count, class by class.
+
+    Says so where they differ by more than the episodes of one goal.
+    """
+    per_goal, official = result["per_goal"], result["official"]
+    point = -1 if "restored" not in per_goal else None
+    own = per_goal["restored_success"]["mean"] if point is None else per_goal["success"]["mean"][point]
+    rows = [["success after adaptation", "per goal", "Meta-World's own"]]
+    rows += [
+        [f"{name} ({found['tasks']})", "" if point is None else number(found["success"][point]), number(count)]
+        for name, count in sorted(official["by_class"].items())
+        for found in [per_goal["by_class"][name]]
+    ]
+    rows.append(["mean", number(own), number(official["success"])])
+    head = [
+        f"run         {per_goal['run']}",
+        f"checkpoint  iteration {per_goal['iteration']}, {per_goal['env_steps']} env steps",
+        f"tasks       {len(per_goal['tasks'])} {per_goal['on']} of {per_goal['task']}, "
+        f"{official['rounds']} rounds of {official['goals']} goals per class",
+    ]
+    lines = [*head, "", *aligned(rows)]
+    if abs(official["success"] - own) * len(per_goal["tasks"]) >= 1:
+        lines.append(
+            "the columns differ: Meta-World counts the first three episodes of a class to end, and success ends an "
+            "episode,\nso that goals which succeed early count for those that do not; per goal every goal counts alike"
+        )
+    return "\n".join(lines)
+
+
 def seeds_table(result: dict[str, Any]) -> str:
     """Mean and interval over seeds at every step, and the mean of every seed."""
     from metarl.statistics import method_of

@@ -9,6 +9,7 @@ made from text.
 from __future__ import annotations
 
 import copy
+import importlib.util
 import itertools
 import json
 import os
@@ -28,7 +29,17 @@ from metarl.config.strict_yaml import Problems
 from metarl.errors import ConfigError, nearest
 
 EVALUATED = ("eval.*", "task.*", "device")  # what an evaluation may change
-RESUMABLE = ("iterations", "env_steps", "time_limit_s", "sampler.*", "eval.*", "checkpoint.*", "wandb.*", "device")
+RESUMABLE = (
+    "iterations",
+    "env_steps",
+    "time_limit_s",
+    "sampler.*",
+    "eval.*",
+    "checkpoint.*",
+    "wandb.*",
+    "tensorboard",
+    "device",
+)
 UNTUNED = {"iterations": 100, "meta_batch_size": 20}  # of a run that no configuration describes
 SectionClass = type[TaskConfig] | type[AgentConfig]
 _RUN_NAME = re.compile(r"\w[\w.+-]*", re.ASCII)
@@ -165,6 +176,8 @@ def check_combinations(config: RunConfig) -> list[str]:
             f"sampler.workers = {workers} contradicts sampler.executor = in_process: set workers to 0 or auto, "
             "or executor to processes"
         )
+    if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        problems.append("tensorboard = true: expected its package; pip install 'metarl[tensorboard]', or leave it out")
     if isinstance(config.agent, AgentConfig):  # else its name is not known
         problems += config.agent.conflicts(config)
     if config.device == "cuda" and not _has_cuda():

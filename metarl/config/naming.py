@@ -18,6 +18,7 @@ UNNAMED = (
     "device",
     "time_limit_s",
     "wandb.",
+    "tensorboard",
     "sampler.",
     "checkpoint.",
     "learner.",
@@ -50,6 +51,12 @@ def suffix(changes: Mapping[str, Any], name: str | None = None) -> str:
 def title(config_name: str | None, task: str, agent: str) -> str:
     """What pictures and wandb's groups are called after: the configuration, or agent and task where it has others."""
     return config_name or f"{_last(agent)}_{_last(task)}"
+
+
+def task_in_words(section: Mapping[str, Any]) -> str:
+    """A task section in a word or two: the family, and the environment of it that the section names."""
+    which = section.get("env_id", section.get("env"))
+    return f"{section['name']} {which}" if isinstance(which, str) else str(section["name"])
 
 
 def folder(config_name: str | None, task: str, agent: str) -> str:

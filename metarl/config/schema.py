@@ -167,6 +167,8 @@ class WandbConfig(Frozen):
     project: str = Field("metarl", description="project; where this is left as it is, WANDB_PROJECT counts")
     entity: str | None = Field(None, description="user or team; null = WANDB_ENTITY, or the account's default")
     group: str | None = Field(None, description="group; null = WANDB_RUN_GROUP, or the config's name")
+    job_type: str = Field("train", description="job type; where this is left as it is, WANDB_JOB_TYPE counts")
+    checkpoint: bool = Field(False, description="upload the final checkpoint as an artifact, too")
     tags: list[str] = Field(
         default_factory=list, description="tags; [] = those of WANDB_TAGS, with commas between them"
     )
@@ -211,6 +213,7 @@ class RunConfig(Frozen):
         None, pattern="^[A-Za-z0-9][A-Za-z0-9._=-]{0,39}$", description="becomes part of the run's folder name"
     )
     init_from: str | None = Field(None, description="run whose final parameters start this one")
+    tensorboard: bool = Field(False, description="write metrics for TensorBoard, too, to <run>/tensorboard/")
     task: TaskConfig
     agent: AgentConfig
     sampler: SamplerConfig = Field(default_factory=SamplerConfig)
@@ -223,7 +226,7 @@ class RunConfig(Frozen):
         """Keys that change nothing in this run, with dots, and why: what the run itself, task and agent say."""
         found: dict[str, str] = {}
         if self.wandb.mode == "disabled":
-            for key in ("project", "entity", "group", "tags"):
+            for key in ("project", "entity", "group", "job_type", "checkpoint", "tags"):
                 found[f"wandb.{key}"] = "wandb.mode = disabled records nothing there"
         if self.sampler.executor == "in_process" or self.sampler.workers == 0:
             for key in ("unit_timeout_s", "worker_restarts"):

@@ -1,8 +1,9 @@
-"""Where a run's numbers go: ``metrics.jsonl``, Weights & Biases and the console."""
+"""Where a run's numbers go: ``metrics.jsonl``, Weights & Biases, the console, and on request TensorBoard."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from metarl.config.schema import RunConfig
 from metarl.monitor.console import Console
 from metarl.monitor.curve_text import curve_lines
 from metarl.monitor.metrics_file import MetricsFile
-from metarl.monitor.wandb_sink import WandbSink
+from metarl.monitor.tensorboard_sink import TensorBoardSink
+from metarl.monitor.wandb_sink import Table, WandbSink
 from metarl.statistics import method_of
 
 
@@ -20,7 +22,7 @@ class Logger:
     """One place for a run's numbers and words. Only opening it can fail; logging never stops a run."""
 
     def __init__(self, run: Path, config: RunConfig, *, name: str, run_id: str | None = None, start: int = 0) -> None:
-        """Open all three sinks.
+        """Open all sinks.
 
         Args:
             run: the run's directory.
@@ -37,6 +39,10 @@ class Logger:
         # serialize_as_any: the task's and the agent's own keys, not only those that all of them have
         values = config.model_dump(mode="json", serialize_as_any=True)
         self.wandb = WandbSink(run, config.wandb, name=name, config=values, run_id=run_id, warn=self.console.message)
+        self._keep_checkpoint = config.wandb.checkpoint
+        self._tensorboard: TensorBoardSink | None = None
+        if config.tensorboard:
+            self._tensorboard = TensorBoardSink(run / run_files.TENSORBOARD, warn=self.console.message)
 
     @property
     def run_id(self) -> str | None:
@@ -52,6 +58,8 @@ class Logger:
         values = _numbers(metrics)
         self.metrics.append(values)
         self.wandb.log(values)
+        if self._tensorboard is not None:
+            self._tensorboard.log(values)
         self.console.iteration(values)
 
     def evaluation(self, position: Mapping[str, int], summary: Mapping[str, Any]) -> None:
@@ -60,8 +68,9 @@ class Logger:
         It goes to wandb as ``eval/return/<step>`` with its interval and the name of its method
         (``eval/return_interval``), ``eval/success/<step>`` likewise where the summary
         has ``success``, ``eval/trial`` and ``eval/restored`` where an agent has a memory, ``eval/diverged/<step>``,
-        ``eval/return/<class>/<step>`` and ``eval/success/<class>/<step>`` where the family has classes; and to the
-        console, of long curves a few points. ``evaluations.jsonl`` has all.
+        ``eval/return/<class>/<step>`` and ``eval/success/<class>/<step>`` where the family has classes, and as two
+        tables: ``eval/curve`` and, of every task, ``eval/tasks``. It goes to the console, too, of long curves a few
+        points. ``evaluations.jsonl`` has all.
         """
         values: dict[str, float | int | None] = dict(position)
         methods = {}
@@ -88,10 +97,18 @@ class Logger:
                 for step, value in zip(summary["steps"], found.get(key, ()), strict=False):
                     values[f"eval/{quantity}/{name}/{step}"] = value
         known = _numbers({name: value for name, value in values.items() if value is not None})
-        self.wandb.log({**known, **methods})
+        self.wandb.log({**known, **methods}, _tables(summary))
+        if self._tensorboard is not None:
+            self._tensorboard.log(known)
         self.message(f"evaluation at iteration {position['iteration']}:")
         for line in curve_lines(summary):
             self.message(f"  {line}")
+
+    def results(self, summary: Mapping[str, Any], picture: Path, videos: Sequence[Path], checkpoint: Path) -> None:
+        """Give wandb what a run came to: its summary of ``final``, ``best`` and so on, as ``summary.json`` has it, its
+        picture and videos, and, where it is asked for, the checkpoint."""
+        media = {"report": picture, **{f"videos/{path.stem}": path for path in videos}}
+        self.wandb.results(_flat(summary), media, checkpoint if self._keep_checkpoint else None)
 
     def message(self, text: str) -> None:
         """Show a line to the user."""
@@ -101,7 +118,36 @@ class Logger:
         """End the bar, the file and, within 10 seconds, the wandb run."""
         self.console.close()
         self.metrics.close()
+        if self._tensorboard is not None:
+            self._tensorboard.finish()
         self.wandb.finish()
+
+
+def _tables(summary: Mapping[str, Any]) -> dict[str, Table]:
+    """The adaptation curve, a row for every point, and the held-out tasks, a row for each."""
+    unit, success = summary.get("unit", "steps"), summary.get("success")
+    columns = [unit, "return", "low", "high"]
+    points = [summary["steps"], summary["mean"], summary["low"], summary["high"]]
+    if success is not None:
+        columns += ["success", "success low", "success high"]
+        points += [success["mean"], success["low"], success["high"]]
+    tables: dict[str, Table] = {"eval/curve": (columns, [list(row) for row in zip(*points, strict=True)])}
+    if summary.get("tasks"):
+        after = [f"return after {step}" for step in summary["steps"]]
+        rows = zip(summary["tasks"], *summary["returns"], strict=True)
+        tables["eval/tasks"] = (["task", *after], [[json.dumps(task), *returns] for task, *returns in rows])
+    return tables
+
+
+def _flat(summary: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Numbers and words of nested sections, with slashes between their names; versions are in the configuration."""
+    found: dict[str, Any] = {}
+    for name, value in summary.items():
+        if isinstance(value, Mapping) and name != "versions":
+            found |= _flat(value, f"{prefix}{name}/")
+        elif isinstance(value, int | float | str):
+            found[prefix + name] = value
+    return found
 
 
 def _bounds(name: str, low: float | None, high: float | None, point: str = "") -> dict[str, float]:

@@ -4,9 +4,9 @@ Of its own, because wandb in the trainer's process replaces ``sys.exit`` and ``s
 that workers inherit, and registers an exit hook that waits for the network. Here all that is harmless, and the process
 can be killed. It runs as a plain script and imports nothing of metarl.
 
-Standard input brings JSON lines: first ``{"mode", "init", "settings", "resume"}``, then one mapping of metrics each;
-its end means finish, within a minute. Standard output answers with JSON lines: ``{"run_id", "mode"}`` once after the
-start, ``{"warning"}`` any time.
+Standard input brings JSON lines: first ``{"mode", "init", "settings", "resume"}``, then a row of ``{"values",
+"tables", "media"}`` for every iteration, and at last ``{"summary", "artifact"}``; its end means finish, within a
+minute. Standard output answers with JSON lines: ``{"run_id", "mode"}`` once after the start, ``{"warning"}`` any time.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main() -> None:
             run.define_metric(name)
         run.define_metric("*", step_metric="env_steps")
         for line in sys.stdin:
-            run.log(json.loads(line))
+            _take(run, json.loads(line))
         _exit_after(60.0)  # should the trainer be gone, nobody else bounds the upload
         run.finish()
     except Exception as error:
@@ -75,6 +75,27 @@ def _start(request: dict[str, Any], answers: TextIO) -> tuple[Any, str]:
             warning=f"wandb is offline: {_brief(error)}; upload later with `wandb sync {run.settings.sync_dir}`",
         )
         return run, "offline"
+
+
+def _take(run: Any, message: dict[str, Any]) -> None:
+    """Log a row, or what a run has come to."""
+    import wandb
+
+    if "values" in message:
+        row = dict(message["values"])
+        row |= {name: wandb.Table(**table) for name, table in message["tables"].items()}
+        for name, path in message["media"].items():
+            row[name] = (
+                wandb.Image(path) if path.endswith(".png") else wandb.Video(path, format=path.rpartition(".")[2])
+            )
+        run.log(row)
+    if "summary" in message:
+        run.summary.update(message["summary"])
+    if "artifact" in message:
+        found = message["artifact"]
+        artifact = wandb.Artifact(f"checkpoint-{run.id}", type="model", metadata={"iteration": found["iteration"]})
+        artifact.add_dir(found["path"])
+        run.log_artifact(artifact)
 
 
 def _exit_after(seconds: float) -> None:

@@ -25,6 +25,7 @@ from metarl.config.schema import WandbConfig
 from metarl.errors import ConfigError
 
 Mode = Literal["online", "offline", "disabled"]
+Table = tuple[list[str], list[list[Any]]]  # columns and rows
 
 INIT_TIMEOUT_S = 12.0  # leaves time for the import and the way back offline within 15 s
 QUEUE_SIZE = 10_000  # iterations that may wait while wandb starts or the disk is slow
@@ -32,6 +33,7 @@ VARIABLES = {  # key → wandb's own variable for it
     "project": "WANDB_PROJECT",
     "entity": "WANDB_ENTITY",
     "group": "WANDB_RUN_GROUP",
+    "job_type": "WANDB_JOB_TYPE",
     "tags": "WANDB_TAGS",
 }
 PROCESS = Path(__file__).with_name("wandb_process.py")
@@ -67,6 +69,7 @@ class WandbSink:
         self.mode: Mode = resolve_mode(settings.mode)
         self._warn = warn
         self._warned = False
+        self._row: dict[str, Any] | None = None  # of the newest iteration, until the next one comes
         self._lines: queue.Queue[str | None] = queue.Queue(QUEUE_SIZE)
         self._process: subprocess.Popen[str] | None = None
         self._thread: threading.Thread | None = None
@@ -82,6 +85,7 @@ class WandbSink:
                 "project": settings.project,
                 "entity": settings.entity,
                 "group": settings.group or name,
+                "job_type": settings.job_type,
                 "name": os.environ.get("WANDB_NAME") or f"{name}-{run.name}",
                 "tags": list(settings.tags),
                 "config": dict(config),
@@ -110,12 +114,37 @@ class WandbSink:
         """The wandb run's id, to be stored for resuming; None when disabled, and in a sweep until wandb has started."""
         return self._run_id
 
-    def log(self, metrics: Mapping[str, float | int | str | None]) -> None:
-        """Queue one iteration's metrics."""
+    def log(self, metrics: Mapping[str, float | int | str | None], tables: Mapping[str, Table] | None = None) -> None:
+        """Queue an iteration's metrics. What else comes of the same iteration joins them: wandb gets one row for each,
+        when the next one has come."""
+        if self._row is None or self._row["values"]["iteration"] != metrics["iteration"]:
+            self._send_row()
+            self._row = {"values": {}, "tables": {}, "media": {}}
+        self._row["values"] |= metrics
+        for name, table in (tables or {}).items():
+            self._row["tables"][name] = {"columns": table[0], "data": table[1]}
+
+    def results(self, summary: Mapping[str, Any], media: Mapping[str, Path], checkpoint: Path | None) -> None:
+        """What a run came to: numbers for wandb's summary, pictures and videos by name, which join the newest row, and
+        a checkpoint that is to be kept as an artifact."""
+        if self._row is not None:
+            self._row["media"] |= {name: str(path.absolute()) for name, path in media.items()}
+        self._send_row()
+        found: dict[str, Any] = {"summary": dict(summary)}
+        if checkpoint is not None:
+            found["artifact"] = {"path": str(checkpoint.absolute()), "iteration": int(checkpoint.name)}
+        self._send(found)
+
+    def _send_row(self) -> None:
+        if self._row is not None:
+            self._send(self._row)
+        self._row = None
+
+    def _send(self, message: Mapping[str, Any]) -> None:
         if self._thread is None or not self._thread.is_alive():
             return
         try:
-            self._lines.put_nowait(json.dumps(metrics))
+            self._lines.put_nowait(json.dumps(message))
         except queue.Full:
             self._warn_once("wandb cannot keep up and misses iterations; metrics.jsonl has everything")
 
@@ -124,6 +153,7 @@ class WandbSink:
         if self._thread is None:
             return
         deadline = time.monotonic() + timeout
+        self._send_row()
         with suppress(queue.Full):
             self._lines.put(None, timeout=timeout)
         self._thread.join(max(0.0, deadline - time.monotonic()))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from metarl.config.naming import task_in_words
 from metarl.report.curves import (
     GRADIENT,
     Curves,
@@ -103,8 +104,8 @@ def pictures(run: Path, curves: Curves) -> list[Picture]:
 def _subject(config: Mapping[str, Any], run: Path) -> str:
     """Agent and task, or the folder that the run is filed in where its configuration does not say."""
     try:
-        return f"{config['agent']['name']} on {config['task']['name']}"
-    except (KeyError, TypeError):
+        return f"{config['agent']['name']} on {task_in_words(config['task'])}"
+    except (KeyError, TypeError, AttributeError):
         return os.fsencode(run.resolve().parent.name).decode(errors="replace")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from metarl.config import loading, lookup, naming
+from metarl.config.naming import task_in_words
 from metarl.errors import MetarlError, StorageError
 from metarl.faults import PASSES
 from metarl.report import html
@@ -37,7 +38,8 @@ def write_page(run: Path) -> Path:
         raise StorageError(f"cannot write a page: {error}") from error
     curves, config = read_curves(run), config_of(run)
     summary = summarize(curves, config, versions_of(run))
-    title = f"{summary['agent'] or 'unknown agent'} on {summary['task'] or 'unknown task'}, seed {summary['seed']}"
+    task = task_in_words(config["task"]) if summary["task"] else "unknown task"
+    title = f"{summary['agent'] or 'unknown agent'} on {task}, seed {_shown(summary['seed'])}"
     write_files({path: html.page(title, _blocks(run, curves, config, summary))})
     return path
 

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from metarl import run_files
+from metarl.config import loading
 from metarl.errors import CheckpointError, ConfigError, StorageError
 from metarl.faults import PASSES
+from metarl.report.comparison.methods import decides
 from metarl.report.comparison.runs import ComparedRun, State
 from metarl.report.curves import Curves, config_of, read_curves
 from metarl.run import listing
@@ -43,7 +45,7 @@ def gather(paths: Sequence[Path]) -> tuple[list[ComparedRun], list[str]]:
             runs.append(read(run))
         except (ConfigError, StorageError) as error:
             left_out.append(f"{run} is left out: {error}")
-    return runs, left_out
+    return _with_defaults(runs), left_out
 
 
 def read(run: Path) -> ComparedRun:
@@ -64,6 +66,37 @@ def read(run: Path) -> ComparedRun:
         curves = Curves([], [])  # it has just begun
     found = ComparedRun(str(run), config, curves, _versions(run), _state(run, config, curves))
     return replace(found, names=_task_names(found)) if curves.evaluations else found
+
+
+def _with_defaults(runs: Sequence[ComparedRun]) -> list[ComparedRun]:
+    """The runs; where they were made by versions with other keys, the ones that are missing have their defaults, if
+    the classes that know them can be imported."""
+    kinds: dict[tuple[str, str], set[frozenset[str]]] = {}
+    for run in runs:
+        for kind, keys in _keys(run).items():
+            kinds.setdefault(kind, set()).add(keys)
+    mixed = {kind for kind, keys in kinds.items() if len(keys) > 1}
+    return [replace(run, config=_complete(run.config)) if mixed & _keys(run).keys() else run for run in runs]
+
+
+def _keys(run: ComparedRun) -> dict[tuple[str, str], frozenset[str]]:
+    """Which keys a run has of its task family, of its agent, and of all runs."""
+    keys = [key for key, _ in loading.leaves(run.config) if decides(key)]
+    found = {}
+    for part in ("task", "agent"):
+        found[part, str(run.config[part]["name"])] = frozenset(key for key in keys if key.startswith(f"{part}."))
+    found["run", ""] = frozenset(key for key in keys if "." not in key)
+    return found
+
+
+def _complete(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A configuration with all keys that it has today; as it was where it cannot be loaded."""
+    try:
+        return loading.as_data(loading.reload(config)[0])
+    except PASSES:
+        raise
+    except BaseException:  # whatever the classes' code raises
+        return config
 
 
 def _require_named(run: Path, config: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from metarl.config.naming import task_in_words
 from metarl.monitor.console import count
 from metarl.run import run_dir
 from metarl.run.experiment import Experiment
@@ -13,7 +14,7 @@ from metarl.spaces import Space
 def header(run: Path, experiment: Experiment, wandb_mode: str) -> list[str]:
     """The lines, names in front; then notices."""
     config, agent, spaces = experiment.config, experiment.agent, experiment.distribution.spaces
-    parameters = agent.init_adapted(1).numel()
+    task, parameters = task_in_words(config.task.model_dump()), agent.init_adapted(1).numel()
     training, final = training_steps(experiment), evaluation_steps(experiment)
     bound = "" if config.env_steps is None else f", at most {count(config.env_steps)} by env_steps"
     every, threads = config.eval.every, _number(int(config.learner.threads), "thread")
@@ -27,7 +28,7 @@ def header(run: Path, experiment: Experiment, wandb_mode: str) -> list[str]:
     wandb = wandb_mode if wandb_mode != "offline" else f"offline; later: wandb sync {shown}/wandb/offline-run-*"
     lines = [
         f"run         {shown}",
-        f"task        {config.task.name}: {_size(spaces.observation)} observed, {_size(spaces.action)} done, "
+        f"task        {task}: {_size(spaces.observation)} observed, {_size(spaces.action)} done, "
         f"horizon {experiment.distribution.horizon}",
         f"agent       {config.agent.name}: {count(parameters)} parameters, seed {config.seed}",
         f"training    {_number(config.iterations, 'iteration')}, at most {count(training)} env steps{bound}",

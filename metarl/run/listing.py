@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from metarl import run_files
+from metarl.config.naming import task_in_words
 from metarl.errors import CheckpointError
 from metarl.monitor.metrics_file import MetricsFile
 
@@ -67,7 +68,7 @@ def read_run(run: Path) -> ListedRun:
     done = done or (limit is not None and counters.get("env_steps", 0) >= limit)
     return ListedRun(
         run,
-        str(config.get("task", {}).get("name", "")),
+        task_in_words(config["task"]) if config.get("task", {}).get("name") else "",
         str(config.get("agent", {}).get("name", "")),
         config.get("seed"),
         iteration,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -106,6 +107,7 @@ def evaluate(
     *,
     iteration: int | None = None,
     tasks: Sequence[Task] | None = None,
+    every_task: bool = False,
 ) -> dict[str, Any]:
     """The adaptation curve of a run's checkpoint, with overrides of keys that do not undo it; writes nothing.
 
@@ -116,6 +118,7 @@ def evaluate(
         notify: is given what the user should know of how the run was opened.
         iteration: of the checkpoint; the newest one, unless given.
         tasks: others than the run's held-out ones.
+        every_task: where the held-out tasks are a finite set, all of them, and all equally often.
 
     Raises:
         ConfigError: not tasks of the family, or a key that cannot change.
@@ -128,6 +131,9 @@ def evaluate(
         experiment.agent.load_state(found.tensors)
         if tasks is not None:
             _require_tasks(experiment.distribution, tasks)
+        elif every_task:
+            number = _all_equally_often(experiment.distribution.size("test"), config.eval.num_tasks)
+            config = config.model_copy(update={"eval": config.eval.model_copy(update={"num_tasks": number})})
         evaluator = Evaluator(
             experiment.sampler, config.eval, seed=config.seed, tasks=tasks, on_part=console.evaluation
         )
@@ -148,6 +154,11 @@ def assemble(run: Path, experiment: Experiment, progress: Progress) -> Trainer:
     logger = Logger(run, config, name=title, run_id=progress.wandb_id, start=progress.iteration)
     evaluator = Evaluator(experiment.sampler, config.eval, seed=config.seed, on_part=logger.console.evaluation)
     return Trainer(run, experiment, evaluator, logger, progress)
+
+
+def _all_equally_often(size: int | None, least: int) -> int:
+    """How many trials every task of a finite set is met in equally often, at least as many as wanted."""
+    return least if size is None else size * math.ceil(least / size)
 
 
 def _require_tasks(distribution: TaskDistribution, tasks: Sequence[Task]) -> None:

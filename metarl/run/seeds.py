@@ -26,6 +26,7 @@ def evaluate_seeds(
     *,
     iteration: int | None = None,
     tasks: Sequence[Task] | None = None,
+    every_task: bool = False,
 ) -> dict[str, Any]:
     """Evaluate runs that differ in their seed alone, one after the other; means and intervals are over seeds.
 
@@ -41,7 +42,9 @@ def evaluate_seeds(
         ConfigError: the runs differ in more than their seed, or two have the same one.
     """
     seeds = _require_one_setting(runs, allow)
-    each = [evaluate(run, overrides, allow, notify, iteration=iteration, tasks=tasks) for run in runs]
+    each = [
+        evaluate(run, overrides, allow, notify, iteration=iteration, tasks=tasks, every_task=every_task) for run in runs
+    ]
     iterations = [found["iteration"] for found in each]
     if len(set(iterations)) > 1:
         notify([f"the checkpoints are of different iterations: {', '.join(map(str, iterations))}"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 import traceback
@@ -139,8 +140,11 @@ class Trainer:
         try:
             from metarl.report.run_report import write_report  # matplotlib takes a second, and only this needs it
 
-            *_, picture = write_report(self.run)
+            summary, *_, picture = write_report(self.run)
             self.logger.message(f"curves:  {run_dir.shown(picture)}")
+            videos = sorted((self.run / run_files.VIDEOS).glob("*.mp4"))
+            checkpoint_folder = run_dir.checkpoints(self.run) / str(self.iteration)
+            self.logger.results(json.loads(summary.read_bytes()), picture, videos, checkpoint_folder)
         except Exception as error:
             what = str(error) if isinstance(error, MetarlError) else f"{type(error).__name__}: {error}"
             self.logger.message(f"warning: the run is complete, but its report could not be written: {what}")

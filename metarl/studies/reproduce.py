@@ -23,7 +23,7 @@ from metarl.run import checkpoint, run_dir, signals
 from metarl.studies.study import Cell, Result, Study, read_result
 
 # What decides no number of a run but its place, its speed and how it can go on.
-FREE = ("run_dir", "device", "learner", "sampler", "checkpoint", "wandb", "time_limit_s")
+FREE = ("run_dir", "device", "learner", "sampler", "checkpoint", "wandb", "tensorboard", "time_limit_s")
 
 
 class RunFailedError(MetarlError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny_runs import short_chunks
@@ -78,3 +79,16 @@ def test_every_pair_does_an_iteration(task: str, tmp_path: Path) -> None:
         chunks = short_chunks(known) if known in lookup.available("configs") else []
         loaded = loading.load_pair(task, agent, [*REQUIRED.get(task, []), *small, *chunks])
         assert (runs.train(loaded) / "checkpoints" / "1").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("section", "shown"),
+    [
+        ({"name": "point", "horizon": 100}, "point"),
+        ({"name": "gymnasium_env", "env_id": "Pendulum-v1"}, "gymnasium_env Pendulum-v1"),
+        ({"name": "ml1", "env": "reach-v3"}, "ml1 reach-v3"),
+        ({"name": "mine:Mine", "env": {"a": 1}}, "mine:Mine"),
+    ],
+)
+def test_a_task_is_called_after_its_family_and_the_environment_within_it(section: dict[str, Any], shown: str) -> None:
+    assert naming.task_in_words(section) == shown

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import records
 
+from metarl.config import loading
 from metarl.errors import CheckpointError
+from metarl.report.comparison.methods import group
 from metarl.run import run_dir
 from metarl.run.compared import gather, read
 
@@ -94,3 +96,16 @@ def test_runs_made_by_an_older_version_can_be_read(tmp_path: Path) -> None:
         (found,), left_out = gather([run])
         assert left_out == [] and found.names is not None
         assert tasks is None or set(found.names) == tasks
+
+
+def test_runs_of_an_older_version_are_seeds_of_the_same_method(tmp_path: Path) -> None:
+    """Keys that there were not yet have their defaults."""
+    source = Path(__file__).parents[1] / "data" / "made_by_0_1_0" / "maml_trpo_point" / "run"
+    older = Path(shutil.copytree(source, tmp_path / "older"))
+    newer = Path(shutil.copytree(source, tmp_path / "newer"))
+    config = loading.load(str(older / "config.yaml"), ["seed=99"]).config
+    (newer / "config.yaml").write_text(loading.dump(config))
+    runs, _ = gather([older, newer])
+    ((name, together),) = group(runs)[0].methods.items()
+    assert name == "maml_trpo" and len(together) == 2
+    assert len(dict(loading.leaves(read(older).config))) < len(dict(loading.leaves(read(newer).config)))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from metarl.config.loading import leaves
-from metarl.config.naming import UNNAMED
+from metarl.config.naming import UNNAMED, task_in_words
 from metarl.errors import ConfigError, nearest
 from metarl.report.comparison.runs import ComparedRun
 
@@ -42,7 +42,7 @@ def group(runs: Sequence[ComparedRun], by: str | None = None) -> list[Group]:
         _require_known(by, runs)
     distributions = _gather(runs, task_of)
     names = _names(
-        [str(found[0].config["task"]["name"]).rpartition(":")[2] for found in distributions],
+        [_family(found[0]) for found in distributions],
         [task_of(found[0]) for found in distributions],
     )
     groups = []
@@ -73,7 +73,7 @@ def settings_of(run: ComparedRun) -> Settings:
     """
     task = task_of(run)
     given = {**run.config, "init_from": "a run" if run.config.get("init_from") else None}
-    found = {key: value for key, value in leaves(given) if key not in task and not _is_free(key)}
+    found = {key: value for key, value in leaves(given) if key not in task and decides(key)}
     return dict(sorted(found.items(), key=lambda item: (item[0].endswith("lineage"), not item[0].startswith("agent."))))
 
 
@@ -83,8 +83,9 @@ def differing(runs: Sequence[ComparedRun]) -> dict[str, list[str]]:
     return {key: list(dict.fromkeys(_text(one, key) for one in found)) for key in _varying(found)}
 
 
-def _is_free(key: str) -> bool:
-    return key in UNNAMED or any(key.startswith(part) for part in UNNAMED if part.endswith("."))
+def decides(key: str) -> bool:
+    """Whether a key decides what a run learns; its seed does not count."""
+    return key not in UNNAMED and not any(key.startswith(part) for part in UNNAMED if part.endswith("."))
 
 
 def _gather(runs: Sequence[ComparedRun], what: Callable[[ComparedRun], Settings]) -> list[list[ComparedRun]]:
@@ -121,6 +122,12 @@ def _value(run: ComparedRun, key: str) -> Any:
 
 
 # Names
+
+
+def _family(run: ComparedRun) -> str:
+    """Family and environment; of a class of the user's own, the class."""
+    task = run.config["task"]
+    return task_in_words({**task, "name": str(task["name"]).rpartition(":")[2]})
 
 
 def _names(bases: Sequence[str], settings: Sequence[Settings]) -> list[str]:
