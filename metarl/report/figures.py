@@ -107,10 +107,19 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, str, Any]]) -> None:
             color=color,
             va="center",
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.6, "shrinkA": 1, "shrinkB": 0},
+            arrowprops={
+                "arrowstyle": "-",
+                "relpos": (0, 0.5),
+                "color": color,
+                "linewidth": 0.6,
+                "shrinkA": 1,
+                "shrinkB": 0,
+            },
         )
 
 
+# From a curve's end to the left of its name.
+LEADER = {"arrowstyle": "-", "relpos": (0, 0.5), "linewidth": 0.6, "shrinkA": 1, "shrinkB": 0}
 LINE_HEIGHT = 0.052  # of a line of text, as a fraction of the axes
 
 

@@ -12,6 +12,7 @@ from metarl.config.naming import task_in_words
 from metarl.errors import MetarlError, StorageError
 from metarl.faults import PASSES
 from metarl.report import html
+from metarl.report.comparison.methods import decides
 from metarl.report.curves import Curves, after, config_of, read_curves, trained, unit_of
 from metarl.report.document import Block, Code, Commands, Details, Heading, Paragraph, Table
 from metarl.report.files import report_folder, write_files
@@ -153,12 +154,12 @@ def _settings(run: Path, config: Mapping[str, Any]) -> list[Block]:
         rows = [
             [Code(key), _shown(value), _shown(shipped.get(key))]
             for key, value in loading.leaves(config)
-            if key not in ("seed", "run_dir") and shipped.get(key) != value
+            if (decides(key) or key.startswith("eval.")) and shipped.get(key) != value
         ]
         found.append(
             Table(["key", "here", f"in {name}"], rows, f"What is not as in {name}")
             if rows
-            else Paragraph(["All settings but the seed are those of ", Code(name), "."])
+            else Paragraph(["All settings that decide a result, but the seed, are those of ", Code(name), "."])
         )
     return [*found, Details("All settings", [Table(["key", "value"], every)])]
 

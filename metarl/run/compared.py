@@ -113,9 +113,9 @@ def _state(run: Path, config: Mapping[str, Any], curves: Curves) -> State:
         return "running"
     if not curves.evaluations:
         return "stopped"
-    last, limit = curves.evaluations[-1], config.get("env_steps")
-    done = last["iteration"] >= config.get("iterations", 0) or (limit is not None and last["env_steps"] >= limit)
-    return "finished" if done else "stopped"
+    last = curves.evaluations[-1]
+    ends = ((last["iteration"], config.get("iterations")), (last["env_steps"], config.get("env_steps")))
+    return "finished" if any(isinstance(end, int) and done >= end for done, end in ends) else "stopped"
 
 
 def _task_names(run: ComparedRun) -> Sequence[str] | None:

@@ -77,7 +77,12 @@ def of_evaluations(methods: Methods) -> list[str]:
         for name, found in methods.items()
         if any(run.is_by_gradient for run in found)
     }
-    lines = [_differing(key, methods) for key in OF_ALL] + [_differing(key, by_gradient) for key in OF_STEPS]
+    lines = [
+        f"{name} takes together runs that count {' and '.join(sorted(units))}: its figures mean nothing"
+        for name, found in methods.items()
+        if len(units := {run.unit for run in found}) > 1
+    ]
+    lines += [_differing(key, methods) for key in OF_ALL] + [_differing(key, by_gradient) for key in OF_STEPS]
     lines.append(
         _values("the number of adaptation steps evaluated", by_gradient, lambda run: len(run.final["steps"]) - 1)
     )

@@ -34,6 +34,7 @@ NAME_WIDTH = 16  # characters of a line of a name
 MOST_CLASSES = 12  # of bars below one another
 MOST_BINS = 8  # of tasks along their number
 CLASS_VALUES = {"success": "success", "returns": "return"}  # what is recorded by class
+MIN_SEEDS = 3  # the interval of two is 12.7 of their standard errors: a band across everything
 FEW_SEEDS = 5  # so many seeds have a thin line each
 
 Look = Mapping[str, Any]
@@ -49,8 +50,8 @@ def pictures(section: Section, name: str) -> list[Picture]:
         Picture(
             f"{name}_learning",
             f"Learning curves over environment steps, {where}",
-            f"Mean return {_as_trained(section)} over seeds, with 95 % intervals over seeds where there are several "
-            "(Student's t below 5 seeds). Thin lines are single seeds.",
+            f"Mean return {_as_trained(section)} over seeds. Bands: 95 % intervals over seeds, from three seeds on "
+            "(Student's t below five). Thin lines: single seeds, of up to five.",
             _learning(section, looks, ComparedRun.by_steps, *scale),
         ),
         Picture(
@@ -172,15 +173,18 @@ def _draw_seeds(
     look: Look,
 ) -> None:
     """The interval over seeds, and of few seeds each."""
-    interval = over_seeds(by_seed.tolist())
-    low, high = floats(interval.low), floats(interval.high)
-    if len(grid) > 1:
-        axes.fill_between(grid, low, high, color=look["color"], alpha=0.15, linewidth=0)
-    else:
-        axes.errorbar(grid, by_seed.mean(0), yerr=_bars(by_seed.mean(0), low, high), color=look["color"], capsize=2.5)
+    color = look["color"]
+    if len(curves) >= MIN_SEEDS:
+        interval = over_seeds(by_seed.tolist())
+        low, high = floats(interval.low), floats(interval.high)
+        if len(grid) > 1:
+            axes.fill_between(grid, low, high, color=color, alpha=0.15, linewidth=0)
+        else:
+            axes.errorbar(grid, by_seed.mean(0), yerr=_bars(by_seed.mean(0), low, high), color=color, capsize=2.5)
     if len(curves) <= FEW_SEEDS:
         for x, y in curves:
-            axes.plot(np.array(x) / scale, y, color=look["color"], linewidth=0.6, alpha=0.5)
+            marker = "" if len(x) > 1 else "."
+            axes.plot(np.array(x) / scale, y, color=color, marker=marker, linewidth=0.6, alpha=0.5)
 
 
 # Adaptation

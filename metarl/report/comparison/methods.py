@@ -174,7 +174,7 @@ def as_text(value: Any) -> str:
 
 def _of_a_key(key: str, value: Any) -> str:
     """``inner_lr=0.05``; of a name the value alone."""
-    text = as_text(value)
+    text = f"{value:.6g}" if isinstance(value, float) else as_text(value)
     text = text if len(text) <= MOST else text[: MOST - 1] + "…"
     return text.rpartition(":")[2] if key in ("agent.name", "task.name") else f"{key.rpartition('.')[2]}={text}"
 

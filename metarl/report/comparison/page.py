@@ -84,7 +84,7 @@ def _section(section: Section, name: str) -> list[Block]:
     found: list[Block] = [
         Paragraph(f"Task: {', '.join(task) or 'as the family has it'}."),
         Warnings(section.warnings),
-        *(Paragraph(f"{line[0].upper()}{line[1:]}.") for line in section.notices),
+        *(Paragraph(f"Note: {line}.") for line in section.notices),
         Heading("Return on held-out tasks", 3),
         Paragraph(READING),
         *_episodes(section),

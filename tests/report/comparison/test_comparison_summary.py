@@ -105,6 +105,14 @@ def test_agents_with_a_memory_are_asked_for_no_adaptation_episodes(tmp_path: Pat
     assert section.methods[1].difference is not None
 
 
+def test_a_group_of_steps_and_episodes_is_told(tmp_path: Path) -> None:
+    a = records.run(tmp_path / "a", ONE)
+    b = records.write(tmp_path / "b", records.config("rl2_ppo"), [records.evaluation(ONE, unit="episodes before")])
+    assert only(of(a, b, by="iterations")).warnings == [
+        "iterations=10 takes together runs that count adaptation steps and episodes before: its figures mean nothing"
+    ]
+
+
 def test_runs_that_have_not_finished_are_compared_and_told(tmp_path: Path) -> None:
     a = records.write(tmp_path / "a", records.config(iterations=50), [records.evaluation(ONE)])
     assert only(of(a)).warnings == [f"{a} is stopped: evaluated at iteration 10 of 50"]

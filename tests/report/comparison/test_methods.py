@@ -74,6 +74,11 @@ def test_long_values_are_cut_and_names_stay_different(groups: Any) -> None:
     assert list(found.methods) == [f"maml_trpo sizes=[100,101,102,103,104,10… #{place}" for place in (1, 2)]
 
 
+def test_numbers_in_names_have_six_digits(groups: Any) -> None:
+    (found,) = groups(records.config(agent__inner_lr=0.1 * 3), records.config(agent__inner_lr=2.0))
+    assert list(found.methods) == ["maml_trpo inner_lr=0.3", "maml_trpo inner_lr=2"]
+
+
 def test_a_class_of_the_users_own_is_called_after_itself(groups: Any) -> None:
     (found,) = groups(records.config("package.module:MyAgent", task__name="a.b:MyTasks"))
     assert found.name == "MyTasks" and list(found.methods) == ["MyAgent"]
@@ -87,7 +92,7 @@ def test_other_tasks_are_another_table(groups: Any) -> None:
 
 def test_the_unit_of_actions_makes_no_other_tasks_but_another_method(groups: Any) -> None:
     (found,) = groups(records.config(), records.config(task__action_scale=10.0, task__lineage="somebody"))
-    assert list(found.methods) == ["maml_trpo action_scale=1.0", "maml_trpo action_scale=10.0"]
+    assert list(found.methods) == ["maml_trpo action_scale=1", "maml_trpo action_scale=10"]
 
 
 def test_by_a_key_runs_of_one_value_are_together_and_what_else_differs_is_known(groups: Any) -> None:
