@@ -71,6 +71,12 @@ class Trained:
         return self.count if self.unit == GRADIENT else max(self.count - 1, 0)
 
 
+def adapted_point(evaluation: Mapping[str, Any], in_training: Trained) -> int:
+    """The point of an evaluation with as much adaptation as in training; the last one where training had none."""
+    end = len(evaluation["steps"]) - 1
+    return min(in_training.point, end) or end
+
+
 def trained(config: Mapping[str, Any], curves: Curves) -> Trained:
     """Gradient agents record every phase of training; a trial's episodes are in the configuration."""
     unit = unit_of(curves.last_evaluation)
@@ -133,7 +139,7 @@ def _odd_in_evaluation(line: Mapping[str, Any]) -> str | None:
             return f"success: {odd}"
     points = len(line["steps"])
     returns = line.get("returns")
-    if not isinstance(returns, list) or not all(map(_are_numbers, returns)):
+    if not isinstance(returns, list) or not all(map(_are_numbers_or_unknown, returns)):
         return f"expected returns to be lists of numbers, got {returns!r:.60}"
     if len(returns) != points or len({len(row) for row in returns}) != 1:
         return "expected returns to have a list for every step, all of one length"
@@ -169,6 +175,11 @@ def _odd_classes(classes: Any, points: int) -> str | None:
 
 def _are_numbers(values: Any) -> TypeGuard[list[float]]:
     return isinstance(values, list) and all(map(_is_number, values))
+
+
+def _are_numbers_or_unknown(values: Any) -> bool:
+    """None stands for a task whose episodes all diverged."""
+    return isinstance(values, list) and all(value is None or _is_number(value) for value in values)
 
 
 def _is_number(value: Any) -> bool:

@@ -11,10 +11,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metarl.config.naming import task_in_words
-from metarl.report.curves import GRADIENT, Curves, Trained, config_of, low_if_unknown, read_curves, trained
-from metarl.report.figures import house_style, label_ends, new_figure, ordered_colors, png, tidy, whole_numbers
+from metarl.report.curves import (
+    GRADIENT,
+    Curves,
+    Trained,
+    adapted_point,
+    config_of,
+    low_if_unknown,
+    read_curves,
+    trained,
+)
+from metarl.report.figures import (
+    house_style,
+    label_ends,
+    new_figure,
+    ordered_colors,
+    png,
+    tidy,
+    whole_numbers,
+    with_prefixes,
+)
 from metarl.report.files import report_folder, write_files
-from metarl.report.numbers import MILLION
 from metarl.report.palette import BLACK, BLUE, GREY, VERMILION
 from metarl.statistics import method_of
 
@@ -84,15 +101,16 @@ def _draw_learning(axes: Axes, curves: Curves, trained: Trained) -> None:
         steps, values = curves.returns(phase)
         marker = "." if len(steps) == 1 else ""
         what = _after(phase) if trained.unit == GRADIENT else "all episodes"
-        axes.plot(_millions(steps), values, color=color, linewidth=1.4, marker=marker, label=f"training, {what}")
+        axes.plot(steps, values, color=color, linewidth=1.4, marker=marker, label=f"training, {what}")
         ends.append((_last_known(values), f"training, {what}", color))
     for point, (color, marker) in _shown_points(last, trained).items():
         shown = [line for line in curves.evaluations if point < len(line["steps"])]
         text = f"held-out, {_after(shown[-1]['steps'][point], trained.unit)}"
         _draw_evaluations(axes, shown, point, color, marker, text)
         ends.append((_last_known(line["mean"][point] for line in shown), text, color))
-    axes.set(title="Learning", xlabel="environment steps (millions)", ylabel="return per episode")
+    axes.set(title="Learning", xlabel="environment steps", ylabel="return per episode")
     axes.set_xlim(left=0)
+    with_prefixes(axes.xaxis)
     tidy(axes)
     label_ends(axes, ends)
 
@@ -102,13 +120,7 @@ def _shown_points(last: Mapping[str, Any] | None, trained: Trained) -> dict[int,
     if last is None:
         return {}
     end = len(last["steps"]) - 1
-    return {end: AT_THE_END} | {0: BEFORE} | {_adapted_point(last, trained): AFTER} if end else {0: BEFORE}
-
-
-def _adapted_point(evaluation: Mapping[str, Any], trained: Trained) -> int:
-    """The point with as much adaptation as in training; the last one where training had none."""
-    end = len(evaluation["steps"]) - 1
-    return min(trained.point, end) or end
+    return {end: AT_THE_END} | {0: BEFORE} | {adapted_point(last, trained): AFTER} if end else {0: BEFORE}
 
 
 def _draw_evaluations(
@@ -116,7 +128,7 @@ def _draw_evaluations(
 ) -> None:
     mean, low, high = (_floats(line[name][point] for line in shown) for name in ("mean", "low", "high"))
     axes.errorbar(
-        _millions([line["env_steps"] for line in shown]),
+        [line["env_steps"] for line in shown],
         mean,
         yerr=np.maximum([mean - low, high - mean], 0),  # a skewed interval may lie beside its mean
         fmt=marker,
@@ -138,7 +150,7 @@ def _draw_adaptation(axes: Axes, evaluation: Mapping[str, Any] | None, trained: 
     """Mean return on held-out tasks by adaptation steps with its interval; every task's curve, or where most lie."""
     title = "Adaptation to held-out tasks"
     if evaluation is not None:
-        title += f"\nafter {evaluation['iteration']} iterations ({evaluation['env_steps'] / MILLION:.3g} M steps)"
+        title += f"\nafter {evaluation['env_steps']:,} environment steps"
     axes.set(title=title, xlabel=trained.unit, ylabel="return per episode")
     tidy(axes)
     if evaluation is None:
@@ -147,8 +159,11 @@ def _draw_adaptation(axes: Axes, evaluation: Mapping[str, Any] | None, trained: 
         return
     steps, tasks = evaluation["steps"], np.array([_floats(row) for row in evaluation["returns"]])  # [points, tasks]
     mean, low, high = (_floats(evaluation[name]) for name in ("mean", "low", "high"))
-    ends = [(_last_known(mean), f"mean of {tasks.shape[1]} tasks,\n95 % CI", BLUE)]
-    if tasks.shape[1] <= FEW_TASKS:
+    known = np.isfinite(low).any()
+    ends = [(_last_known(mean), f"mean of {tasks.shape[1]} tasks" + (",\n95 % CI" if known else ""), BLUE)]
+    if tasks.shape[1] == 1:
+        ends = [(_last_known(mean), "one task", BLUE)]
+    elif tasks.shape[1] <= FEW_TASKS:
         for task in tasks.T:
             axes.plot(steps, task, color=GREY, linewidth=0.7, alpha=0.5)
         ends.append((_last_known(tasks.T[-1]), "each task", GREY))
@@ -193,7 +208,7 @@ def _mark(axes: Axes, step: float, words: str) -> None:
 
 def _draw_tasks(axes: Axes, evaluation: Mapping[str, Any], trained: Trained) -> None:
     """Return before and after adaptation: of every class, or of every task, against its number where it is one."""
-    after = _adapted_point(evaluation, trained)
+    after = adapted_point(evaluation, trained)
     looks = {0: BEFORE, after: AFTER}
     words = {point: _after(evaluation["steps"][point], trained.unit) for point in looks}
     tidy(axes)
@@ -289,7 +304,3 @@ def _last_known(values: Iterable[float | None]) -> float:
     known = _floats(values)
     known = known[np.isfinite(known)]
     return float(known[-1]) if known.size else float("nan")
-
-
-def _millions(values: Sequence[float]) -> list[float]:
-    return [value / MILLION for value in values]
