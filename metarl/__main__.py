@@ -7,6 +7,9 @@ if __name__ == "__main__":
 
     safe_path.leave_start_folder()
 
-    from metarl.cli import main
+    try:
+        from metarl.cli import main
+    except KeyboardInterrupt:  # in its first moments
+        sys.exit(130)
 
     sys.exit(main())

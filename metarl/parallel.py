@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -62,6 +60,8 @@ def task_chunks(num_tasks: int, size: int) -> Iterator[slice]:
 @contextmanager
 def one_torch_thread() -> Iterator[None]:
     """One thread for torch's operations in this context: a reduction over two threads adds in another order."""
+    import torch  # here, as the number of cores is asked for before anything heavy is imported
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -80,6 +80,8 @@ class TaskMap:
     def __init__(self, *, threads: int, chunk: int) -> None:
         self.chunk = chunk
         # A new thread does not take over how many threads its operations may use, and two give other bits than one.
+        import torch
+
         settle: dict[str, Any] = {"initializer": torch.set_num_threads, "initargs": (1,)}
         self._pool = ThreadPoolExecutor(threads, **settle) if threads > 1 else None
 

@@ -128,8 +128,10 @@ class AdaptedPolicy:
         """The same policy for vector environments of ``lanes`` lanes, each with a copy of its memory.
 
         Raises:
-            ValueError: it already has several lanes.
+            ValueError: it already has several lanes, or not one is wanted.
         """
+        if lanes < 1:
+            raise ValueError(f"expected at least one lane, got {lanes}")
         if self._actor.rows != 1:
             raise ValueError(f"expected a policy of one lane, got one of {self._actor.rows}")
         actor = self._actor

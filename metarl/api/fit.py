@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import gymnasium
 import numpy as np
@@ -147,6 +147,8 @@ def fit(
     Raises:
         ConfigError: observations or actions are of another kind or size, or bounds differ and nothing says what to do.
     """
+    if bounds not in (None, *get_args(Bounds)):
+        raise ConfigError(f"bounds = {bounds!r}: expected {' or '.join(map(repr, get_args(Bounds)))}, or None")
     lanes, single = None, env
     if isinstance(env, gymnasium.vector.VectorEnv):
         lanes, single = env.num_envs, SpacesOnly(env.single_observation_space, env.single_action_space)

@@ -25,7 +25,7 @@ from metarl.api.fit import AnyEnv, Bounds, Fit, SpacesOnly, fit
 from metarl.api.notices import notice
 from metarl.config import loading, lookup, strict_yaml
 from metarl.config.schema import EvalConfig, LearnerConfig
-from metarl.errors import ConfigError
+from metarl.errors import ConfigError, EnvError
 from metarl.run.checkpoint import Checkpoint
 from metarl.run.interface import Interface
 from metarl.seeding import Domain, generator
@@ -195,7 +195,9 @@ class TrainedAgent:
         return Interface.of(self.distribution())
 
     def _fit(self, env: AnyEnv, bounds: Bounds | None, task: Task | None) -> Fit:
-        base = env.unwrapped
+        base = getattr(env, "unwrapped", None)
+        if base is None:
+            raise ConfigError(f"expected a gymnasium.Env or a vector environment, got {env!r:.80}")
         if not isinstance(base, TaskEnv | AutoresetTaskEnv):
             return fit(self.interface, env, bounds=bounds, task_vector=self._told(task))
         config = base.distribution.config
@@ -206,6 +208,8 @@ class TrainedAgent:
     def _told(self, task: Task | None) -> NDArray[np.float64] | None:
         """The numbers of a task that the policy is told; None where it is told none. Raises ConfigError."""
         if not self.interface.reveal:
+            if task is not None:
+                notice("task= is not used: this policy was told no task in training (task.reveal)")
             return None
         if task is None:
             raise ConfigError("task.reveal = True: expected task=, as the policy was told its task in training")
@@ -231,8 +235,9 @@ class TrainedAgent:
 
     def _plan(self, episodes: int | None, steps: int | None, env_steps: int | None, horizon: int | None) -> Plan:
         for name, value in (("episodes", episodes), ("steps", steps), ("env_steps", env_steps), ("horizon", horizon)):
-            if value is not None and value < (0 if name == "steps" else 1):
-                raise ConfigError(f"expected a positive number of {name}, got {value}")
+            least = 0 if name == "steps" else 1
+            if value is not None and (not isinstance(value, int | np.integer) or value < least):
+                raise ConfigError(f"expected {name} as a whole number, {least} or more, got {value!r}")
         trained = self.interface.horizon
         if horizon is not None and horizon != trained:
             notice(f"episodes of at most {horizon} steps: the agent was trained with {trained}")
@@ -274,14 +279,28 @@ def make_agent(
 def drive(session: Adaptation, env: AnyEnv) -> None:
     """Act in an environment until an adaptation is done."""
     vector = isinstance(env, gymnasium.vector.VectorEnv)
-    obs, _ = env.reset(seed=session.reset_seeds())  # type: ignore[arg-type]
+    obs = _first(env.reset(seed=session.reset_seeds()))  # type: ignore[arg-type]
     while not session.done:
-        obs, reward, terminated, truncated, info = env.step(session.act(obs))
+        obs, reward, terminated, truncated, info = _outcome(env.step(session.act(obs)))
         again = session.observe(obs, reward, terminated, truncated, final_obs=info.get("final_obs") if vector else None)
         if not np.any(again) or session.done:
             continue
         options = {"reset_mask": again} if vector and not np.all(again) else None
-        obs, _ = env.reset(seed=session.reset_seeds(), options=options)  # type: ignore[arg-type]
+        obs = _first(env.reset(seed=session.reset_seeds(), options=options))  # type: ignore[arg-type]
+
+
+def _first(answer: Any) -> Any:
+    """The observation in what ``reset`` returned. Raises EnvError."""
+    if not (isinstance(answer, tuple) and len(answer) == 2):
+        raise EnvError(f"expected reset to return (observation, info), got {answer!r:.80}")
+    return answer[0]
+
+
+def _outcome(answer: Any) -> tuple[Any, ...]:
+    """What ``step`` returned. Raises EnvError."""
+    if not (isinstance(answer, tuple) and len(answer) == 5):
+        raise EnvError(f"expected step to return (obs, reward, terminated, truncated, info), got {answer!r:.80}")
+    return answer
 
 
 def _config(run: Path, found: Checkpoint) -> Mapping[str, Any]:

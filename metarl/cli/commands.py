@@ -29,6 +29,7 @@ from metarl.cli.tables import (
 )
 from metarl.config import lookup
 from metarl.errors import CheckpointError, ConfigError, WorkerError
+from metarl.parallel import available_cores
 from metarl.version import __version__
 
 LATEST = "latest"  # what the run that was written to last may be called
@@ -54,12 +55,16 @@ def train(options: argparse.Namespace) -> str:
     is_pair = len(words) == 1 and options.config in lookup.available("envs")
     if is_pair or options.config in lookup.available("configs") or os.path.isfile(options.config):
         _start_fork_server(options)
-    with results_only():  # classes that are allowed are imported
-        if is_pair:
-            changes = [word for word in options.overrides if "=" in word]
-            loaded = loading.load_pair(options.config, words[0], changes, options.allow)
-        else:
-            loaded = loading.load(options.config, options.overrides, options.allow)
+    try:
+        with results_only():  # classes that are allowed are imported
+            if is_pair:
+                changes = [word for word in options.overrides if "=" in word]
+                loaded = loading.load_pair(options.config, words[0], changes, options.allow)
+            else:
+                loaded = loading.load(options.config, options.overrides, options.allow)
+    except BaseException:
+        _stop_fork_server()
+        raise
     if options.help:
         return f"{options.parser.format_help()}\nkeys of {loaded.name}:\n\n{loading.describe(loaded)}"
     if options.print_config:
@@ -71,17 +76,20 @@ def train(options: argparse.Namespace) -> str:
 
 
 def _start_fork_server(options: argparse.Namespace) -> None:
-    """Where workers are likely to be wanted, have their process import torch while this one does so, too."""
-    if (
-        options.help
-        or options.print_config
-        or {"sampler.workers=0", "sampler.executor=in_process"} & {*options.overrides}
-    ):
+    """Where workers are likely to be wanted, have their process import torch while this one does so on another core."""
+    here = {"sampler.workers=0", "sampler.executor=in_process"} & {*options.overrides}
+    if options.help or options.print_config or here or available_cores() == 1:
         return
     from metarl.sampling.executors import fork_server
 
     with suppress(OSError):  # is told when workers are started
         fork_server.start()
+
+
+def _stop_fork_server() -> None:
+    from metarl.sampling.executors import fork_server
+
+    fork_server.stop()
 
 
 def resume(options: argparse.Namespace) -> str:

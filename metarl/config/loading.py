@@ -90,7 +90,8 @@ def load_pair(task: str, agent: str, overrides: Sequence[str] = (), allow: Seque
     """
     known = f"{agent}_{task}"
     if known in lookup.available("configs"):
-        return load(known, overrides, allow)
+        tuned = load(known, overrides, allow)
+        return replace(tuned, name=naming.folder(None, tuned.config.task.name, tuned.config.agent.name))
     problems: Problems = {}
     changes = strict_yaml.parse_overrides(overrides, problems)
     given = {"task": {"name": task}, "agent": {"name": agent}, **UNTUNED}
@@ -297,15 +298,26 @@ def _matches(key: str, keys: Sequence[str]) -> bool:
     return key in keys or ("." in key and f"{key.partition('.')[0]}.*" in keys)
 
 
+def _no_configuration(config: str, shipped: Sequence[str]) -> str:
+    """What a word is that names no configuration, and what there is."""
+    families, agents = lookup.available("envs"), lookup.available("agents")
+    if config in families:
+        return f"{config} is a task: expected an agent behind it, one of {', '.join(agents)}"
+    if config in agents:
+        return f"{config} is an agent: expected a task before it, as in `metarl train point {config}`"
+    near = nearest(config, [*shipped, *families], most=3)
+    return (
+        f"no configuration or task called {config!r}: {near}expected the path of a .yaml file, "
+        "a name that `metarl list configs` shows, or a task and an agent"
+    )
+
+
 def _read(config: str, problems: Problems) -> tuple[str, dict[str, Any] | None]:
     """Name and content of a configuration given by path or bare name."""
     is_path = "/" in config or config.endswith((".yaml", ".yml"))
     shipped = lookup.available("configs")
     if not is_path and config not in shipped:
-        problems[config] = (
-            f"no configuration called {config!r}: {nearest(config, shipped, most=3)}expected the path of a .yaml file, "
-            "or a name that `metarl list configs` shows"
-        )
+        problems[config] = _no_configuration(config, shipped)
         return config, None
     path = Path(os.path.expanduser(config))
     name = path.stem if is_path else config

@@ -75,6 +75,12 @@ class Trained:
         return self.count if self.unit == GRADIENT else max(self.count - 1, 0)
 
 
+def adapted_point(evaluation: Mapping[str, Any], in_training: Trained) -> int:
+    """The point of an evaluation with as much adaptation as in training; the last one where training had none."""
+    end = len(evaluation["steps"]) - 1
+    return min(in_training.point, end) or end
+
+
 def trained(config: Mapping[str, Any], curves: Curves) -> Trained:
     """Gradient agents record every phase of training; a trial's episodes are in the configuration."""
     unit = unit_of(curves.last_evaluation)
@@ -103,12 +109,6 @@ def on_a_grid(
 def learning_seconds(training: Iterable[Mapping[str, Any]]) -> float:
     """Seconds of sampling and learning, without evaluation and pauses."""
     return sum((line.get("perf/sample_s") or 0.0) + (line.get("perf/learn_s") or 0.0) for line in training)
-
-
-def adapted_point(evaluation: Mapping[str, Any], trained: Trained) -> int:
-    """The point with as much adaptation as in training; the last one where training had none."""
-    end = len(evaluation["steps"]) - 1
-    return min(trained.point, end) or end
 
 
 def after(steps: int, unit: str = GRADIENT) -> str:
@@ -185,9 +185,7 @@ def _odd_in_evaluation(line: Mapping[str, Any]) -> str | None:
             return f"success: {odd}"
     points = len(line["steps"])
     returns = line.get("returns")
-    if not isinstance(returns, list) or not all(isinstance(row, list) for row in returns):
-        return f"expected returns to be lists of numbers, got {returns!r:.60}"
-    if not all(_is_number(value) or value is None for row in returns for value in row):  # None: a task that diverged
+    if not isinstance(returns, list) or not all(map(_are_numbers_or_unknown, returns)):
         return f"expected returns to be lists of numbers, got {returns!r:.60}"
     if len(returns) != points or len({len(row) for row in returns}) != 1:
         return "expected returns to have a list for every step, all of one length"
@@ -223,6 +221,11 @@ def _odd_classes(classes: Any, points: int) -> str | None:
 
 def _are_numbers(values: Any) -> TypeGuard[list[float]]:
     return isinstance(values, list) and all(map(_is_number, values))
+
+
+def _are_numbers_or_unknown(values: Any) -> bool:
+    """None stands for a task whose episodes all diverged."""
+    return isinstance(values, list) and all(value is None or _is_number(value) for value in values)
 
 
 def _is_number(value: Any) -> bool:

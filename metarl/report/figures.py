@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -21,7 +22,7 @@ from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.axis import Axis  # noqa: E402
 from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
-from matplotlib.ticker import MaxNLocator  # noqa: E402
+from matplotlib.ticker import EngFormatter, MaxNLocator  # noqa: E402
 
 
 @contextmanager
@@ -42,7 +43,8 @@ def new_figure(width: float, height: float) -> Figure:
 def png(figure: Figure) -> bytes:
     """The figure as a PNG."""
     picture = io.BytesIO()
-    figure.savefig(picture, format="png")
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # of letters that the font does not have
+        figure.savefig(picture, format="png")
     return picture.getvalue()
 
 
@@ -64,7 +66,12 @@ def tidy(axes: Axes) -> None:
 
 def whole_numbers(axis: Axis) -> None:
     """Ticks at whole numbers alone."""
-    axis.set_major_locator(MaxNLocator(integer=True))
+    axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
+def with_prefixes(axis: Axis) -> None:
+    """Large numbers with a letter: 500k, 2M."""
+    axis.set_major_formatter(EngFormatter(sep=""))
 
 
 def floats(values: Iterable[float | None]) -> NDArray[np.float64]:
@@ -118,8 +125,7 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, str, Any]]) -> None:
         )
 
 
-# From a curve's end to the left of its name.
-LEADER = {"arrowstyle": "-", "relpos": (0, 0.5), "linewidth": 0.6, "shrinkA": 1, "shrinkB": 0}
+LEADER = {"arrowstyle": "-", "relpos": (0, 0.5), "linewidth": 0.6, "shrinkA": 1, "shrinkB": 0}  # from a name's left end
 LINE_HEIGHT = 0.052  # of a line of text, as a fraction of the axes
 
 

@@ -34,9 +34,9 @@ from metarl.report.figures import (
     png,
     tidy,
     whole_numbers,
+    with_prefixes,
 )
 from metarl.report.files import report_folder, write_files
-from metarl.report.numbers import MILLION
 from metarl.report.palette import BLACK, BLUE, GREY, VERMILION
 from metarl.statistics import method_of
 
@@ -127,15 +127,16 @@ def _draw_learning(axes: Axes, curves: Curves, trained: Trained) -> None:
         steps, values = curves.returns(phase)
         marker = "." if len(steps) == 1 else ""
         what = after(phase) if trained.unit == GRADIENT else "all episodes"
-        axes.plot(_millions(steps), values, color=color, linewidth=1.4, marker=marker, label=f"training, {what}")
+        axes.plot(steps, values, color=color, linewidth=1.4, marker=marker, label=f"training, {what}")
         ends.append((last_known(values), f"training, {what}", color))
     for point, (color, marker) in _shown_points(last, trained).items():
         shown = [line for line in curves.evaluations if point < len(line["steps"])]
         text = f"held-out, {after(shown[-1]['steps'][point], trained.unit)}"
         _draw_evaluations(axes, shown, point, color, marker, text)
         ends.append((last_known(line["mean"][point] for line in shown), text, color))
-    axes.set(title="Learning", xlabel="environment steps (millions)", ylabel="return per episode")
+    axes.set(title="Learning", xlabel="environment steps", ylabel="return per episode")
     axes.set_xlim(left=0)
+    with_prefixes(axes.xaxis)
     tidy(axes)
     label_ends(axes, ends)
 
@@ -153,7 +154,7 @@ def _draw_evaluations(
 ) -> None:
     mean, low, high = (floats(line[name][point] for line in shown) for name in ("mean", "low", "high"))
     axes.errorbar(
-        _millions([line["env_steps"] for line in shown]),
+        [line["env_steps"] for line in shown],
         mean,
         yerr=np.maximum([mean - low, high - mean], 0),  # a skewed interval may lie beside its mean
         fmt=marker,
@@ -175,7 +176,7 @@ def _draw_adaptation(axes: Axes, evaluation: Mapping[str, Any] | None, trained: 
     """Mean return on held-out tasks by adaptation steps with its interval; every task's curve, or where most lie."""
     title = "Adaptation to held-out tasks"
     if evaluation is not None:
-        title += f"\nafter {evaluation['iteration']} iterations ({evaluation['env_steps'] / MILLION:.3g} M steps)"
+        title += f"\nafter {evaluation['env_steps']:,} environment steps"
     axes.set(title=title, xlabel=trained.unit, ylabel="return per episode")
     tidy(axes)
     if evaluation is None:
@@ -184,8 +185,11 @@ def _draw_adaptation(axes: Axes, evaluation: Mapping[str, Any] | None, trained: 
         return
     steps, tasks = evaluation["steps"], np.array([floats(row) for row in evaluation["returns"]])  # [points, tasks]
     mean, low, high = (floats(evaluation[name]) for name in ("mean", "low", "high"))
-    ends = [(last_known(mean), f"mean of {tasks.shape[1]} tasks,\n95 % CI", BLUE)]
-    if tasks.shape[1] <= FEW_TASKS:
+    known = np.isfinite(low).any()
+    ends = [(last_known(mean), f"mean of {tasks.shape[1]} tasks" + (",\n95 % CI" if known else ""), BLUE)]
+    if tasks.shape[1] == 1:
+        ends = [(last_known(mean), "one task", BLUE)]
+    elif tasks.shape[1] <= FEW_TASKS:
         for task in tasks.T:
             axes.plot(steps, task, color=GREY, linewidth=0.7, alpha=0.5)
         ends.append((last_known(tasks.T[-1]), "each task", GREY))
@@ -294,7 +298,3 @@ def _as_trained(trained: Trained) -> str:
     if trained.unit == GRADIENT:
         return f"{trained.count} step{'s' * (trained.count > 1)}, as trained"
     return f"a trial of {trained.count}, as trained"
-
-
-def _millions(values: Sequence[float]) -> list[float]:
-    return [value / MILLION for value in values]

@@ -125,7 +125,7 @@ def _outcome(evaluation: Mapping[str, Any], unit: str, point: int) -> list[Block
             continue
         when = f"{found['iteration']}" if "iteration" in found else f"mean of {found['evaluations']}"
         rows.append([words, when, *(_outcome_cell(found[name]) for name in names)])
-    as_trained = "" if adapted < point else ", as much adaptation as in training" if adapted else ""
+    as_trained = ", as much adaptation as in training" if adapted == point > 0 else ""
     return [
         Table(heads, rows, f"Mean return per episode{as_trained}"),
         Paragraph(f"Best is {evaluation['best']['note']}. Report final, or the mean of the last 10 %."),

@@ -11,7 +11,7 @@ import numpy as np
 
 from metarl import run_files
 from metarl.errors import StorageError
-from metarl.report.curves import Curves, config_of, low_if_unknown, read_curves, trained
+from metarl.report.curves import Curves, Trained, adapted_point, config_of, low_if_unknown, read_curves, trained
 from metarl.report.files import write_files
 from metarl.storage import expect_plain
 
@@ -25,7 +25,8 @@ def write_summary(run: Path) -> Path:
     - ``final``: the newest evaluation. ``best``: that with the highest return after as much adaptation as there was
       in training, which is chosen by the same returns and so says too much; its ``note`` says so.
       ``last_10_percent``: the mean over the evaluations of the last tenth of the iterations so far.
-    - Each has ``before``, before adaptation, and ``after``, after as much of it as in training: mean ``return`` per
+    - Each has ``before``, before adaptation, and ``after``, after as much of it as in training, or, where training had
+      none, after all that the evaluation has: mean ``return`` per
       episode over tasks, and ``success`` where it is known; ``final`` and ``best`` with 95 % intervals. None stands for
       what is not known.
     - ``training``: the mean return of every phase over the last tenth of the iterations.
@@ -50,7 +51,7 @@ def summarize(curves: Curves, config: Mapping[str, Any], versions: Any) -> dict[
     newest = max([*curves.training, *curves.evaluations], key=lambda line: line["iteration"])
     iteration = newest["iteration"]
     late = [line for line in curves.evaluations if line["iteration"] > iteration * (1 - LAST_SHARE)]
-    point = trained(config, curves).point
+    in_training = trained(config, curves)
     found: dict[str, Any] = {
         "task": _named(config, "task"),
         "agent": _named(config, "agent"),
@@ -65,11 +66,11 @@ def summarize(curves: Curves, config: Mapping[str, Any], versions: Any) -> dict[
         last = curves.evaluations[-1]
         found["evaluation"] = {
             "unit": last.get("unit"),
-            "after": min(point, len(last["steps"]) - 1),
+            "after": adapted_point(last, in_training),
             "tasks": len(last["returns"][0]),
-            "final": _estimate(last, point),
-            "best": _best(curves.evaluations, point),
-            "last_10_percent": _mean_of([_estimate(line, point) for line in late]) if late else None,
+            "final": _estimate(last, in_training),
+            "best": _best(curves.evaluations, in_training),
+            "last_10_percent": _mean_of([_estimate(line, in_training) for line in late]) if late else None,
         }
     return {**found, "versions": versions}
 
@@ -81,9 +82,9 @@ def _training(curves: Curves, iteration: int) -> dict[str, Any]:
     return {"last_10_percent": means}
 
 
-def _estimate(line: Mapping[str, Any], point: int) -> dict[str, Any]:
+def _estimate(line: Mapping[str, Any], in_training: Trained) -> dict[str, Any]:
     """One evaluation before adaptation and after as much as in training."""
-    ends = {"before": 0, "after": min(point, len(line["steps"]) - 1)}
+    ends = {"before": 0, "after": adapted_point(line, in_training)}
     found: dict[str, Any] = {"iteration": line["iteration"], "env_steps": line["env_steps"]}
     for name, place in ends.items():
         found[name] = {"return": _interval(line, place)}
@@ -96,8 +97,8 @@ def _interval(curve: Mapping[str, Any], place: int) -> dict[str, Any]:
     return {name: curve[name][place] for name in ("mean", "low", "high")}
 
 
-def _best(evaluations: Sequence[Mapping[str, Any]], point: int) -> dict[str, Any]:
-    found = [_estimate(line, point) for line in evaluations]
+def _best(evaluations: Sequence[Mapping[str, Any]], in_training: Trained) -> dict[str, Any]:
+    found = [_estimate(line, in_training) for line in evaluations]
     best = max(found, key=lambda one: low_if_unknown(one["after"]["return"]["mean"]))
     return {**best, "note": BEST_IS_CHOSEN.format(count=len(found))}
 

@@ -55,9 +55,17 @@ def latest(root: Path) -> Path:
 
 def read_run(run: Path) -> ListedRun:
     """What its newest checkpoint and its records say; its checksums are left to those who go on with it."""
-    state = newest_state(run)
-    if state is None:
-        return ListedRun(run, "", "", None, 0, None, 0, (), "damaged")
+    try:
+        state = newest_state(run)
+        if state is not None:
+            return _from_records(run, state)
+    except Exception:  # whatever is odd in it: a list is not the place to say what
+        pass
+    return ListedRun(run, "", "", None, 0, None, 0, (), "damaged")
+
+
+def _from_records(run: Path, state: Mapping[str, Any]) -> ListedRun:
+    """What a checkpoint's state and the run's evaluations say. Raises whatever an odd one makes it raise."""
     config, counters = state.get("config", {}), state.get("counters", {})
     records: list[dict[str, Any]] = []
     with suppress(Exception):
@@ -74,7 +82,7 @@ def read_run(run: Path) -> ListedRun:
         iteration,
         config.get("iterations"),
         int(counters.get("env_steps", 0)),
-        tuple(mean[place] for place in ((0, -1) if len(mean) > 1 else range(len(mean)))),
+        tuple(_number(mean[place]) for place in ((0, -1) if len(mean) > 1 else range(len(mean)))),
         "running" if is_locked(run) else "finished" if done else "stopped",
     )
 
@@ -95,6 +103,11 @@ def run_folders(root: Path, depth: int = DEPTH) -> list[Path]:
     except OSError:
         return []
     return [run for folder in folders for run in run_folders(folder, depth - 1)]
+
+
+def _number(value: Any) -> float | None:
+    """A mean return; None where it is undefined. Raises TypeError for anything else."""
+    return None if value is None else value + 0.0
 
 
 def newest_state(run: Path) -> Mapping[str, Any] | None:

@@ -24,7 +24,7 @@ from metarl.run.experiment import Experiment, build, resolve
 from metarl.run.header import header
 from metarl.run.trainer import OnIteration, Progress, Trainer
 from metarl.tasks import Task, TaskDistribution
-from metarl.tasks.distribution import make_lanes
+from metarl.tasks.distribution import give_tasks, make_lanes
 
 
 def train(loaded: Loaded, on_iteration: OnIteration | None = None) -> Path:
@@ -168,9 +168,9 @@ def _require_tasks(distribution: TaskDistribution, tasks: Sequence[Task]) -> Non
     with closing(make_lanes(distribution, 1)) as lane:
         for task in tasks:
             try:
-                lane.set_tasks([task])
-            except (ValueError, KeyError, TypeError) as error:
-                raise ConfigError(f"expected tasks of {distribution.config.name}, got {dict(task)}: {error}") from error
+                give_tasks(lane, [task], distribution.config.name)
+            except ValueError as error:
+                raise ConfigError(f"tasks: {error}") from error
 
 
 def _initial_parameters(config: RunConfig) -> dict[str, Any] | None:

@@ -100,6 +100,27 @@ def make_lanes(distribution: TaskDistribution, num_lanes: int) -> VectorTaskEnv:
     return env
 
 
+def give_tasks(env: VectorTaskEnv, tasks: Sequence[Task], family: str) -> None:
+    """``env.set_tasks`` of tasks that come from a user.
+
+    Raises:
+        ValueError: they are no tasks of the family.
+    """
+    for task in tasks:
+        if not isinstance(task, Mapping):
+            raise ValueError(f"expected a task of {family} that maps names to values, got {task!r}")
+    try:
+        env.set_tasks(tasks)
+    except KeyError as error:
+        raise ValueError(f"expected a task of {family}, got {_shown(tasks)}: it lacks {error}") from error
+    except (TypeError, AttributeError) as error:
+        raise ValueError(f"expected a task of {family}, got {_shown(tasks)}: {error}") from error
+
+
+def _shown(tasks: Sequence[Task]) -> str:
+    return ", ".join(str(dict(task)) for task in tasks[:3])
+
+
 def held_out_tasks(distribution: TaskDistribution, num_tasks: int, seed: int) -> list[Task]:
     """The tasks that a run of this root seed is evaluated on."""
     return draw_tasks(distribution, num_tasks, split="test", rng=generator(seed, Domain.EVAL_TASKS))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from metarl.config import lineage, lookup, messages
 from metarl.errors import ConfigError, nearest
-from metarl.tasks.distribution import Split, TaskDistribution
+from metarl.tasks.distribution import Split, TaskDistribution, give_tasks
 from metarl.tasks.vector_env import Bools, Floats, Task
 
 DEFAULT_TASK_SEED = 0  # an environment made without a task takes the first ones of this draw
@@ -97,7 +97,7 @@ class TaskEnv(_SaysItsHorizon, gymnasium.Env[Floats, Any]):
 
     def set_task(self, task: Task) -> None:
         """Change the task; call ``reset`` next."""
-        self._vector.set_tasks([task])
+        give_tasks(self._vector, [task], self.distribution.config.name)
         self.task = dict(task)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Floats, dict[str, Any]]:
@@ -182,7 +182,7 @@ class AutoresetTaskEnv(_SaysItsHorizon, gymnasium.vector.VectorEnv[Floats, Any, 
 
     def set_tasks(self, tasks: Sequence[Task]) -> None:
         """Give each lane its task, in lane order; call ``reset`` next."""
-        self._vector.set_tasks(tasks)
+        give_tasks(self._vector, tasks, self.distribution.config.name)
         self._ended[:] = True
         self.tasks = [dict(task) for task in tasks]
 
@@ -244,7 +244,7 @@ def task_vector(distribution: TaskDistribution, task: Task) -> Floats:
     """
     vector = distribution.make_vector(1)
     try:
-        vector.set_tasks([task])
+        give_tasks(vector, [task], distribution.config.name)
         numbers: Floats = vector._task_vectors()[0]
         return numbers
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -485,3 +486,75 @@ def test_a_task_that_is_not_told_is_an_error(way: str, oracle: metarl.TrainedAge
     given: dict[str, list[Any]] = {"adapt": [Drift()], "adaptation": [], "adapt_from": [[]]}
     with pytest.raises(ConfigError, match=r"task\.reveal = True: expected task=, as the policy was told its task"):
         getattr(oracle, way)(*given[way])
+
+
+class Answers(gymnasium.Env[Any, Any]):
+    """Answers what it is told to."""
+
+    observation_space = Box(-np.inf, np.inf, (2,), np.float32)
+    action_space = Box(-0.1, 0.1, (2,), np.float32)
+
+    def __init__(self, reset: Any, step: Any) -> None:
+        self.answers = reset, step
+
+    def reset(self, **_: Any) -> Any:
+        return self.answers[0]
+
+    def step(self, action: Any) -> Any:
+        return self.answers[1]
+
+
+@pytest.mark.parametrize(
+    ("reset", "step", "told"),
+    [
+        (None, None, "expected reset to return (observation, info), got None"),
+        ((np.zeros(2), {}), (np.zeros(2), 0.0, False, {}), "expected step to return (obs, reward, terminated,"),
+    ],
+)
+def test_an_environment_that_answers_something_else_is_told(point: Path, reset: Any, step: Any, told: str) -> None:
+    with pytest.raises(EnvError, match=re.escape(told)):
+        metarl.load(point).adapt(Answers(reset, step), bounds="clip", episodes=1)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"steps": 1.5}, "expected steps as a whole number, 0 or more, got 1.5"),
+        ({"episodes": "2"}, "expected episodes as a whole number, 1 or more, got '2'"),
+        ({"env_steps": 0}, "expected env_steps as a whole number, 1 or more, got 0"),
+        ({"bounds": "foo"}, "bounds = 'foo': expected 'rescale' or 'clip', or None"),
+    ],
+)
+def test_arguments_of_another_kind_are_told_before_anything_moves(
+    point: Path, given: dict[str, Any], told: str
+) -> None:
+    agent = metarl.load(point)
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        agent.adapt(agent.make_env(), **given)
+    with pytest.raises(ConfigError, match=r"expected a gymnasium\.Env or a vector environment, got None"):
+        agent.adapt(None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("task", "told"),
+    [
+        ({"gaol": [0.1, 0.2]}, "it lacks 'goal'"),
+        ({"goal": None}, 'expected tasks like {"goal": [0.3, -0.2]}, got '),
+    ],
+)
+def test_what_is_no_task_of_the_family_is_told(point: Path, task: Any, told: str) -> None:
+    agent = metarl.load(point)
+    env = agent.make_env()
+    for give in (agent.make_env, lambda task: env.reset(options={"task": task})):
+        with pytest.raises(ValueError, match=re.escape(told)):
+            give(task)
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        metarl.Run(point).evaluate(tasks=[task])
+    with pytest.raises(ValueError, match=re.escape("a task of point that maps names to values, got [0.1, 0.2]")):
+        agent.make_env([0.1, 0.2])  # type: ignore[arg-type]
+
+
+def test_a_policy_of_no_lanes_is_refused(point: Path) -> None:
+    agent = metarl.load(point)
+    with pytest.raises(ValueError, match="expected at least one lane, got 0"):
+        agent.adapt(agent.make_env(), episodes=1, steps=0).batch(0)

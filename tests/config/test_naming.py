@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,8 @@ def test_a_run_is_filed_under_its_configuration_and_titled_after_what_it_trains(
 
 def test_a_pair_is_its_configuration_where_there_is_one() -> None:
     pair, known = loading.load_pair("point", "maml_trpo", ["seed=4"]), loading.load("maml_trpo_point", ["seed=4"])
-    assert pair == known
+    assert replace(pair, name=known.name) == known and pair.name == "point/maml_trpo"
+    assert loading.load_pair("point", "maml_trpo", ["task.name=grid_navi"]).name == "grid_navi/maml_trpo"
 
 
 def test_other_pairs_have_the_defaults_of_both_and_a_notice() -> None:

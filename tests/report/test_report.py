@@ -17,6 +17,7 @@ from metarl.errors import ConfigError, StorageError
 from metarl.report import figures
 from metarl.report.curves import read_curves, write_curves_csv
 from metarl.report.run_figure import write_figure
+from metarl.report.run_report import write_report
 from metarl.report.summary import write_summary
 
 TRAINING = [
@@ -47,20 +48,24 @@ def drawn(run: Path, monkeypatch) -> Figure:
     return saved[0]
 
 
-def test_the_learning_curve_is_drawn_against_million_steps(tmp_path, monkeypatch):
+def test_the_learning_curve_is_drawn_against_environment_steps(tmp_path, monkeypatch):
     write(tmp_path / "config" / "run-s0", "metrics.jsonl", TRAINING)
     write(tmp_path / "config" / "run-s0", "evaluations.jsonl", [EVALUATION])
     figure = drawn(tmp_path / "config" / "run-s0", monkeypatch)
     left, middle, _ = figure.axes
     before, after = left.lines[:2]
-    assert list(before.get_xdata()) == [0.5, 1.0, 1.5] and list(before.get_ydata()) == [1, 2, 3]
+    assert list(before.get_xdata()) == [500_000, 1_000_000, 1_500_000] and list(before.get_ydata()) == [1, 2, 3]
     assert list(after.get_ydata()) == [10, 20, 30] and after.get_label() == "training, after 1 step"
     segments = left.containers[0].lines[2][0].get_segments()  # the error bar of the adapted point
-    assert np.allclose(segments[0], [[1.5, 25.0], [1.5, 32.0]])
-    assert "million" in left.get_xlabel() and "config" in figure.get_suptitle() and "run-s0" in figure.get_suptitle()
+    assert np.allclose(segments[0], [[1_500_000, 25.0], [1_500_000, 32.0]])
+    assert (
+        "environment steps" in left.get_xlabel()
+        and "config" in figure.get_suptitle()
+        and "run-s0" in figure.get_suptitle()
+    )
     assert figure.get_suptitle().endswith("iteration 3")
     assert [list(line.get_ydata()) for line in middle.lines[:3]] == [[1, 28], [3, 32], [2, 30]]
-    assert "after 3 iterations (1.5 M steps)" in middle.get_title()
+    assert "after 1,500,000 environment steps" in middle.get_title()
 
 
 def test_every_curve_has_its_name_beside_its_end(tmp_path, monkeypatch):
@@ -273,6 +278,21 @@ def test_a_task_whose_episodes_all_diverged_is_a_gap(tmp_path, monkeypatch):
     right = drawn(tmp_path, monkeypatch).axes[2]
     assert np.isnan(right.lines[-2].get_ydata()).sum() == 1
     assert write_summary(tmp_path).exists()
+
+
+def test_a_task_whose_episodes_all_diverged_is_no_obstacle(tmp_path):
+    write(tmp_path, "metrics.jsonl", TRAINING)
+    unknown = [[None, *row[1:]] for row in EVALUATION["returns"]]
+    write(tmp_path, "evaluations.jsonl", [{**EVALUATION, "returns": unknown}])
+    assert len(write_report(tmp_path)) == 3
+
+
+def test_one_task_is_called_so_and_has_no_interval(tmp_path, monkeypatch):
+    one = {"returns": [[2.0], [30.0]], "low": [None, None], "high": [None, None]}
+    write(tmp_path, "evaluations.jsonl", [{**EVALUATION, **one}])
+    _, middle, right = drawn(tmp_path, monkeypatch).axes
+    assert "one task" in [text.get_text() for text in middle.texts]
+    assert all(tick == int(tick) for tick in right.get_xticks())
 
 
 def test_the_table_has_every_point(tmp_path):

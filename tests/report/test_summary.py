@@ -141,3 +141,10 @@ def test_a_stopped_run_can_be_summed_up(iterations: int, tmp_path: Path, capsys:
         str(run / name) for name in ("summary.json", "report/curves.csv", "report/curves.png")
     ]
     assert all(Path(line).is_file() for line in printed.out.splitlines())
+
+
+def test_where_training_had_no_adaptation_all_of_the_evaluations_counts(tmp_path: Path) -> None:
+    """As in the picture."""
+    lines = [{"iteration": 1, "env_steps": 100, "train/return/0": -5.0}]
+    found = summary(tmp_path, lines, [evaluation(1, -9.0, -3.0)])["evaluation"]
+    assert found["after"] == 2 and found["final"]["after"]["return"]["mean"] == 100.0

@@ -72,7 +72,7 @@ def test_evaluate_takes_tasks_a_checkpoint_and_a_file(
     assert metarl("evaluate", run, "--json", "task.horizon=5") == 0
     assert json.loads(capsys.readouterr().out)["on"] == "held-out tasks, task.horizon = 5, not 10"
     for wrong, code, words in (
-        (["--tasks", '{"goal": [1]}'], 2, "expected tasks of point"),
+        (["--tasks", '{"goal": [1]}'], 2, "tasks: expected tasks like"),
         (["--tasks", "[1, 2]"], 2, "expected tasks that map names to values, got 1"),
         (["--tasks", "none.json"], 2, "expected JSON, or a file of it"),
         (["--checkpoint", "77"], 3, "no checkpoint of iteration 77"),
@@ -101,3 +101,20 @@ def test_doctor_says_what_a_report_needs(capsys: pytest.CaptureFixture[str]) -> 
     said = dict(re.split(r" {2,}", line, maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert {"metarl", "python", "torch", "mujoco", "processor", "device", "wandb login", "folder"} <= said.keys()
     assert not any("not found out" in value for value in said.values())
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("checkpoints/2/state.json", '{"config": null, "counters": []}'),
+        ("evaluations.jsonl", '{"iteration": 2, "env_steps": 1, "mean": 3}\n'),
+        ("evaluations.jsonl", '{"iteration": 2, "env_steps": 1, "mean": ["a", "b"]}\n'),
+    ],
+)
+def test_one_odd_run_does_not_hide_the_others(file: str, content: str, root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root, tmp_path / "runs")
+    sound = listing.runs_below(tmp_path / "runs")
+    odd = next(run.path for run in sound if (run.path / "checkpoints" / "2").is_dir())
+    (odd / file).write_text(content)
+    found = {run.path: run.state for run in listing.runs_below(tmp_path / "runs")}
+    assert len(found) == len(sound) and found.pop(odd) == "damaged" and "damaged" not in found.values()

@@ -16,8 +16,16 @@ from metarl.report.comparison.summary import Method, Section
 from metarl.report.curves import GRADIENT, after, low_if_unknown, number_of_tasks, on_a_grid
 from metarl.report.document import Picture
 from metarl.report.estimates import Estimate, over_seeds
-from metarl.report.figures import floats, house_style, label_ends, last_known, new_figure, tidy, whole_numbers
-from metarl.report.numbers import MILLION
+from metarl.report.figures import (
+    floats,
+    house_style,
+    label_ends,
+    last_known,
+    new_figure,
+    tidy,
+    whole_numbers,
+    with_prefixes,
+)
 
 if TYPE_CHECKING:  # figures imports matplotlib as it should be
     from matplotlib.axes import Axes
@@ -44,15 +52,13 @@ def pictures(section: Section, name: str) -> list[Picture]:
     """All that the runs of a section give something for; ``name`` is the beginning of their files' names."""
     looks = dict(zip([method.name for method in section.methods], _looks(), strict=False))
     where = f"held-out tasks of {section.name}"
-    steps = max(line["env_steps"] for m in section.methods for run in m.runs for line in run.evaluations)
-    scale = ("environment steps (millions)", MILLION) if steps >= MILLION / 10 else ("environment steps", 1.0)
     found = [
         Picture(
             f"{name}_learning",
             f"Learning curves over environment steps, {where}",
             f"Mean return {_as_trained(section)} over seeds. Bands: 95 % intervals over seeds, from three seeds on "
             "(Student's t below five). Thin lines: single seeds, of up to five.",
-            _learning(section, looks, ComparedRun.by_steps, *scale),
+            _learning(section, looks, ComparedRun.by_steps, "environment steps", 1.0),
         ),
         Picture(
             f"{name}_adaptation",
@@ -143,6 +149,8 @@ def _learning(
         ends.append((float(mean[-1]), _short(method.name), look["color"]))
     axes.set(title="Learning: held-out tasks", xlabel=xlabel, ylabel="return per episode")
     axes.set_xlim(left=0)
+    if where is ComparedRun.by_steps:
+        with_prefixes(axes.xaxis)
     if shown:
         room = 0.15 * (max(shown) - min(shown)) or 1.0
         axes.set_ylim(min(shown) - room, max(shown) + room)

@@ -10,7 +10,9 @@ import multiprocessing
 import os
 import signal
 import tempfile
-from multiprocessing import forkserver, util
+from contextlib import suppress
+from multiprocessing import forkserver, resource_tracker, util
+from typing import Any
 
 from metarl.surroundings import SAFE_PATH, variables
 
@@ -34,12 +36,23 @@ def start() -> None:
         OSError: there is no place for its socket, or no process to be had.
     """
     _choose_folder_of_sockets()
+    resource_tracker.ensure_running()  # else it is started below, and ends with SIGINT let through
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, TO_THE_GROUP)
     try:
         with variables({**ENVIRONMENT, SAFE_PATH: "1"}):
             forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def stop() -> None:
+    """End the fork server, as nothing is to be forked from it after all. It would go on with its imports, and hold
+    standard output and standard error for as long."""
+    server: Any = forkserver._forkserver
+    if server._forkserver_pid is not None:
+        with suppress(ProcessLookupError):
+            os.kill(server._forkserver_pid, signal.SIGKILL)
+        server._stop()
 
 
 def _choose_folder_of_sockets() -> None:
