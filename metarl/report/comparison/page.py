@@ -38,7 +38,8 @@ there is no difference: this table tells."""
 
 KEPT_APART = f"""\
 Means over seeds of a run's mean return, with as much adaptation as in training, or all that was evaluated where \
-training had none. The tables above show final. Best is chosen: {BEST_IS_CHOSEN.format(count="a run's")}. It is here to be seen beside the others, not to be reported."""
+training had none. The tables above show final. Best is chosen: \
+{BEST_IS_CHOSEN.format(count="a run's")}. It is here to be seen beside the others, not to be reported."""
 
 
 def write_page(comparison: Comparison, page: Path, command: str) -> list[Path]:
