@@ -92,6 +92,25 @@ def load_pair(task: str, agent: str, overrides: Sequence[str] = (), allow: Seque
     return replace(loaded, notices=[notice, *loaded.notices])
 
 
+def load_words(config: str, words: Sequence[str] = (), allow: Sequence[str] = ()) -> Loaded:
+    """:func:`load`, or :func:`load_pair` of TASK and AGENT, from the words of a command line: CONFIG or TASK, and then
+    overrides, among them the AGENT.
+
+    Raises:
+        ConfigError: one line per problem; all that could be found.
+    """
+    agent = agent_of_pair(config, words)
+    if agent is None:
+        return load(config, words, allow)
+    return load_pair(config, agent, [word for word in words if "=" in word], allow)
+
+
+def agent_of_pair(config: str, words: Sequence[str]) -> str | None:
+    """The AGENT of a command line that begins with TASK and AGENT; None where it begins with CONFIG."""
+    agents = [word for word in words if "=" not in word]
+    return agents[0] if len(agents) == 1 and config in lookup.available("envs") else None
+
+
 def _loaded(
     name: str | None, given: Mapping[str, Any], changes: Mapping[str, Any], allow: Sequence[str], problems: Problems
 ) -> Loaded:
@@ -277,6 +296,11 @@ def check_override_keys(overrides: Sequence[str], changeable: Sequence[str], occ
     if problems:
         raise _error(problems)
     return changes
+
+
+def changeable(override: str, keys: Sequence[str]) -> bool:
+    """Whether an override's key is one of some, of which ``section.*`` stands for all of a section."""
+    return all(_matches(key, keys) for key in keys_of([override]))
 
 
 def _matches(key: str, keys: Sequence[str]) -> bool:

@@ -15,7 +15,7 @@ from metarl import run_files
 from metarl.errors import CheckpointError
 from metarl.monitor.metrics_file import MetricsFile
 
-DEPTH = 3  # folders between the folder of all runs and a run: task, agent
+DEPTH = 7  # folders between that of all runs and a run: sweeps/<name>/<setting>/s<seed>/<task>/<agent>
 
 State = Literal["running", "finished", "stopped", "damaged"]
 
@@ -74,7 +74,7 @@ def read_run(run: Path) -> ListedRun:
         config.get("iterations"),
         int(counters.get("env_steps", 0)),
         tuple(mean[place] for place in ((0, -1) if len(mean) > 1 else range(len(mean)))),
-        "running" if _is_locked(run) else "finished" if done else "stopped",
+        "running" if is_locked(run) else "finished" if done else "stopped",
     )
 
 
@@ -113,7 +113,7 @@ def _changed(run: Path) -> float:
     return max(times)
 
 
-def _is_locked(run: Path) -> bool:
+def is_locked(run: Path) -> bool:
     """Whether a process trains in it."""
     try:
         with open(run / run_files.LOCK, "rb") as file:
