@@ -97,6 +97,10 @@ def test_every_metarl_command_runs(command: str, run: Path, tmp_path: Path, caps
             arguments += tiny_runs.short_chunks(arguments[1])
     if arguments[0] == "reproduce":  # tests/studies runs small ones from beginning to end
         arguments += ["--dry-run", "--out", str(tmp_path / "study")]
+    if arguments[0] == "sweep":  # tests/studies runs small ones
+        if "--slurm" in arguments:  # whose options stand last
+            arguments = arguments[: arguments.index("--slurm")]
+        arguments += [*({"--print-commands"} - {*arguments}), "--out", str(tmp_path / "sweep")]
     if arguments[0] == "resume":
         arguments = [word if not word.startswith("iterations") else "iterations=3" for word in arguments]
     assert cli.main(arguments) == 0, capsys.readouterr().err

@@ -169,6 +169,7 @@ def _add_sweep(parser: _Parser) -> None:
         ("option", "KEY=VALUE", "any other option of sbatch, such as account=lab; can be given again"),
     ):
         several: dict[str, Any] = {"action": "append", "default": []} if name == "option" else {}
+        several |= {"type": int} if name == "cpus" else {}
         parser.add_argument(f"--slurm-{name}", metavar=metavar, help=help, **several)
 
 

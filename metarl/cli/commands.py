@@ -242,7 +242,8 @@ def sweep(options: argparse.Namespace) -> str:
     if options.slurm:
         from metarl.studies import slurm
 
-        rows = slurm.submit(plan, options.slurm_options, at_once=options.jobs, retry_failed=options.retry_failed)
+        asked = slurm.Options(options.slurm_time, options.slurm_partition, options.slurm_cpus, options.slurm_option)
+        rows = slurm.submit(plan, asked, at_once=options.jobs, retry_failed=options.retry_failed)
     else:
         rows = sweep.run(plan, side_by_side=options.jobs, retry_failed=options.retry_failed)
     tables = [sweep_table.settings_table(plan.axes, rows), sweep_table.failures_table(rows)]
@@ -259,6 +260,9 @@ def _require_sweep_options(options: argparse.Namespace) -> None:
         for name, value in (("jobs", options.jobs), ("most", options.most))
         if value is not None and value < 1
     ]
+    asked = ("time", "partition", "cpus", "option")
+    if not options.slurm:
+        problems += [f"--slurm-{name}: expected --slurm, too" for name in asked if getattr(options, f"slurm_{name}")]
     if problems:
         raise ConfigError("\n".join(problems))
 

@@ -170,11 +170,11 @@ def commands(plan: Plan, *, side_by_side: int | None = None, retry_failed: bool 
     for job in plan.todo(retry_failed=retry_failed):
         if job.state != "running":
             more = _share(job.config, 0, side_by_side) if side_by_side else []
-            lines.append(shlex.join(["metarl", *job.command(plan.out, more, again=_free(job))]))
+            lines.append(shlex.join(["metarl", *job.command(plan.out, more, again=own_words(job))]))
     return lines
 
 
-def _free(job: Job) -> list[str]:
+def own_words(job: Job) -> list[str]:
     """What the command line says of how a run runs: it holds for one that goes on, too."""
     words = (word for word in _setting(job).words if "=" in word)
     return [word for word in words if word.partition("=")[0].partition(".")[0] in jobs.FREE]
@@ -289,7 +289,7 @@ class _SideBySide:
 
     def start(self, job: Job, place: int) -> Process:
         """Start a run, whose output goes to its log."""
-        arguments = job.command(self.plan.out, _share(job.config, place, self.places), again=_free(job))
+        arguments = job.command(self.plan.out, _share(job.config, place, self.places), again=own_words(job))
         jobs.keep_failure(self.plan.out / str(job.entry), None)
         try:
             with open_log(self.plan.out / str(job.entry)) as log:

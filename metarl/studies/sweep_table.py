@@ -31,7 +31,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Text in columns, and a line below it."""
+    """Text in columns, and lines below it."""
 
     columns: list[str]
     rows: list[list[str]]
@@ -61,7 +61,7 @@ def settings_table(axes: Sequence[Axis], rows: Sequence[Row]) -> Table:
         count = f"{len(complete)}" if len(complete) == len(found) else f"{len(complete)} of {len(found)}"
         numbers = [_over_seeds(complete, *place, methods) for place in columns.values()]
         cells.append([*(values[key] for key in keys), count, *numbers])
-    note = f"in brackets: 95 %, {'; '.join(dict.fromkeys(methods))}" if methods else ""
+    note = "\n".join(f"in brackets: 95 %, {method}" for method in dict.fromkeys(methods))
     return Table([*_short(keys), "seeds" if len(rows) > len(by_setting) else "runs", *columns], cells, note)
 
 
