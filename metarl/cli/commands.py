@@ -39,7 +39,7 @@ def train(options: argparse.Namespace) -> str:
         raise ConfigError(
             f"expected a CONFIG: a YAML file, or one of {', '.join(lookup.available('configs')) or 'none'}"
         )
-    is_pair = loading.agent_of_pair(options.config, options.overrides) is not None
+    is_pair = lookup.agent_of_pair(options.config, options.overrides) is not None
     if is_pair or options.config in lookup.available("configs") or os.path.isfile(options.config):
         _start_fork_server(options)
     with results_only():  # classes that are allowed are imported
@@ -248,9 +248,10 @@ def sweep(options: argparse.Namespace) -> str:
         rows = sweep.run(plan, side_by_side=options.jobs, retry_failed=options.retry_failed)
     tables = [sweep_table.settings_table(plan.axes, rows), sweep_table.failures_table(rows)]
     text = "\n\n".join("\n".join([table(t.columns, t.rows), t.note]).rstrip() for t in tables if t.rows)
-    write(text)
-    sweep.require_success(plan, rows)
-    return ""
+    if any(row.failure for row in rows):
+        write(text)
+        sweep.require_success(plan, rows)
+    return text
 
 
 def _require_sweep_options(options: argparse.Namespace) -> None:

@@ -93,22 +93,11 @@ def load_pair(task: str, agent: str, overrides: Sequence[str] = (), allow: Seque
 
 
 def load_words(config: str, words: Sequence[str] = (), allow: Sequence[str] = ()) -> Loaded:
-    """:func:`load`, or :func:`load_pair` of TASK and AGENT, from the words of a command line: CONFIG or TASK, and then
-    overrides, among them the AGENT.
-
-    Raises:
-        ConfigError: one line per problem; all that could be found.
-    """
-    agent = agent_of_pair(config, words)
+    """:func:`load`, or :func:`load_pair` where a command line begins with TASK and AGENT, and raises what they do."""
+    agent = lookup.agent_of_pair(config, words)
     if agent is None:
         return load(config, words, allow)
     return load_pair(config, agent, [word for word in words if "=" in word], allow)
-
-
-def agent_of_pair(config: str, words: Sequence[str]) -> str | None:
-    """The AGENT of a command line that begins with TASK and AGENT; None where it begins with CONFIG."""
-    agents = [word for word in words if "=" not in word]
-    return agents[0] if len(agents) == 1 and config in lookup.available("envs") else None
 
 
 def _loaded(
@@ -228,7 +217,7 @@ def differences(found: Mapping[str, Any], expected: Mapping[str, Any], free: Seq
     return [
         f"{key} is missing" if key not in ours else f"{key} = {messages.show(ours[key])}, not {messages.show(value)}"
         for key, value in _leaves(expected)
-        if ours.get(key, missing) != value and not _matches(key, free)
+        if ours.get(key, missing) != value and not matches(key, free)
     ]
 
 
@@ -291,19 +280,14 @@ def check_override_keys(overrides: Sequence[str], changeable: Sequence[str], occ
     problems: Problems = {}
     changes = dict(_leaves(strict_yaml.parse_overrides(overrides, problems)))
     for key in changes:
-        if not _matches(key, changeable):
+        if not matches(key, changeable):
             problems[key] = f"{key} cannot change {occasion}; what can: {', '.join(changeable)}"
     if problems:
         raise _error(problems)
     return changes
 
 
-def changeable(override: str, keys: Sequence[str]) -> bool:
-    """Whether an override's key is one of some, of which ``section.*`` stands for all of a section."""
-    return all(_matches(key, keys) for key in keys_of([override]))
-
-
-def _matches(key: str, keys: Sequence[str]) -> bool:
+def matches(key: str, keys: Sequence[str]) -> bool:
     """Whether a dotted key is one of some, of which ``section.*`` stands for all of a section."""
     return key in keys or ("." in key and f"{key.partition('.')[0]}.*" in keys)
 

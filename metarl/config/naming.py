@@ -83,7 +83,7 @@ def _is_plain(value: Any) -> bool:
     """Whether a value's text is that of no other value, and can be part of a file name as it is."""
     if isinstance(value, str):
         return re.fullmatch(r"[A-Za-z][A-Za-z0-9._-]*", value) is not None and value not in ("null", "true", "false")
-    return value is None or isinstance(value, bool | int | float)
+    return value is None or (isinstance(value, bool | int | float) and _plain(str(value)) == str(value))  # not 1e+30
 
 
 def _plain(text: str) -> str:

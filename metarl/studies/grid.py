@@ -149,7 +149,10 @@ def _texts(key: str, text: str, most: int, problems: strict_yaml.Problems) -> li
             if first > last:
                 problems[key] = f"{key}={part}: expected a range that goes up; {last}..{first} is the same"
             elif last - first >= most:
-                problems[key] = f"{key}={part}: {last - first + 1} values; --most {last - first + 1} allows them"
+                count = last - first + 1
+                problems[key] = (
+                    f"{key}={part}: expected at most {most} runs, got {count} values; --most {count} allows them"
+                )
             else:
                 found += map(str, range(first, last + 1))
     return found

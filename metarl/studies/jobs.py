@@ -73,7 +73,8 @@ class Job:
         allow = [word for name in self.entry.allow for word in ("--allow", name)]
         if self.run is None:
             return ["train", *self.entry.arguments(out), *more, *allow]
-        taken = [word for word in (*again, *more) if loading.changeable(word, loading.RESUMABLE)]
+        words = (*again, *more)
+        taken = [word for word in words if loading.matches(word.partition("=")[0], loading.RESUMABLE)]
         return ["resume", str(self.run), *taken, *allow]
 
 

@@ -118,13 +118,13 @@ def submit(plan: Plan, options: Options, *, at_once: int | None = None, retry_fa
                 f"time_limit_s = {job.config.time_limit_s:g}: expected less than --slurm-time {options.time}"
             )
     submitit = _submitit()
+    executor = _executor(submitit, plan.out)
     sweep.make_folder(plan.out)
     with run_dir.lock(plan.out):
         todo = [job for job in plan.todo(retry_failed=retry_failed) if job.state != "running"]
         queued = _queued(submitit, plan.out, todo)
         todo = [job for job in todo if str(job.entry) not in queued]
         if todo:
-            executor = _executor(submitit, plan.out)
             if at_once is not None:
                 parameters["slurm_array_parallelism"] = at_once
             _submit(executor, parameters, [_on_node(job, plan.out, limit) for job in todo])

@@ -169,7 +169,7 @@ def commands(plan: Plan, *, side_by_side: int | None = None, retry_failed: bool 
     lines = []
     for job in plan.todo(retry_failed=retry_failed):
         if job.state != "running":
-            more = _share(job.config, 0, side_by_side) if side_by_side else []
+            more = share(job.config, 0, side_by_side) if side_by_side else []
             lines.append(shlex.join(["metarl", *job.command(plan.out, more, again=own_words(job))]))
     return lines
 
@@ -180,7 +180,7 @@ def own_words(job: Job) -> list[str]:
     return [word for word in words if word.partition("=")[0].partition(".")[0] in jobs.FREE]
 
 
-def _share(config: RunConfig, place: int, side_by_side: int) -> list[str]:
+def share(config: RunConfig, place: int, side_by_side: int) -> list[str]:
     """Overrides that give a run its part of the cores; what the user has given stays."""
     cores, more = divmod(available_cores(), side_by_side)
     part = max(1, cores + (place < more))
@@ -289,7 +289,7 @@ class _SideBySide:
 
     def start(self, job: Job, place: int) -> Process:
         """Start a run, whose output goes to its log."""
-        arguments = job.command(self.plan.out, _share(job.config, place, self.places), again=own_words(job))
+        arguments = job.command(self.plan.out, share(job.config, place, self.places), again=own_words(job))
         jobs.keep_failure(self.plan.out / str(job.entry), None)
         try:
             with open_log(self.plan.out / str(job.entry)) as log:
