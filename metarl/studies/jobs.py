@@ -24,7 +24,7 @@ FREE = ("run_dir", "device", "learner", "sampler", "checkpoint", "wandb", "time_
 FAILURE = "failure.json"  # in a run's folder: how its last process failed
 LASTING = (NumericError.exit_code,)  # failures that come again, number by number, when the run goes on
 
-State = Literal["new", "started", "running", "failed", "finished"]
+State = Literal["new", "started", "running", "failed", "damaged", "finished"]
 
 
 class Entry(Protocol):
@@ -51,6 +51,7 @@ class Job:
     """One run of a list and how far it is.
 
     ``started``: it can be gone on with. ``running``: a process trains in it. ``failed``: it would only fail again.
+    ``damaged``: its files cannot be read, which :func:`find_job` tells.
     """
 
     entry: Entry

@@ -121,7 +121,7 @@ def submit(plan: Plan, options: Options, *, at_once: int | None = None, retry_fa
     executor = _executor(submitit, plan.out)
     sweep.make_folder(plan.out)
     with run_dir.lock(plan.out):
-        todo = [job for job in plan.todo(retry_failed=retry_failed) if job.state != "running"]
+        todo = [job for job in plan.todo(retry_failed=retry_failed) if job.state not in ("running", "damaged")]
         queued = _queued(submitit, plan.out, todo)
         todo = [job for job in todo if str(job.entry) not in queued]
         if todo:

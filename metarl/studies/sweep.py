@@ -111,7 +111,9 @@ def make_plan(
     for entry, one in zip(entries, loaded, strict=True):
         try:
             planned.append(jobs.find_job(entry, one, where))
-        except (ConfigError, CheckpointError) as error:
+        except CheckpointError:  # the failure of one run, which does not stop the others
+            planned.append(Job(entry, one, "damaged", None))
+        except ConfigError as error:
             problems |= dict.fromkeys(str(error).splitlines())
     if problems:
         raise ConfigError("\n".join(problems))
@@ -168,7 +170,7 @@ def commands(plan: Plan, *, side_by_side: int | None = None, retry_failed: bool 
     """A line for a shell for every run that is to be run; ``side_by_side``: how many of them share the cores."""
     lines = []
     for job in plan.todo(retry_failed=retry_failed):
-        if job.state != "running":
+        if job.state not in ("running", "damaged"):
             more = share(job.config, 0, side_by_side) if side_by_side else []
             lines.append(shlex.join(["metarl", *job.command(plan.out, more, again=own_words(job))]))
     return lines
@@ -274,13 +276,13 @@ class _SideBySide:
         """Tell what is about to begin, and choose how many run side by side if nobody has."""
         states = [job.state for job in self.plan.jobs]
         words = {"new": "new", "started": "to be gone on with", "running": "running elsewhere"}
-        words |= {"failed": "that failed", "finished": "finished"}
+        words |= {"failed": "that failed", "damaged": "damaged", "finished": "finished"}
         counts = ", ".join(f"{states.count(state)} {text}" for state, text in words.items() if state in states)
         _say(f"sweep  {run_dir.shown(self.plan.out)}")
         _say(f"runs   {len(states)}: {counts}")
         if not todo:
             return
-        self.places, why = (chosen, "--jobs") if chosen else usual_side_by_side(todo)
+        self.places, why = (min(chosen, len(todo)), "--jobs") if chosen else usual_side_by_side(todo)
         cores = available_cores()
         parts = sorted({max(1, cores // self.places + (place < cores % self.places)) for place in range(self.places)})
         each = f"{' or '.join(map(str, parts))} {'core' if parts == [1] else 'cores'} each"
@@ -308,7 +310,10 @@ class _SideBySide:
         started, place = self._started.get(name, (None, 0))
         took = "" if started is None else f"  {duration(time.monotonic() - started)}"
         if code == 0:
-            now = jobs.find_job(job.entry, job.loaded, self.plan.out)
+            try:
+                now = jobs.find_job(job.entry, job.loaded, self.plan.out)
+            except MetarlError as error:
+                return self.failed(job, error)
             if now.state == "finished" and now.run is not None:
                 return self._tell(job, "finished", f"  {final_returns(now.run)}{took}")
             return self._tell(job, "stopped", f"  at its time_limit_s{took}")

@@ -320,6 +320,30 @@ def test_a_run_whose_log_cannot_be_written_fails_alone(finished: Path, capsys: p
     assert not (finished / "elsewhere").exists()
 
 
+def test_a_damaged_run_fails_alone(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run_of(finished, NAMES[2]) / "checkpoints" / "3" / "agent.safetensors").write_bytes(b"x" * 568)
+    no_children(monkeypatch)
+    assert metarl("sweep", *GRID, "--out", finished) == 1
+    output, errors = capsys.readouterr()
+    assert "runs   4: 1 damaged, 3 finished" in errors and f"[3/4] failed   {NAMES[2]}  exit code 3" in errors
+    assert output.splitlines()[-1].split()[:2] == [NAMES[2], "3"]
+    assert metarl("sweep", *GRID, "--out", finished, "--print-commands") == 0
+    assert capsys.readouterr().out.strip() == ""
+
+
+def test_a_run_that_stops_at_its_time_limit_has_not_failed(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run_of(finished, NAMES[0]) / "evaluations.jsonl").unlink()
+    monkeypatch.setattr(sweep, "start_process", lambda arguments, log: subprocess.Popen(["true"]))
+    assert metarl("sweep", *GRID, "--out", finished) == 0
+    output, errors = capsys.readouterr()
+    assert f"[1/4] stopped  {NAMES[0]}  at its time_limit_s" in errors
+    assert output.splitlines()[1].split()[:4] == ["0.1", "1", "of", "2"]
+
+
 def test_what_is_recorded_of_a_failure_may_be_anything(tmp_path: Path) -> None:
     for text in ("", "{", "[]", '{"exit_code": "x", "reason": ""}', '{"reason": "y"}'):
         (tmp_path / jobs.FAILURE).write_text(text)
