@@ -27,6 +27,9 @@ ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.usefixtures("children_find_metarl")
 SIZE = [word for word in tiny_runs.overrides(Path("unused"), "iterations=3") if not word.startswith("run_dir")]
 GRID = ["maml_trpo_point", "seed=0..1", *SIZE]
+# Half a second per iteration on an idle machine: a part of a run is done within LIMIT, and not all of it.
+LONGER = {"iterations": "4", "meta_batch_size": "10", "rollouts_per_task": "200", "task.horizon": "40"}
+LIMIT = "time_limit_s=0.6"
 OPTIONS = ["--slurm", "--slurm-time", "4:00:00", "--slurm-partition", "long", "--slurm-cpus", "8"]
 
 
@@ -108,14 +111,20 @@ def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 # Really
 
 
+def longer() -> list[str]:
+    """Overrides of a run that takes seconds, those of LONGER first."""
+    rest = [word for word in SIZE if word.partition("=")[0] not in LONGER]
+    return [*(f"{key}={value}" for key, value in LONGER.items()), *rest]
+
+
 @pytest.mark.slow
 def test_jobs_are_requeued_at_their_time_limit_until_all_is_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each job of three: an iteration is longer than time_limit_s. One of the runs diverges."""
+    """One of the runs diverges."""
     monkeypatch.setattr(slurm, "CLUSTER", "local")
-    one = tiny_runs.train(tmp_path / "reference", "iterations=3", "agent.inner_lr=0.2")
-    words = [*SIZE, "agent.inner_lr=0.2,1000000", "time_limit_s=0.01"]
+    one = tiny_runs.train(tmp_path / "reference", "agent.inner_lr=0.2", *longer()[:4])
+    words = [*longer(), "agent.inner_lr=0.2,1000000", LIMIT]
     plan = sweep.make_plan("maml_trpo_point", words, out=tmp_path / "out")
     assert [row.state for row in slurm.submit(plan, Options("30"))] == ["new", "new"]
     deadline = time.monotonic() + 250
@@ -126,7 +135,7 @@ def test_jobs_are_requeued_at_their_time_limit_until_all_is_done(
     assert bad.failure is not None and bad.failure.exit_code == 4 and "finite actions" in bad.failure.reason
     assert run_dir.digest(only_run(tmp_path / "out" / "agent.inner_lr=0.2")) == run_dir.digest(one)
     log = (tmp_path / "out" / "agent.inner_lr=0.2" / "log.txt").read_text()
-    assert log.count("stopped at the time limit") == 2
+    assert log.count("stopped at the time limit") >= 1
     assert metarl("sweep", "maml_trpo_point", *words, "--out", plan.out) == 1
     assert "1 that failed, 1 finished" in capsys.readouterr().err
 
@@ -163,8 +172,8 @@ def test_the_documented_job_script_requeues_until_the_run_is_finished(tmp_path: 
     page = (ROOT / "docs" / "sweeps.md").read_text(encoding="utf-8")
     (script,) = re.findall(r"```sh\n(.*?)```", page, flags=re.DOTALL)
     assert "time_limit_s=13200" in script and " seed=0 " in script
-    size = " ".join(f"'{word}'" for word in SIZE)
-    (tmp_path / "job").write_text(script.replace("time_limit_s=13200", "time_limit_s=0.01").replace("seed=0", size))
+    size = " ".join(f"'{word}'" for word in longer())
+    (tmp_path / "job").write_text(script.replace("time_limit_s=13200", LIMIT).replace("seed=0", size))
     for name, text in (
         ("metarl", f'exec {sys.executable} -m metarl "$@"'),
         ("scontrol", 'echo "$@" >> requeued'),
@@ -172,10 +181,11 @@ def test_the_documented_job_script_requeues_until_the_run_is_finished(tmp_path: 
         (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
         (tmp_path / name).chmod(stat.S_IRWXU)
     environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "7", "PYTHONPATH": str(ROOT)}
-    codes = []
-    for _ in range(3):
+    for jobs_done in range(1, 7):
         done = subprocess.run(["bash", "job"], cwd=tmp_path, env=environment, capture_output=True, text=True)
-        codes.append(done.returncode)
-    assert codes == [0, 0, 0], done.stderr
-    assert (tmp_path / "requeued").read_text().splitlines() == ["requeue 7"] * 2
-    assert tiny_runs.saved_state(only_run(tmp_path / "point-7"))["counters"]["iteration"] == 3
+        assert done.returncode == 0, done.stderr
+        if (tmp_path / "requeued").read_text().splitlines() != ["requeue 7"] * jobs_done:
+            break
+    assert 2 <= jobs_done <= 4
+    one = tiny_runs.train(tmp_path / "reference", *longer()[:4])
+    assert run_dir.digest(only_run(tmp_path / "point-7")) == run_dir.digest(one)
