@@ -102,8 +102,8 @@ def _parser(argv: Sequence[str]) -> tuple[argparse.ArgumentParser, list[str]]:
     train.add_argument("--print-config", action="store_true", help="print the resolved configuration and stop")
     _add_config(train, optional=True)
 
-    _add_sweep(command("sweep", commands.sweep, "run every setting of a grid, over seeds; can be stopped"))
     _add_commands_on_runs(command)
+    _add_sweep(command("sweep", commands.sweep, "run every setting of a grid, over seeds; can be stopped"))
     list_ = command("list", commands.list_, "show what there is")
     list_.add_argument(
         "kinds",
@@ -161,6 +161,7 @@ def _add_sweep(parser: _Parser) -> None:
     parser.add_argument("--retry-failed", action="store_true", help="go on with runs that diverged, too")
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--print-commands", action="store_true", help="print a command for every run, and start none")
+    how.add_argument("--report-only", action="store_true", help="show the table of what is finished, and start none")
     how.add_argument("--slurm", action="store_true", help="submit the runs to Slurm, and start none here")
     for name, metavar, help in (
         ("time", "HH:MM:SS", "of a job, as sbatch takes it; what is not finished by then goes on in the next one"),

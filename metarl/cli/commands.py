@@ -244,6 +244,8 @@ def sweep(options: argparse.Namespace) -> str:
 
         asked = slurm.Options(options.slurm_time, options.slurm_partition, options.slurm_cpus, options.slurm_option)
         rows = slurm.submit(plan, asked, at_once=options.jobs, retry_failed=options.retry_failed)
+    elif options.report_only:
+        rows = plan.rows()
     else:
         rows = sweep.run(plan, side_by_side=options.jobs, retry_failed=options.retry_failed)
     tables = [sweep_table.settings_table(plan.axes, rows), sweep_table.failures_table(rows)]

@@ -130,7 +130,7 @@ def submit(plan: Plan, options: Options, *, at_once: int | None = None, retry_fa
             _submit(executor, parameters, [_on_node(job, plan.out, limit) for job in todo])
     folder = run_dir.shown(plan.out)
     print(f"submitted {number(len(todo), 'job')}, {len(queued)} in the queue before: {folder}", file=sys.stderr)
-    return plan.rows({})
+    return plan.rows()
 
 
 def _submitit() -> Any:
@@ -217,8 +217,8 @@ class RunOnNode:
             return "finished"
         done = _iteration(job)
         more = [] if job.config.time_limit_s is not None else [f"time_limit_s={self._limit:g}"]
-        jobs.keep_failure(self.folder, None)
         with sweep.open_log(self.folder) as log:
+            jobs.keep_failure(self.folder, None)
             start = log.tell()
             self._process = start_process(job.command(self._out, more, again=sweep.own_words(job)), log)
             code = self._process.wait()

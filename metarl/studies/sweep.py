@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO
 
 from metarl.config import loading, naming
@@ -57,8 +58,8 @@ class Plan:
         left_out = ("finished",) if retry_failed else ("finished", "failed")
         return [job for job in self.jobs if job.state not in left_out]
 
-    def rows(self, failures: Mapping[str, Failure]) -> list[Row]:
-        """How far all runs are now, and what is known of those that failed."""
+    def rows(self, failures: Mapping[str, Failure] = MappingProxyType({})) -> list[Row]:
+        """How far all runs are now. ``failures`` are known beside those on record."""
         rows = []
         for job in self.jobs:
             name = str(job.entry)
@@ -67,9 +68,8 @@ class Plan:
             except MetarlError as error:
                 rows.append(Row(_setting(job), "failed", None, Failure(error.exit_code, str(error))))
                 continue
-            failure = failures.get(name) or (now.failure if now.state == "failed" else None)
-            state = "failed" if failure and now.state != "finished" else now.state
-            rows.append(Row(_setting(job), state, now.run, failure if state == "failed" else None))
+            failure = None if now.state in ("finished", "running") else failures.get(name) or now.failure
+            rows.append(Row(_setting(job), "failed" if failure else now.state, now.run, failure))
         return rows
 
 
@@ -292,9 +292,9 @@ class _SideBySide:
     def start(self, job: Job, place: int) -> Process:
         """Start a run, whose output goes to its log."""
         arguments = job.command(self.plan.out, share(job.config, place, self.places), again=own_words(job))
-        jobs.keep_failure(self.plan.out / str(job.entry), None)
         try:
             with open_log(self.plan.out / str(job.entry)) as log:
+                jobs.keep_failure(self.plan.out / str(job.entry), None)
                 log.write(f"$ {shlex.join(['metarl', *arguments])}\n".encode())
                 log.flush()
                 self._started[str(job.entry)] = time.monotonic(), log.tell()
@@ -349,6 +349,7 @@ class _SideBySide:
 def open_log(folder: Path) -> IO[bytes]:
     """A run's log, to be added to. Raises OSError, also where there is a link or the like in its place."""
     folder.mkdir(parents=True, exist_ok=True)
+    expect_plain(folder, folder=True)
     expect_plain(folder / LOG)
     return open(folder / LOG, "ab", opener=no_follow)
 

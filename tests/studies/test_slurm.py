@@ -128,9 +128,9 @@ def test_jobs_are_requeued_at_their_time_limit_until_all_is_done(
     plan = sweep.make_plan("maml_trpo_point", words, out=tmp_path / "out")
     assert [row.state for row in slurm.submit(plan, Options("30"))] == ["new", "new"]
     deadline = time.monotonic() + 250
-    while {row.state for row in plan.rows({})} != {"finished", "failed"} and time.monotonic() < deadline:
+    while {row.state for row in plan.rows()} != {"finished", "failed"} and time.monotonic() < deadline:
         time.sleep(0.5)
-    good, bad = plan.rows({})
+    good, bad = plan.rows()
     assert (good.state, bad.state) == ("finished", "failed")
     assert bad.failure is not None and bad.failure.exit_code == 4 and "finite actions" in bad.failure.reason
     assert run_dir.digest(only_run(tmp_path / "out" / "agent.inner_lr=0.2")) == run_dir.digest(one)
@@ -165,6 +165,7 @@ def test_a_job_in_which_no_iteration_fits_fails_in_place_of_coming_again(
         node()
     failure = jobs.read_failure(node.folder)
     assert failure is not None and failure.exit_code == 0
+    assert [row.state for row in sweep.make_plan("maml_trpo_point", SIZE, out=tmp_path).rows()] == ["failed"]
 
 
 @pytest.mark.slow

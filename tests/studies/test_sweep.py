@@ -20,7 +20,7 @@ from tiny_runs import metarl, only_run
 from metarl.agents.maml_trpo import MAMLTRPO
 from metarl.errors import ConfigError
 from metarl.monitor import wandb_sink
-from metarl.run import checkpoint, run_dir
+from metarl.run import checkpoint, listing, run_dir
 from metarl.studies import jobs, sweep
 from metarl.studies.launcher import Launcher
 
@@ -87,6 +87,29 @@ def test_runs_by_printed_commands_are_found_and_their_table_is_shown(
             assert f"{middle:.3g} [{middle - half:.3g}, {middle + half:.3g}]" in row
     assert errors.splitlines()[-2:] == [f"sweep  {printed}", "runs   4: 4 finished"]
     assert all(len(line) <= 80 for line in output.splitlines())
+
+
+def test_a_report_starts_nothing(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(run_of(finished, NAMES[3]))
+    jobs.keep_failure(finished / NAMES[3], jobs.Failure(5, "it raised"))
+    shutil.rmtree(finished / NAMES[2])
+    before = tiny_runs.tree(finished)
+    no_children(monkeypatch)
+    assert metarl("sweep", *GRID, "--out", finished, "--report-only") == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:4] for line in lines[1:3]] == [["0.1", "1", "of", "2"], ["0.2", "1", "of", "2"]]
+    assert lines[-1].split() == [NAMES[3], "5", "it", "raised"]
+    assert tiny_runs.tree(finished) == before
+
+
+def test_runs_of_sweeps_are_listed_where_all_runs_are(printed: Path, tmp_path: Path) -> None:
+    shutil.copytree(printed, tmp_path / "sweeps" / "name")
+    assert [run.state for run in listing.runs_below(tmp_path)] == ["finished"] * 4
+    pair = tmp_path / "sweeps" / "other" / NAMES[0] / "point" / "maml_trpo"
+    shutil.copytree(run_of(printed, NAMES[0]), pair / "run")
+    assert len(listing.runs_below(tmp_path)) == 5
 
 
 def test_a_grid_that_has_grown_finds_the_runs_that_there_are(printed: Path) -> None:
@@ -196,6 +219,7 @@ def test_a_sweep_is_filed_under_its_configuration_and_what_all_runs_have(monkeyp
         (["seed=1,"], ["seed=1,: expected a value before and behind every comma"]),
         (["--jobs", "0"], ["--jobs 0: expected at least 1"]),
         (["--slurm-time", "60"], ["--slurm-time: expected --slurm, too"]),
+        (["--report-only", "--print-commands"], ["argument --print-commands: not allowed with argument --report-only"]),
         (["--slurm", "--print-commands"], ["argument --print-commands: not allowed with argument --slurm"]),
         (["seed=0..9", "--most", "5"], ["seed=0..9: expected at most 5 runs, got 10 values; --most 10 allows them"]),
     ],
