@@ -53,9 +53,8 @@ class Options:
         """The time of a job. Raises ConfigError: there is none, or it is not as sbatch takes it."""
         found = _TIME.fullmatch(self.time or "")
         if found is None:
-            raise ConfigError(
-                f"--slurm-time {self.time or ''}: expected the time of a job, as minutes, HH:MM:SS, D-HH or D-HH:MM:SS"
-            )
+            given = "--slurm without --slurm-time" if self.time is None else f"--slurm-time {self.time}"
+            raise ConfigError(f"{given}: expected the time of a job, as minutes, HH:MM:SS, D-HH or D-HH:MM:SS")
         days, *parts = (None if part is None else int(part) for part in found.groups())
         first, second, third = parts
         assert first is not None

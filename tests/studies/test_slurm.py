@@ -81,7 +81,7 @@ def test_a_run_stops_before_its_job_does() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "--slurm-time : expected the time of a job, as minutes, HH:MM:SS"),
+        ([], "--slurm without --slurm-time: expected the time of a job, as minutes, HH:MM:SS"),
         (["--slurm-time", "soon"], "--slurm-time soon: expected the time of a job"),
         (["--slurm-time", "1"], "--slurm-time 1: expected at least 2 minutes"),
         (["--slurm-time", "60", "--slurm-cpus", "0"], "--slurm-cpus 0: expected at least 1"),
