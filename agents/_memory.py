@@ -36,6 +36,7 @@ class MemoryAgentConfig(AgentConfig):
     """Settings of the policy, its memory, and of advantages over trials."""
 
     usual_rollouts: ClassVar[int] = 2
+    threads_matter: ClassVar[bool] = True  # each takes a part of the trials, and operations see other sizes
     episodes_per_trial: PositiveInt = Field(
         2, description="episodes of a trial in training, 2 or more; the memory lives as long"
     )

@@ -27,10 +27,13 @@ def with_home(path: list[str]) -> list[str]:
     return [*path[:index], HOME, *path[index:]]
 
 
-def command() -> list[str]:
-    """The start of a ``metarl`` command line for another process, which finds its modules where this one does."""
+def command(first: str = "") -> list[str]:
+    """The start of a ``metarl`` command line for another process, which finds its modules where this one does.
+
+    ``first`` is code for it to begin with, a statement.
+    """
     path = with_home([folder for folder in sys.path if folder])
-    code = f"import sys; sys.path[:] = {path!r}; from metarl.cli import main; sys.exit(main())"
+    code = f"import sys; sys.path[:] = {path!r}; {first or 'pass'}; from metarl.cli import main; sys.exit(main())"
     return [sys.executable, "-P", "-c", code]
 
 

@@ -100,6 +100,10 @@ def test_every_metarl_command_runs(command: str, run: Path, tmp_path: Path, caps
     if "--out" in arguments and arguments[0] == "compare":
         place = arguments.index("--out") + 1
         arguments[place] = str(tmp_path / arguments[place])
+    if arguments[0] == "sweep":  # tests/studies runs small ones
+        if "--slurm" in arguments:  # whose options stand last
+            arguments = arguments[: arguments.index("--slurm")]
+        arguments += [*({"--print-commands"} - {*arguments}), "--out", str(tmp_path / "sweep")]
     if arguments[0] == "resume":
         arguments = [word if not word.startswith("iterations") else "iterations=3" for word in arguments]
     assert cli.main(arguments) == 0, capsys.readouterr().err

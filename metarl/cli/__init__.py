@@ -103,6 +103,7 @@ def _parser(argv: Sequence[str]) -> tuple[argparse.ArgumentParser, list[str]]:
     _add_config(train, optional=True)
 
     _add_commands_on_runs(command)
+    _add_sweep(command("sweep", commands.sweep, "run every setting of a grid, over seeds; can be stopped"))
     list_ = command("list", commands.list_, "show what there is")
     list_.add_argument(
         "kinds",
@@ -139,6 +140,38 @@ def _parser(argv: Sequence[str]) -> tuple[argparse.ArgumentParser, list[str]]:
         study = chosen.add_parser(name, help=about, description=about, allow_abbrev=False)
         _add_study(study, name, wanted=argv[:2] == ["reproduce", name])
     return parser, list(added_commands.choices)
+
+
+def _add_sweep(parser: _Parser) -> None:
+    parser.add_argument("config", metavar="CONFIG", help="as for `metarl train`; or two words, TASK AGENT")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value,value",
+        help="several values, or a range: agent.inner_lr=0.1,0.2 seed=0..4",
+    )
+    _add_allow(parser)
+    parser.add_argument(
+        "--jobs", type=int, metavar="N", help="runs side by side, which share the cores; default: by cores"
+    )
+    parser.add_argument("--out", type=_path, metavar="FOLDER", help="default: runs/sweeps/CONFIG_<keys with one value>")
+    parser.add_argument(
+        "--most", type=int, metavar="N", default=1000, help="runs; a grid of more is refused; default: 1000"
+    )
+    parser.add_argument("--retry-failed", action="store_true", help="go on with runs that diverged, too")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--print-commands", action="store_true", help="print a command for every run, and start none")
+    how.add_argument("--report-only", action="store_true", help="show the table of what is finished, and start none")
+    how.add_argument("--slurm", action="store_true", help="submit the runs to Slurm, and start none here")
+    for name, metavar, help in (
+        ("time", "HH:MM:SS", "of a job, as sbatch takes it; what is not finished by then goes on in the next one"),
+        ("partition", "NAME", "where jobs run"),
+        ("cpus", "N", "cores of a job"),
+        ("option", "KEY=VALUE", "any other option of sbatch, such as account=lab; can be given again"),
+    ):
+        several: dict[str, Any] = {"action": "append", "default": []} if name == "option" else {}
+        several |= {"type": int} if name == "cpus" else {}
+        parser.add_argument(f"--slurm-{name}", metavar=metavar, help=help, **several)
 
 
 def _add_commands_on_runs(command: Callable[..., _Parser]) -> None:

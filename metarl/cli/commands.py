@@ -51,17 +51,12 @@ def train(options: argparse.Namespace) -> str:
         raise ConfigError(
             f"expected a CONFIG: a YAML file, or one of {', '.join(lookup.available('configs')) or 'none'}"
         )
-    words = [word for word in options.overrides if "=" not in word]
-    is_pair = len(words) == 1 and options.config in lookup.available("envs")
+    is_pair = lookup.agent_of_pair(options.config, options.overrides) is not None
     if is_pair or options.config in lookup.available("configs") or os.path.isfile(options.config):
         _start_fork_server(options)
     try:
         with results_only():  # classes that are allowed are imported
-            if is_pair:
-                changes = [word for word in options.overrides if "=" in word]
-                loaded = loading.load_pair(options.config, words[0], changes, options.allow)
-            else:
-                loaded = loading.load(options.config, options.overrides, options.allow)
+            loaded = loading.load_words(options.config, options.overrides, options.allow)
     except BaseException:
         _stop_fork_server()
         raise
@@ -303,6 +298,50 @@ def reproduce(options: argparse.Namespace) -> str:
     study = options.make_study(options)
     out = options.out or Path("runs", study.name)
     return reproduce.reproduce(study, out, options.page, dry_run=options.dry_run, report_only=options.report_only)
+
+
+def sweep(options: argparse.Namespace) -> str:
+    """Run the settings of a grid, or tell or submit the commands that do."""
+    _begin(" ".join(["sweep", options.config, *options.overrides]))
+    _require_sweep_options(options)
+    from metarl.studies import sweep, sweep_table
+
+    with results_only():
+        plan = sweep.make_plan(
+            options.config, options.overrides, out=options.out, allow=options.allow, most=options.most
+        )
+    _notify(plan.notices)
+    if options.print_commands:
+        return "\n".join(sweep.commands(plan, side_by_side=options.jobs, retry_failed=options.retry_failed))
+    if options.slurm:
+        from metarl.studies import slurm
+
+        asked = slurm.Options(options.slurm_time, options.slurm_partition, options.slurm_cpus, options.slurm_option)
+        rows = slurm.submit(plan, asked, at_once=options.jobs, retry_failed=options.retry_failed)
+    elif options.report_only:
+        rows = plan.rows()
+    else:
+        rows = sweep.run(plan, side_by_side=options.jobs, retry_failed=options.retry_failed)
+    tables = [sweep_table.settings_table(plan.axes, rows), sweep_table.failures_table(rows)]
+    text = "\n\n".join("\n".join([table(t.columns, t.rows), t.note]).rstrip() for t in tables if t.rows)
+    if any(row.failure for row in rows):
+        write(text)
+        sweep.require_success(plan, rows)
+    return text
+
+
+def _require_sweep_options(options: argparse.Namespace) -> None:
+    """Raises ConfigError for options of a sweep that contradict each other, or have no such value."""
+    problems = [
+        f"--{name} {value}: expected at least 1"
+        for name, value in (("jobs", options.jobs), ("most", options.most))
+        if value is not None and value < 1
+    ]
+    asked = ("time", "partition", "cpus", "option")
+    if not options.slurm:
+        problems += [f"--slurm-{name}: expected --slurm, too" for name in asked if getattr(options, f"slurm_{name}")]
+    if problems:
+        raise ConfigError("\n".join(problems))
 
 
 def _tasks(text: str) -> list[dict[str, Any]]:

@@ -104,6 +104,14 @@ def load_pair(task: str, agent: str, overrides: Sequence[str] = (), allow: Seque
     return replace(loaded, notices=[notice, *loaded.notices])
 
 
+def load_words(config: str, words: Sequence[str] = (), allow: Sequence[str] = ()) -> Loaded:
+    """:func:`load`, or :func:`load_pair` where a command line begins with TASK and AGENT, and raises what they do."""
+    agent = lookup.agent_of_pair(config, words)
+    if agent is None:
+        return load(config, words, allow)
+    return load_pair(config, agent, [word for word in words if "=" in word], allow)
+
+
 def _loaded(
     name: str | None, given: Mapping[str, Any], changes: Mapping[str, Any], allow: Sequence[str], problems: Problems
 ) -> Loaded:
@@ -223,7 +231,7 @@ def differences(found: Mapping[str, Any], expected: Mapping[str, Any], free: Seq
     return [
         f"{key} is missing" if key not in ours else f"{key} = {messages.show(ours[key])}, not {messages.show(value)}"
         for key, value in leaves(expected)
-        if ours.get(key, missing) != value and not _matches(key, free)
+        if ours.get(key, missing) != value and not matches(key, free)
     ]
 
 
@@ -286,14 +294,14 @@ def check_override_keys(overrides: Sequence[str], changeable: Sequence[str], occ
     problems: Problems = {}
     changes = dict(leaves(strict_yaml.parse_overrides(overrides, problems)))
     for key in changes:
-        if not _matches(key, changeable):
+        if not matches(key, changeable):
             problems[key] = f"{key} cannot change {occasion}; what can: {', '.join(changeable)}"
     if problems:
         raise _error(problems)
     return changes
 
 
-def _matches(key: str, keys: Sequence[str]) -> bool:
+def matches(key: str, keys: Sequence[str]) -> bool:
     """Whether a dotted key is one of some, of which ``section.*`` stands for all of a section."""
     return key in keys or ("." in key and f"{key.partition('.')[0]}.*" in keys)
 

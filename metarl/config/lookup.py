@@ -43,6 +43,12 @@ def available(package: Package) -> list[str]:
     return sorted(_sources(package))
 
 
+def agent_of_pair(config: str, words: Sequence[str]) -> str | None:
+    """The AGENT among the words of a command line that begins with TASK and AGENT; None where it begins with CONFIG."""
+    agents = [word for word in words if "=" not in word]
+    return agents[0] if len(agents) == 1 and config in available("envs") else None
+
+
 def summary(package: Package, name: str) -> str:
     """One line about a name: the first of the module's docstring, or of the configuration's leading comment."""
     if package == "configs":

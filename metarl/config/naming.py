@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 MAX_SUFFIX = 80
@@ -36,10 +36,23 @@ def suffix(changes: Mapping[str, Any], name: str | None = None) -> str:
     named = {key: value for key, value in changes.items() if not key.startswith(UNNAMED)}
     scalar = {key: value for key, value in named.items() if not isinstance(value, list | dict)}
     parts = [*([_plain(name)] if name else []), *(_plain(f"{key}={_text(value)}") for key, value in scalar.items())]
-    whole = "_".join(parts)
-    if len(whole) <= MAX_SUFFIX and len(scalar) == len(named):
-        return whole
-    digest = hashlib.sha256(json.dumps(named, sort_keys=True, default=str).encode()).hexdigest()[:HASH]
+    return _joined(parts, named, whole=len(scalar) == len(named))
+
+
+def setting(changes: Mapping[str, Any]) -> str:
+    """All of some keys and values as the name of a folder, of at most 80 characters among [A-Za-z0-9._=-], which no
+    others have, in whatever order: a hash tells apart what has no room, and what has other characters."""
+    lists = {key: "-".join(map(_text, value)) for key, value in changes.items() if isinstance(value, list)}
+    parts = [_plain(f"{key}={_text(value)}") for key, value in sorted({**changes, **lists}.items())]
+    return _joined(parts, changes, whole=all(_is_plain(value) for value in changes.values()))
+
+
+def _joined(parts: Sequence[str], changes: Mapping[str, Any], *, whole: bool) -> str:
+    """The parts as one name; with a hash of the changes where they do not say all, and in place of what has no room."""
+    name = "_".join(parts)
+    if len(name) <= MAX_SUFFIX and whole:
+        return name
+    digest = hashlib.sha256(json.dumps(changes, sort_keys=True, default=str).encode()).hexdigest()[:HASH]
     kept: list[str] = []
     for part in parts:
         if len("_".join([*kept, part, digest])) > MAX_SUFFIX:
@@ -71,6 +84,13 @@ def _last(name: str) -> str:
 
 def _text(value: Any) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value's text is that of no other value, and can be part of a file name as it is."""
+    if isinstance(value, str):
+        return re.fullmatch(r"[A-Za-z][A-Za-z0-9._-]*", value) is not None and value not in ("null", "true", "false")
+    return value is None or (isinstance(value, bool | int | float) and _plain(str(value)) == str(value))  # not 1e+30
 
 
 def _plain(text: str) -> str:

@@ -61,6 +61,7 @@ class AgentConfig(Frozen):
 
     lineages: ClassVar[Mapping[str, Lineage]] = {}
     usual_rollouts: ClassVar[int] = 20  # rollouts_per_task where nothing says so
+    threads_matter: ClassVar[bool] = False  # whether learner.threads decides the last bits of what it learns
 
     name: str = Field(description="module in agents/ that defines the agent")
     lineage: str | None = Field(None, description="published setting whose values fill in what is not given explicitly")

@@ -53,13 +53,13 @@ class Console:
         """Show one finished iteration; ``metrics`` has ``iteration``, ``env_steps`` and whatever else there is."""
         parts = describe(metrics)
         done, elapsed = int(metrics["iteration"]) - self._start, time.monotonic() - self._started
-        parts["elapsed"] = _duration(elapsed)
+        parts["elapsed"] = duration(elapsed)
         if done > 0:
             left = self._iterations - self._start - done
             if self._env_steps is not None:  # at the mean length of an iteration so far
                 to_come = max(0, self._env_steps - metrics["env_steps"])
                 left = min(left, math.ceil(to_come / max(1, metrics["env_steps"]) * metrics["iteration"]))
-            parts["eta"] = f"eta {_duration(elapsed / done * left)}"
+            parts["eta"] = f"eta {duration(elapsed / done * left)}"
         if self._terminal:
             shown, text = self._last = (int(metrics["iteration"]), self._fitting(parts))
             self._try(lambda: self._advance("iteration", shown, self._iterations, text))
@@ -175,7 +175,8 @@ def count(value: float) -> str:
     return f"{value / 1e9:.3g}G"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Two digits and a unit: 14 s, 2.5 min, 1.2 h."""
     for limit, unit, name in ((59.5, 1.0, "s"), (3570.0, 60.0, "min"), (48 * 3600.0, 3600.0, "h")):
         if seconds < limit:
             return f"{seconds / unit:.2g} {name}"

@@ -16,7 +16,7 @@ from metarl.config.naming import task_in_words
 from metarl.errors import CheckpointError
 from metarl.monitor.metrics_file import MetricsFile
 
-DEPTH = 3  # folders between the folder of all runs and a run: task, agent
+DEPTH = 7  # folders between that of all runs and a run: sweeps/<name>/<setting>/s<seed>/<task>/<agent>
 
 State = Literal["running", "finished", "stopped", "damaged"]
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +16,7 @@ from metarl.errors import Interrupted
 INSISTENT = (signal.SIGINT, signal.SIGTERM)  # people and schedulers send these again where the first is not enough
 # Sent once, or again and again (SIGXCPU: every second), where a terminal closes or a scheduler's limit comes near.
 WARNINGS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class StopRequest:
@@ -60,6 +63,16 @@ class StopRequest:
 def to_hear() -> list[signal.Signals]:
     """The signals that mean to stop, without warnings that are ignored or that somebody else listens to."""
     return [*INSISTENT, *(number for number in WARNINGS if signal.getsignal(number) is signal.SIG_DFL)]
+
+
+def follow_parent(parent: int) -> None:
+    """Have this process asked to stop, by SIGTERM, when its ``parent`` dies, however that dies. Linux only; elsewhere
+    it goes on alone."""
+    if not sys.platform.startswith("linux"):
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != parent:  # it was quicker
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _say(text: str) -> None:

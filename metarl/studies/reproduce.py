@@ -4,26 +4,17 @@ from __future__ import annotations
 
 import json
 import shlex
-import signal
-import subprocess
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Any, Literal
+from typing import Any
 
-from metarl import run_files, safe_path
-from metarl.config import loading
-from metarl.config.schema import RunConfig
-from metarl.errors import CheckpointError, ConfigError, Interrupted, MetarlError, StorageError
-from metarl.monitor.metrics_file import MetricsFile
+from metarl.errors import ConfigError, Interrupted, MetarlError, StorageError
 from metarl.report.files import write_files
-from metarl.run import checkpoint, run_dir, signals
+from metarl.run import run_dir
+from metarl.studies.jobs import Job, find_job, find_jobs
+from metarl.studies.launcher import Launcher, Process, start_process
 from metarl.studies.study import Cell, Result, Study, read_result
-
-# What decides no number of a run but its place, its speed and how it can go on.
-FREE = ("run_dir", "device", "learner", "sampler", "checkpoint", "wandb", "tensorboard", "time_limit_s")
 
 
 class RunFailedError(MetarlError):
@@ -32,22 +23,6 @@ class RunFailedError(MetarlError):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
-
-
-@dataclass(frozen=True)
-class Job:
-    """One run of a study and how far it is."""
-
-    cell: Cell
-    config: RunConfig  # as planned
-    state: Literal["new", "started", "finished"]
-    run: Path | None  # None: new
-
-    def command(self, out: Path) -> list[str]:
-        """Arguments of ``metarl`` that bring it to its end."""
-        if self.run is not None:
-            return ["resume", str(self.run)]
-        return ["train", *self.cell.arguments(out)]
 
 
 def reproduce(
@@ -72,7 +47,8 @@ def reproduce(
     page = page or out / f"{study.name}.md"
     if page.suffix != ".md":
         raise ConfigError(f"--page {page}: expected a file whose name ends with .md")
-    jobs = find_jobs(study.cells(), out)
+    cells = study.cells()
+    jobs = find_jobs(cells, out)
     if dry_run:
         return "\n".join(f"{job.state:8}  {shlex.join(['metarl', *job.command(out)])}" for job in jobs)
     try:
@@ -82,68 +58,49 @@ def reproduce(
     with run_dir.lock(out):
         if not report_only:
             run_jobs(jobs, out)
-            jobs = find_jobs(study.cells(), out)
-        return write_outputs(study, study.summarise(_results(jobs)), out, page)
+            jobs = find_jobs(cells, out)
+        return write_outputs(study, study.summarise(_results(cells, jobs)), out, page)
 
 
-def find_jobs(cells: Sequence[Cell], out: Path) -> list[Job]:
-    """Where each run of a study stands. Nothing is written.
+@dataclass
+class _OneByOne:
+    """Runs in order; their output is shown, and the first failure ends the list."""
 
-    Raises:
-        ConfigError: a configuration is missing or wrong, or a run has other settings; all of them, one line each.
-    """
-    jobs: list[Job] = []
-    problems: dict[str, None] = {}  # in order, each once
-    for cell in cells:
+    jobs: Sequence[Job]
+    out: Path
+
+    def start(self, job: Job, place: int) -> Process:
+        """Start a run, whose output is shown."""
+        self._tell(job, "")
         try:
-            config = loading.load(cell.config, cell.arguments(out)[1:]).config
-            run = _newest_run(out / str(cell))
-            if run is not None:
-                _check_settings(run, config)
-        except (ConfigError, CheckpointError) as error:
-            problems |= dict.fromkeys(str(error).splitlines())
-            continue
-        state: Literal["new", "started", "finished"] = "new"
-        if run is not None:
-            state = "finished" if _is_finished(run, config) else "started"
-        jobs.append(Job(cell, config, state, run))
-    if problems:
-        raise ConfigError("\n".join(problems))
-    return jobs
+            return start_process(job.command(self.out))
+        except OSError as error:
+            raise StorageError(f"cannot start a process for {job.entry}: {error}") from error
 
+    def ended(self, job: Job, code: int, *, stopping: bool) -> None:
+        """Raises RunFailedError: it failed."""
+        if stopping:
+            return
+        if code:
+            raise RunFailedError(
+                f"{job.entry} ended with exit code {code}, for the reason above; the same command goes on from here",
+                code if code > 0 else 128 - code,
+            )
+        now = find_job(job.entry, job.loaded, self.out)
+        if now.state != "finished":
+            raise StorageError(f"{job.entry} has ended, but its final evaluation is not in {now.run or self.out}")
 
-def _newest_run(folder: Path) -> Path | None:
-    """The run in a cell's folder; one that was killed before its first checkpoint has nothing to go on from."""
-    runs = [path for path in sorted(folder.glob("*/*")) if run_files.is_run(path)]
-    return next((run for run in reversed(runs) if checkpoint.complete(run_dir.checkpoints(run))), None)
+    def failed(self, job: Job, error: MetarlError) -> None:
+        """Raises the error."""
+        raise error
 
+    def elsewhere(self, job: Job) -> None:
+        """Say that it is waited for."""
+        self._tell(job, ": another process trains it; waiting")
 
-def _check_settings(run: Path, planned: RunConfig) -> None:
-    """Raises ConfigError if a run was made with settings that the study does not have (any more)."""
-    was, expected = _settings(run_dir.read_config(run)), _settings(planned)
-    different = [f"{key} = {was.get(key)!r}, not {value!r}" for key, value in expected.items() if was.get(key) != value]
-    if different:
-        raise ConfigError(
-            f"{run} was made with {'; '.join(different)}: move it away, or choose another --out (or --small, or not)"
-        )
-
-
-def _settings(config: RunConfig) -> dict[str, Any]:
-    """Dotted key → value of everything that decides a run's numbers."""
-    found: dict[str, Any] = {}
-    for key, value in config.model_dump(mode="json", serialize_as_any=True).items():
-        if key not in FREE:
-            found |= {f"{key}.{inner}": v for inner, v in value.items()} if isinstance(value, Mapping) else {key: value}
-    return found
-
-
-def _is_finished(run: Path, config: RunConfig) -> bool:
-    """Whether the evaluation after the last iteration is on record; it comes after the last checkpoint."""
-    records = MetricsFile.read(run / run_files.EVALUATIONS)
-    if not records:
-        return False
-    iteration, env_steps = records[-1]["iteration"], records[-1]["env_steps"]
-    return iteration >= config.iterations or (config.env_steps is not None and env_steps >= config.env_steps)
+    def _tell(self, job: Job, text: str) -> None:
+        place = [str(one.entry) for one in self.jobs].index(str(job.entry))
+        print(f"[{place + 1}/{len(self.jobs)}] {job.entry}{text}", flush=True)
 
 
 def run_jobs(jobs: Sequence[Job], out: Path) -> None:
@@ -153,64 +110,19 @@ def run_jobs(jobs: Sequence[Job], out: Path) -> None:
         RunFailedError: a run failed.
         Interrupted: a signal came, and was passed on to the run.
     """
-    with _relay() as relay:
-        for number, job in enumerate(jobs, start=1):
-            if job.state == "finished":
-                continue
-            print(f"[{number}/{len(jobs)}] {job.cell}", flush=True)
-            code = relay.run([*safe_path.command(), *job.command(out)])
-            if relay.signum is not None:
-                print("stopped; the same command goes on", flush=True)
-                raise Interrupted(relay.signum)
-            if code:
-                raise RunFailedError(
-                    f"{job.cell} ended with exit code {code}, for the reason above; the same command goes on from here",
-                    code if code > 0 else 128 - code,
-                )
-            run = _newest_run(out / str(job.cell))
-            if run is None or not _is_finished(run, job.config):
-                raise StorageError(f"{job.cell} has ended, but its final evaluation is not in {run or out}")
-
-
-class _Relay:
-    """Runs processes that hear of signals to stop from here only, once for each time that one arrives."""
-
-    def __init__(self) -> None:
-        self.signum: int | None = None  # the first that came
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def run(self, argv: Sequence[str]) -> int:
-        """The exit code of a process; negative: the signal that killed it. It is not started after a signal."""
-        if self.signum is not None:
-            return 0
-        # In a session of its own: a terminal's Ctrl-C would reach it too, and a second signal means to stop at once.
-        with subprocess.Popen(argv, start_new_session=True) as self._process:
-            if self.signum is not None:  # came before there was a process
-                self._process.send_signal(self.signum)
-            return self._process.wait()
-
-    def hear(self, signum: int, frame: FrameType | None) -> None:
-        """The signal handler."""
-        self.signum = self.signum or signum
-        if self._process is not None:
-            self._process.send_signal(signum)
-
-
-@contextmanager
-def _relay() -> Iterator[_Relay]:
-    relay = _Relay()
-    before = {number: signal.signal(number, relay.hear) for number in signals.to_hear()}
+    todo = [job for job in jobs if job.state != "finished"]
     try:
-        yield relay
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        Launcher(todo, out, _OneByOne(jobs, out)).run()
+    except Interrupted:
+        print("stopped; the same command goes on", flush=True)
+        raise
 
 
-def _results(jobs: Sequence[Job]) -> list[Result]:
-    finished = [(job.cell, job.run) for job in jobs if job.run is not None and job.state == "finished"]
+def _results(cells: Sequence[Cell], jobs: Sequence[Job]) -> list[Result]:
+    finished = [(cell, job.run) for cell, job in zip(cells, jobs, strict=True) if job.state == "finished"]
     results = []
     for cell, run in finished:
+        assert run is not None
         settings = run_dir.read_config(run).model_dump(mode="json", serialize_as_any=True)
         results.append(read_result(cell, run, {k: v for k, v in settings.items() if k != "run_dir"}))
     return results

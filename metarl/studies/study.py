@@ -25,6 +25,11 @@ class Cell(ABC):
     overrides: Mapping[str, Any]
 
     @property
+    def allow(self) -> Sequence[str]:
+        """Nothing: a study has metarl's own classes."""
+        return ()
+
+    @property
     @abstractmethod
     def config(self) -> str:
         """Name of the shipped configuration."""

@@ -330,7 +330,7 @@ def test_a_dump_holds_every_key_and_odd_text_survives(base, tmp_path):
 def test_every_key_is_described(base):
     loaded = loading.load(base, ["task.lineage=old2016"])
     text = loading.describe(loaded)
-    for line in loading._leaves(json.loads(loaded.config.model_dump_json(serialize_as_any=True))):
+    for line in loading.leaves(json.loads(loaded.config.model_dump_json(serialize_as_any=True))):
         assert f"{line[0]} = " in text
     assert "task.wind.speed = 3.0\n    metres per second [a number >= 0]" in text
     pins = 'pins: horizon = 50, sizes = [1, 2], wind = {"speed": 3.0, "gusts": true}'

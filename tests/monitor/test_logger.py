@@ -402,7 +402,7 @@ class TestConsole:
     def test_numbers_have_three_digits_and_a_unit(self):
         counts = [console.count(n) for n in (0, 950, 999, 12_345, 999_499, 999_999, 1_920_000, 2.5e9)]
         assert counts == ["0", "950", "999", "12.3k", "999k", "1M", "1.92M", "2.5G"]
-        durations = [console._duration(s) for s in (0.42, 58.2, 60, 660, 3600, 36_000, 259_200)]
+        durations = [console.duration(s) for s in (0.42, 58.2, 60, 660, 3600, 36_000, 259_200)]
         assert durations == ["0.42 s", "58 s", "1 min", "11 min", "1 h", "10 h", "3 days"]
         assert [console.number(x) for x in (-1234.6, 45.24, 0.001234, math.nan)] == ["-1235", "45.2", "0.00123", "nan"]
 

@@ -19,9 +19,9 @@ from metarl.run import checkpoint, run_dir
 from metarl.run.evaluation import Evaluator
 from metarl.run.experiment import build
 from metarl.run.held_out import distribution_of, names_by_family
-from metarl.studies import reproduce
 from metarl.studies.comparison import page as comparison_page
 from metarl.studies.comparison.plan import METHODS, TASKS, Plan, make_plan
+from metarl.studies.jobs import find_jobs
 from metarl.studies.study import Result, read_result
 from metarl.tasks import TaskDistribution, held_out_tasks
 
@@ -74,14 +74,14 @@ def test_reptiles_step_size_has_come_to_its_end_where_the_budget_has(tmp_path: P
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("small", [False, True])
 def test_every_configuration_loads_and_all_methods_meet_the_same_tasks(task: str, small: bool, tmp_path: Path) -> None:
-    jobs = reproduce.find_jobs(make_plan([task], None, 1, small=small).cells(), tmp_path)
+    jobs = find_jobs(make_plan([task], None, 1, small=small).cells(), tmp_path)
     number = {"point": 6, "half_cheetah_vel": 7, "half_cheetah_dir": 9}[task]
-    assert [job.cell.method for job in jobs] == list(METHODS)[:number]
+    assert [job.entry.method for job in jobs] == list(METHODS)[:number]
     first = jobs[0].config
     for job in jobs:
         assert job.config.eval.model_copy(update={"every": first.eval.every}) == first.eval
         assert held_out_tasks(distribution(job.config), 40, 0) == held_out_tasks(distribution(first), 40, 0)
-        if job.cell.method == "rl2":  # is not told in which range policies put out actions
+        if job.entry.method == "rl2":  # is not told in which range policies put out actions
             units = {"lineage": first.task.lineage, "action_scale": 10.0}
             assert job.config.task.model_copy(update=units) == first.task
             continue
@@ -89,7 +89,7 @@ def test_every_configuration_loads_and_all_methods_meet_the_same_tasks(task: str
         assert job.config.meta_batch_size == first.meta_batch_size
         assert job.config.rollouts_per_task == first.rollouts_per_task
         for key in ("hidden_sizes", "activation", "init_std", "inner_lr", "later_step_lr_scale", "baseline"):
-            assert getattr(job.config.agent, key) == getattr(first.agent, key), f"{job.cell}: {key}"
+            assert getattr(job.config.agent, key) == getattr(first.agent, key), f"{job.entry}: {key}"
 
 
 def distribution(run: RunConfig) -> TaskDistribution:

@@ -22,9 +22,9 @@ from metarl import run_files
 from metarl.agents.maml_trpo import MAMLTRPO
 from metarl.report.comparison.summary import compare
 from metarl.run import checkpoint, compared, run_dir
-from metarl.studies import reproduce
 from metarl.studies.comparison import page as comparison_page
 from metarl.studies.comparison.plan import METHODS, make_plan
+from metarl.studies.jobs import find_jobs
 
 pytestmark = pytest.mark.usefixtures("children_find_metarl")
 COMMAND = ["reproduce", "comparison", "--tasks", "point", "--small", "--methods"]
@@ -194,36 +194,8 @@ def test_a_run_without_a_checkpoint_is_started_anew(reference: Path, tmp_path: P
     torn.mkdir(parents=True)
     shutil.copy(cell_run(reference) / "config.yaml", torn)
     (cell,) = make_plan(["point"], ["maml_trpo"], 1, small=True).cells()
-    (job,) = reproduce.find_jobs([cell], tmp_path)
+    (job,) = find_jobs([cell], tmp_path)
     assert (job.state, job.run) == ("new", None)
-
-
-COUNTS_SIGNALS = """
-import signal, sys, time
-count = 0
-def hear(*_):
-    global count
-    count += 1
-for number in (signal.SIGINT, signal.SIGTERM):
-    signal.signal(number, hear)
-print("ready", flush=True)
-while not count:
-    time.sleep(0.01)
-time.sleep(0.5)
-sys.exit(10 + count)
-"""
-
-
-@pytest.mark.parametrize("signum", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
-def test_a_run_is_told_once_of_a_signal_to_the_whole_group(signum: signal.Signals) -> None:
-    """As a terminal's Ctrl-C is; a second one would make it stop without saving."""
-    relay = "from metarl.studies.reproduce import _relay\nwith _relay() as r: "
-    relay += f"code = r.run([sys.executable, '-c', {COUNTS_SIGNALS!r}])"
-    process = tiny_runs.start("-c", f"import os, sys; os.setpgrp()\n{relay}\nprint(code, r.signum, r.run(['/none']))")
-    assert process.stdout is not None and process.stdout.readline() == "ready\n"
-    os.killpg(process.pid, signum)
-    output, errors = process.communicate(timeout=60)
-    assert (output, errors) == (f"11 {signum.value} 0\n", "")  # and nothing is started any more
 
 
 @pytest.mark.parametrize(

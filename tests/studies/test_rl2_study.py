@@ -22,7 +22,7 @@ from metarl.errors import ConfigError
 from metarl.run import run_dir
 from metarl.run.evaluation import Evaluator
 from metarl.run.experiment import build, resolve
-from metarl.studies import reproduce
+from metarl.studies.jobs import find_jobs
 from metarl.studies.rl2 import page as memory_study_page
 from metarl.studies.rl2 import references
 from metarl.studies.rl2.bandits import UCB1, bayes_optimum
@@ -52,7 +52,7 @@ def test_the_plan_is_all_settings_seed_by_seed() -> None:
 
 def test_every_configuration_is_the_problem_that_its_name_says(tmp_path: Path) -> None:
     study = make_study(None, 1)
-    jobs, numbers = reproduce.find_jobs(study.cells(), tmp_path), study.summarise([])["settings"]
+    jobs, numbers = find_jobs(study.cells(), tmp_path), study.summarise([])["settings"]
     for job, (name, setting) in zip(jobs, SETTINGS.items(), strict=True):
         kind, n, *rest = name.split("_")
         agent: Any = job.config.agent
@@ -75,8 +75,8 @@ def test_every_configuration_is_the_problem_that_its_name_says(tmp_path: Path) -
 
 def test_other_memories_meet_the_tasks_of_the_setting_beside(tmp_path: Path) -> None:
     for small in (False, True):
-        jobs = reproduce.find_jobs(make_study(None, 1, small=small).cells(), tmp_path)
-        configs: dict[str, Any] = {str(job.cell): job.config for job in jobs}
+        jobs = find_jobs(make_study(None, 1, small=small).cells(), tmp_path)
+        configs: dict[str, Any] = {str(job.entry): job.config for job in jobs}
         beside = {name: setting.beside for name, setting in SETTINGS.items() if setting.beside}
         assert len(beside) == 3
         for name, base in beside.items():
