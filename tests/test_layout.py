@@ -60,7 +60,7 @@ LAYERS = {
     "studies": BASE | {"tasks", "monitor", "report", "run"},
     "bench": BASE | {"tasks", "nn", "agent", "sampling", "learning", "run"},
     "api": BASE | {"tasks", "nn", "monitor", "agent", "sampling", "run"},
-    "cli": BASE | {"tasks", "monitor", "sampling", "report", "run", "studies", "bench"},
+    "cli": BASE | {"tasks", "monitor", "sampling", "report", "run", "studies", "bench", "api"},
     "agents": BASE | {"nn", "learning", "agent"},
     "envs": BASE | {"tasks"},
 }
@@ -304,7 +304,7 @@ print(metarl.tasks.TaskDistribution.__name__, metarl.errors.ConfigError.exit_cod
     loaded, offered, used = run_python(code).splitlines()
     assert loaded == "metarl metarl.version"
     offers = "Adaptation AdaptedPolicy Notice Run TrainedAgent __version__ agent agents envs errors load load_policy"
-    assert offered == f"{offers} tasks train types"
+    assert offered == f"{offers} record tasks train types"
     assert used == "TaskDistribution 2"
     with pytest.raises(AttributeError, match="module 'metarl' has no attribute 'task'; it has Adaptation"):
         _ = metarl.task
