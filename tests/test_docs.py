@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shlex
@@ -97,6 +98,11 @@ def test_every_metarl_command_runs(command: str, run: Path, tmp_path: Path, caps
             arguments += tiny_runs.short_chunks(arguments[1])
     if arguments[0] == "reproduce":  # tests/studies runs small ones from beginning to end
         arguments += ["--dry-run", "--out", str(tmp_path / "study")]
+    if arguments[0] == "video":  # tests/cli/test_video.py films chosen tasks; the run here is of another family
+        options = dict(itertools.pairwise(arguments))
+        kept = [word for word in ("--steps", "--episodes", "--seed") if word in options]
+        out = ["--out", str(tmp_path / Path(options["--out"]).name)] if "--out" in options else []
+        arguments = [*arguments[:2], *(part for word in kept for part in (word, options[word])), *out]
     if arguments[0] == "resume":
         arguments = [word if not word.startswith("iterations") else "iterations=3" for word in arguments]
     assert cli.main(arguments) == 0, capsys.readouterr().err
@@ -173,7 +179,7 @@ def test_the_run_directory_is_as_documented(run: Path) -> None:
     page = (ROOT / "docs" / "runs.md").read_text(encoding="utf-8")
     found = {path.name for path in run.iterdir()}
     names = re.findall(r"`([a-z.]+)(?:/[^`]*)?`", "\n".join(re.findall(r"^\| (`[^|]+) \|", page, flags=re.MULTILINE)))
-    assert found | {"wandb"} == set(names) - {"curves.csv", "errors.log"}  # the report's, and of faults
+    assert found | {"wandb"} == set(names) - {"curves.csv", "errors.log", "videos"}  # of reports, faults, films
 
 
 def test_exit_codes_are_as_documented() -> None:

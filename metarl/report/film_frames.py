@@ -20,6 +20,7 @@ Picture = NDArray[np.uint8]  # [height, width, 3]
 PAPER = "#ffffff"
 GAP = 12  # pixels between panels, and around them
 HOLD = 1.0  # seconds that the last picture stands
+CLEARLY = 1.1  # larger, for another line of panels to be worth it
 LINE = 1.45  # height of a line of text, in units of its size
 
 
@@ -69,7 +70,7 @@ class Layout(NamedTuple):
 def layout(panels: int, tasks: int, *, widest: int, highest: int, largest: int) -> Layout:
     """The largest panels, up to ``largest`` pixels, with which so many of each task fit into ``widest`` × ``highest``.
 
-    Panels of a task stand in as many lines as are good for their size.
+    Panels of a task stand in more lines where that makes them clearly larger.
     """
     best = Layout(panels, 0, 0)
     for columns in range(panels, 0, -1):
@@ -77,7 +78,7 @@ def layout(panels: int, tasks: int, *, widest: int, highest: int, largest: int) 
         side = min((widest - GAP) // columns - GAP, (highest - GAP) // lines - GAP, largest)
         text = max(9, min(18, side // 16))
         side = min(side, (highest - (tasks + 1) * round(text * LINE)) // lines - GAP - 2 * round(text * LINE))
-        if side > best.side:
+        if side > CLEARLY * best.side:
             best = Layout(columns, _even(side), text)
     return best
 

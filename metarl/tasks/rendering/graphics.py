@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import importlib
 import os
+import subprocess
 import sys
 import weakref
 from collections.abc import Iterator, Mapping
@@ -22,7 +23,21 @@ INSTALL = (
     "On Debian and Ubuntu `apt-get install libegl1` installs EGL, `apt-get install libosmesa6` OSMesa; either is "
     "enough, and neither needs a display or a GPU"
 )
-_PLATFORM = "PYOPENGL_PLATFORM"  # which PyOpenGL takes when it is imported, and keeps
+_PICTURE = """
+import os
+try:
+    import mujoco
+    if not hasattr(mujoco, "GLContext"):
+        raise RuntimeError("it switches graphics off")
+    context = mujoco.GLContext(16, 16)
+    context.make_current()
+    mujoco.MjrContext(mujoco.MjModel.from_xml_string("<mujoco/>"), mujoco.mjtFontScale.mjFONTSCALE_100)
+    code = 0
+except BaseException as error:
+    print(f"{type(error).__name__}: {error}", flush=True)
+    code = 1
+os._exit(code)
+"""
 
 
 class Closable(Protocol):
@@ -45,12 +60,17 @@ def back_end() -> str:
     wanted = os.environ.get("MUJOCO_GL") or None
     if wanted not in _chosen:
         _chosen[wanted] = _choose(wanted)
-        atexit.register(_close_all)  # behind the library's own, and so called before it
     return _chosen[wanted]
 
 
 def close_at_exit(camera: Closable) -> None:
-    """See to it that it is closed before its graphics library is: otherwise that complains at the end."""
+    """See to it that it is closed before its graphics library is: otherwise that complains at the end.
+
+    To be called behind the first use of the library, which registers what it does at the end: last come, first served.
+    """
+    if not _open:
+        atexit.unregister(_close_all)
+        atexit.register(_close_all)
     _open.add(camera)
 
 
@@ -66,44 +86,39 @@ def chosen_for_others() -> Iterator[None]:
 
 
 def _choose(wanted: str | None) -> str:
-    problems = []
     names = WITHOUT_A_DISPLAY if wanted is None and sys.platform == "linux" else (wanted or "",)
+    problems = []
     for name in names:
-        platform = os.environ.get(_PLATFORM)
-        try:
-            _try(name)
+        problem = _problem(name)
+        if problem is None:
+            _take(name)
             return name
-        except Exception as error:  # of many kinds, by what is missing
-            problems.append(f"{name or 'the default'}: {type(error).__name__}: {' '.join(str(error).split())}")
-            _forget(platform)
+        problems.append(f"{name}: {problem}" if name else problem)
     said = f"MUJOCO_GL = {wanted}" if wanted else "MUJOCO_GL is not set"
     raise ConfigError(f"no graphics library that can draw pictures ({said}): {'; '.join(problems)}. {INSTALL}")
 
 
-def _try(name: str) -> None:
-    """Have mujoco make contexts of a back end, and make one."""
+def _problem(name: str) -> str | None:
+    """Why a back end does not work; None: it does. Tried in another process: of those that a process has once loaded,
+    MuJoCo would take the first for ever, also if it does not work."""
+    environment = {**os.environ, "MUJOCO_GL": name, SAFE_PATH: "1"}
+    command = [sys.executable, "-c", _PICTURE]
+    try:
+        tried = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return " ".join(str(error).split())
+    if tried.returncode == 0:
+        return None
+    return " ".join(tried.stdout.split()) or f"it ends the process with exit code {tried.returncode}"
+
+
+def _take(name: str) -> None:
+    """Have mujoco draw with a back end, whatever it was to draw with."""
     mujoco: Any = import_without_graphics("mujoco")
     contexts: Any = sys.modules["mujoco.gl_context"]
-    vars(contexts).pop("GLContext", None)
     with variables({"MUJOCO_GL": name, SAFE_PATH: "1"}):  # graphics libraries start Python programs, too
         importlib.reload(contexts)
-        if not hasattr(contexts, "GLContext"):
-            raise RuntimeError("it switches graphics off")
-        context = contexts.GLContext(16, 16)
-    try:
-        context.make_current()
-    finally:
-        context.free()
     mujoco.GLContext = contexts.GLContext
-
-
-def _forget(platform: str | None) -> None:
-    """As if nothing had been tried: PyOpenGL is for one platform, the one of its first import."""
-    for name in list(sys.modules):
-        if name.partition(".")[0] == "OpenGL" or name.startswith(("mujoco.egl", "mujoco.osmesa", "mujoco.glfw")):
-            del sys.modules[name]
-    if platform is None:
-        os.environ.pop(_PLATFORM, None)
 
 
 def _close_all() -> None:
