@@ -87,16 +87,16 @@ def film(
         raise ConfigError(f"{pictures} pictures at once would not fit into memory: film fewer episodes, or fewer tasks")
     with closing(env):
         if agent.remembers:
-            yield [_trial(agent, env, task, plan, every, tell) for task in plan.tasks]
+            yield [_trial(agent, env, place, plan, every, tell) for place in range(len(plan.tasks))]
             return
         adapted = [_before_and_after(agent, env, task, plan) for task in plan.tasks]
         for number in range(1, plan.episodes + 1):
             scene: Scene = []
-            for task, policies in zip(plan.tasks, adapted, strict=True):
+            for place, (task, policies) in enumerate(zip(plan.tasks, adapted, strict=True)):
                 env.set_task(task)
                 row = []
                 for title, policy in policies:
-                    tell(f"filming {_words(task)}, {title}")
+                    tell(f"filming {_which(place, plan)}{title}")
                     episode = film_episode(policy, env, start_seed(plan.seed, number), every=every, size=plan.size)
                     row.append(Panel(title, episode))
                 scene.append(row)
@@ -104,13 +104,13 @@ def film(
 
 
 def _trial(
-    agent: TrainedAgent, env: TaskEnv, task: Task, plan: FilmPlan, every: int, tell: Callable[[str], None]
+    agent: TrainedAgent, env: TaskEnv, place: int, plan: FilmPlan, every: int, tell: Callable[[str], None]
 ) -> list[Panel]:
     """All episodes of a trial from the same start: what differs is what the memory holds."""
-    env.set_task(task)
+    env.set_task(plan.tasks[place])
     policy, row = agent.before(env), []
     for number in range(1, plan.episodes + 1):
-        tell(f"filming {_words(task)}, episode {number} of {plan.episodes}")
+        tell(f"filming {_which(place, plan)}episode {number} of {plan.episodes}")
         episode = film_episode(policy, env, start_seed(plan.seed, 1), every=every, size=plan.size)
         row.append(Panel(f"episode {number}", episode))
     return row
@@ -128,5 +128,5 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def _words(task: Task) -> str:
-    return ", ".join(f"{key} {value}" for key, value in task.items())
+def _which(place: int, plan: FilmPlan) -> str:
+    return f"task {place + 1} of {len(plan.tasks)}, " if len(plan.tasks) > 1 else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -125,8 +124,3 @@ def frame_times(env: gymnasium.Env[Any, Any], most: float) -> tuple[int, float]:
     fps = float(env.metadata.get("render_fps") or most)
     every = max(1, round(fps / most))
     return every, fps / every
-
-
-def bytes_of(episodes: Sequence[FilmedEpisode]) -> int:
-    """What their pictures take in memory."""
-    return sum(frame.nbytes for episode in episodes for frame in episode.frames)

@@ -83,6 +83,7 @@ class VectorTaskEnv(gymnasium.vector.VectorEnv[Floats, Any, Floats], ABC):
         self._success: Bools | None = None
         self._diverged = np.zeros(num_lanes, dtype=np.bool_)
         self._is_drawn = False
+        self._has_begun = np.zeros(num_lanes, dtype=np.bool_)  # an episode in its present task
 
     def set_tasks(self, tasks: Sequence[Task]) -> None:
         """Give each lane its task, in lane order; all lanes then wait for a reset."""
@@ -90,6 +91,7 @@ class VectorTaskEnv(gymnasium.vector.VectorEnv[Floats, Any, Floats], ABC):
             raise ValueError(f"expected one task per lane ({self.num_envs}), got {len(tasks)}")
         self._tasks = list(tasks)
         self._terminated[:] = True
+        self._has_begun[:] = False
         self._assign(self._tasks)
 
     def reset(  # type: ignore[override]
@@ -110,6 +112,7 @@ class VectorTaskEnv(gymnasium.vector.VectorEnv[Floats, Any, Floats], ABC):
         self._terminated[lanes] = False
         self._truncated[lanes] = False
         self._reset_lanes(lanes, [self._rngs[lane] for lane in lanes])
+        self._has_begun[lanes] = True
         observation = self._observations()
         if not np.isfinite(observation).all():
             self._require_finite_start(observation, lanes)
@@ -152,11 +155,13 @@ class VectorTaskEnv(gymnasium.vector.VectorEnv[Floats, Any, Floats], ABC):
         """A picture of a lane's present state.
 
         Raises:
-            RuntimeError: :meth:`prepare_rendering` was not called.
+            RuntimeError: :meth:`prepare_rendering` was not called, or the lane waits for a reset.
             ConfigError: a library is missing that draws; says what to install.
         """
         if not self._is_drawn:
             raise RuntimeError('expected render_mode="rgb_array" where the environment was made')
+        if not self._has_begun[lane]:
+            raise RuntimeError("expected reset() before render()")
         return self._draw(lane)
 
     def _controls(self, actions: NDArray[Any]) -> NDArray[Any]:

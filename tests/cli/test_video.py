@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import imageio_ffmpeg
 import pytest
 import tiny_runs
 from PIL import Image
 
+from metarl.cli import video
+from metarl.errors import ConfigError
 from metarl.report import film_files
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
@@ -37,7 +40,10 @@ def test_both_files_are_in_the_run_and_their_paths_alone_are_printed(
     movie, gif = (Path(line) for line in said.out.splitlines())
     assert (movie, gif) == tuple(run / "videos" / f"1_goal=0.3,-0.2{suffix}" for suffix in (".mp4", ".gif"))
     assert pictures_in(movie)[0] == Image.open(gif).n_frames + held_back(gif) == 11 + 10
-    assert "adapting: 1 × 2 episodes" in said.err and "filming goal [0.3, -0.2], before adaptation" in said.err
+    assert (
+        "adapting: 1 × 2 episodes" in said.err
+        and "filming before adaptation\nfilming after 1 step, 2 episodes" in said.err
+    )
     assert gif.stat().st_size < film_files.MOST_GIF_BYTES
     new = set(tiny_runs.tree(run)) - set(before)
     assert {name for name in new if name != "videos"} == {f"videos/{path.name}" for path in (movie, gif)}
@@ -88,6 +94,11 @@ def test_what_cannot_be_filmed_is_refused_before_anything_is_written(
     said = capsys.readouterr()
     assert message in said.err and "adapting" not in said.err and said.out == ""
     assert tiny_runs.tree(run) == before and not list(tmp_path.iterdir())
+
+
+def test_a_memory_has_no_adaptation_steps() -> None:
+    with pytest.raises(ConfigError, match="--steps: this agent has no adaptation steps"):
+        video.make(SimpleNamespace(remembers=True), tasks=[], episodes=None, steps=1, seed=0, out=None)  # type: ignore[arg-type]
 
 
 def test_without_ffmpeg_nothing_is_done_but_a_gif(

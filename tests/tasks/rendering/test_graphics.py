@@ -81,7 +81,7 @@ from metarl.config import loading
 import tiny_runs
 runs.train(loading.load("maml_trpo_half_cheetah_dir", tiny_runs.overrides(sys.argv[1], "iterations=1")))
 drawing = ("OpenGL", "imageio_ffmpeg", "mujoco.egl", "mujoco.osmesa")
-own = ("metarl.tasks.rendering", "metarl.report.film", "metarl.api", "metarl.cli")
+own = ("metarl.tasks.rendering", "metarl.report.film", "metarl.api", "metarl.cli.video")
 print([name for name in sys.modules if name in drawing or name.startswith(own)])
 """
 
