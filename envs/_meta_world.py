@@ -21,6 +21,8 @@ from metarl.spaces import Space, SpaceSpec
 from metarl.surroundings import import_without_graphics
 from metarl.tasks import Bools, Floats, Split, Task, TaskDistribution, VectorTaskEnv
 from metarl.tasks.instability import instabilities
+from metarl.tasks.vector_env import Frame
+from metarl.tasks.views import View
 
 from ._meta_world_tasks import (
     GOALS_PER_CLASS,
@@ -33,6 +35,7 @@ from ._meta_world_tasks import (
 )
 
 TARGET_SIZE = 3
+VIEW = View((0.0, 0.6, 0.2), 1.6, 140.0, -25.0)  # the table, the arm, and all goals
 OFFICIAL_EPISODES = 3  # of a class, counted in a round of Meta-World's own evaluation
 
 
@@ -196,6 +199,8 @@ class MetaWorldEnv(VectorTaskEnv):
     the step before; three zeros in place of the goal. ``reveal`` appends the goal. Success is that of the step.
     """
 
+    render_fps = 80.0  # a step is five of MuJoCo's 2.5 ms
+
     def __init__(self, num_lanes: int, spaces: SpaceSpec, config: MetaWorldConfig) -> None:
         import_without_graphics("metaworld.sawyer_xyz_env")
         from ._meta_world_simulator import Lane, simulator  # here, so that configs can be validated without Meta-World
@@ -212,6 +217,7 @@ class MetaWorldEnv(VectorTaskEnv):
         self._simulators: list[Any] = []
         self._vectors: list[tuple[float, ...]] = []
         self._order = np.arange(num_lanes)
+        self._cameras: dict[str, Any] = {}  # by class
 
     def _assign(self, tasks: Sequence[Task]) -> None:
         for task in tasks:
@@ -275,6 +281,21 @@ class MetaWorldEnv(VectorTaskEnv):
 
     def _task_vectors(self) -> Floats:
         return self._target
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Give back what drawing has taken."""
+        while self._cameras:
+            self._cameras.popitem()[1].close()
+
+    def _draw(self, lane: int) -> Frame:
+        """Not by a camera of Meta-World's models, of which most stand on their heads."""
+        from metarl.tasks.rendering.mujoco_camera import MujocoCamera  # here: a run draws nothing
+
+        simulator = self._simulators[lane]
+        if simulator.name not in self._cameras:
+            self._cameras[simulator.name] = MujocoCamera(simulator.model, VIEW)
+        frame: Frame = simulator.draw(self._lanes[lane], self._cameras[simulator.name])
+        return frame
 
 
 def _first_to_end(first_step: Floats, horizon: int) -> float:

@@ -159,9 +159,17 @@ class Simulator:
             mujoco.mj_forward(model, data)
         return time.perf_counter() - started
 
+    def draw(self, lane: Lane, camera: Any) -> Any:
+        """A picture of a lane by a ``MujocoCamera``, which simulates with a ``MjData`` of its own."""
+        self._load_model(lane.start.model)  # type: ignore[union-attr]
+        return camera.draw(self.model, lane.physics, STATE)
+
     def _load(self, physics: Floats, arrays: tuple[Floats, ...]) -> None:
         """Make the shared simulation that of a lane: its state, and its task's rows of the model."""
         mujoco.mj_setState(self.model, self.data, physics, STATE)
+        self._load_model(arrays)
+
+    def _load_model(self, arrays: tuple[Floats, ...]) -> None:
         if self._loaded is not arrays:
             for array, own in zip(self._model_arrays, arrays, strict=True):
                 array[:] = own

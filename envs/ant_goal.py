@@ -10,9 +10,12 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat
 
 from metarl.config.schema import Lineage
 from metarl.tasks import Floats, Split, Task, VectorTaskEnv
+from metarl.tasks.views import Marker, View
 
 from ._ant import LINEAGES, AntConfig, AntDistribution, AntEnv
 from ._locomotion import with_pins
+
+GOAL_BALL = 0.2  # radius in pictures, in m: it lies on the ground
 
 _BOX = {"goal_shape": "box", "goal_radius": 3.0, "alive_bonus": 4.05}
 _DISK = {
@@ -74,6 +77,8 @@ class AntGoalDistribution(AntDistribution):
 class AntGoalEnv(AntEnv):
     """Reward: −(|x − goal x| + |y − goal y|) of the torso + alive bonus − costs."""
 
+    view: ClassVar[View | None] = View((0.0, 0.0, 0.0), 9.0, 90.0, -35.0)  # all places where a goal can be
+
     _goal: Floats
 
     def _assign(self, tasks: Sequence[Task]) -> None:
@@ -84,6 +89,10 @@ class AntGoalEnv(AntEnv):
 
     def _task_vectors(self) -> Floats:
         return self._goal
+
+    def _markers(self, lane: int) -> Sequence[Marker]:
+        x, y = self._goal[lane].tolist()
+        return [Marker((x, y, GOAL_BALL), GOAL_BALL)]
 
     def _task_reward(self, velocity: Floats, position: Floats) -> Floats:
         distance: Floats = np.abs(position - self._goal).sum(axis=1)

@@ -12,6 +12,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from metarl.config.schema import Lineage, TaskConfig
 from metarl.spaces import Space, SpaceSpec
 from metarl.tasks import Bools, Floats, Split, Task, TaskDistribution, VectorTaskEnv, balanced_sample, hold_out
+from metarl.tasks.vector_env import Frame
 
 MOVES = np.array([[0, 0], [0, 1], [1, 0], [0, -1], [-1, 0]])  # stay, up, right, down, left as (x, y)
 GOAL_REWARD = 1.0
@@ -86,6 +87,7 @@ class GridNaviEnv(VectorTaskEnv):
     """
 
     takes_gradients = False
+    render_fps = 4.0
 
     def __init__(self, num_lanes: int, spaces: SpaceSpec, config: GridNaviConfig) -> None:
         super().__init__(num_lanes, spaces, config)
@@ -94,6 +96,7 @@ class GridNaviEnv(VectorTaskEnv):
         self._cell = np.zeros((num_lanes, 2), dtype=np.int64)
         self._goal = np.zeros((num_lanes, 2), dtype=np.int64)
         self._success = np.zeros(num_lanes, dtype=np.bool_)
+        self._paths: list[list[list[float]]] = [[] for _ in range(num_lanes)]  # of their episodes, where they are drawn
 
     def _assign(self, tasks: Sequence[Task]) -> None:
         self._goal = np.array([self._parse(task) for task in tasks])
@@ -107,9 +110,15 @@ class GridNaviEnv(VectorTaskEnv):
 
     def _reset_lanes(self, lanes: NDArray[np.int64], rngs: Sequence[np.random.Generator]) -> None:
         self._cell[lanes] = 0
+        if self._is_drawn:
+            for lane in lanes.tolist():
+                self._paths[lane] = [self._cell[lane].tolist()]
 
     def _advance(self, controls: NDArray[Any], live: Bools) -> tuple[Floats, Bools]:
         self._cell[live] = (self._cell + MOVES[controls]).clip(0, self._num_cells - 1)[live]
+        if self._is_drawn:
+            for lane in np.flatnonzero(live).tolist():
+                self._paths[lane].append(self._cell[lane].tolist())
         self._success = (self._cell == self._goal).all(axis=1)
         return np.where(self._success, GOAL_REWARD, STEP_REWARD), np.zeros(self.num_envs, dtype=np.bool_)
 
@@ -122,3 +131,20 @@ class GridNaviEnv(VectorTaskEnv):
 
     def _task_vectors(self) -> Floats:
         return self._goal.astype(np.float64)
+
+    def _draw(self, lane: int) -> Frame:
+        """Cells with (0, 0) at the lower left: where this episode has been, its path, the goal, and the agent."""
+        from metarl.tasks.rendering import plane  # here: a run draws nothing
+
+        cells, path, goal = self._num_cells, self._paths[lane], self._goal[lane].tolist()
+        drawing = plane.Drawing(plane.Window(((cells - 1) / 2,) * 2, cells / 2))
+        for x, y in path:
+            drawing.square((x - 0.5, y - 0.5), (x + 0.5, y + 0.5), plane.VISITED)
+        drawing.square((goal[0] - 0.5, goal[1] - 0.5), (goal[0] + 0.5, goal[1] + 0.5), plane.NEARBY)
+        for edge in np.arange(cells + 1) - 0.5:
+            drawing.line([(edge, -0.5), (edge, cells - 0.5)], plane.WALL, width=2)
+            drawing.line([(-0.5, edge), (cells - 0.5, edge)], plane.WALL, width=2)
+        drawing.disc(goal, 0.18 * plane.SIZE / cells, plane.GOAL)
+        drawing.line(path, plane.PATH, width=5)
+        drawing.disc(path[-1], 0.12 * plane.SIZE / cells, plane.AGENT)
+        return drawing.frame()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import itertools
 import math
 import numbers
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from typing import Annotated, Any
 
@@ -242,7 +243,7 @@ class GymnasiumEnvDistribution(TaskDistribution):
             num_lanes,
             self.spaces,
             self.config,
-            lambda: ParametrisedEnv(self.config),
+            functools.partial(ParametrisedEnv, self.config),
             task_vector=self._task_vector,
             reports_success=self._reports_success,
         )
@@ -274,10 +275,15 @@ class ParametrisedEnv(gymnasium.Env[Any, Any]):
     """The configured environment in its present task; another task sets attributes, or builds a new object.
 
     There is no time limit within: the family's ``horizon`` is the only one, unless the environment truncates itself.
+
+    Raises:
+        TypeError: ``render_mode`` is none of the environment's.
     """
 
-    def __init__(self, config: GymnasiumEnvConfig) -> None:
-        self.config = config
+    def __init__(self, config: GymnasiumEnvConfig, render_mode: str | None = None) -> None:
+        self.config, self.render_mode = config, render_mode
+        if render_mode is not None:
+            _require_render_mode(registered_id(config.env_id), render_mode)
         self._env: Env | None = None
         self._arguments: dict[str, Any] = {}
         self._nominal: dict[str, Any] = {}
@@ -318,6 +324,11 @@ class ParametrisedEnv(gymnasium.Env[Any, Any]):
         assert self._env is not None
         return self._env.step(action)
 
+    def render(self) -> Any:
+        """See ``gymnasium.Env``."""
+        assert self._env is not None
+        return self._env.render()
+
     def close(self) -> None:
         """Close the environment; another task builds it again."""
         env, self._env = self._env, None
@@ -340,7 +351,12 @@ class ParametrisedEnv(gymnasium.Env[Any, Any]):
         env_id = registered_id(config.env_id)
         _check_arguments(env_id, config, arguments)
         env: Env = gymnasium.make(
-            env_id, max_episode_steps=-1, disable_env_checker=True, **config.env_arguments, **arguments
+            env_id,
+            max_episode_steps=-1,
+            disable_env_checker=True,
+            **({} if self.render_mode is None else {"render_mode": self.render_mode}),
+            **config.env_arguments,
+            **arguments,
         )
         try:
             env = config.wrappers().around(env)
@@ -348,24 +364,37 @@ class ParametrisedEnv(gymnasium.Env[Any, Any]):
         except Exception:
             close_quietly(env)
             raise
-        self.observation_space, self.action_space = env.observation_space, env.action_space
+        self.observation_space, self.action_space, self.metadata = env.observation_space, env.action_space, env.metadata
         self._env, self._arguments = env, arguments
 
 
 def _check_arguments(env_id: str, config: GymnasiumEnvConfig, arguments: Mapping[str, Any]) -> None:
     """Raises ConfigError for an argument that the environment's constructor does not take."""
-    entry_point = gymnasium.spec(env_id).entry_point
-    if isinstance(entry_point, str):
-        import_without_graphics(entry_point.partition(":")[0])
-    creator = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
-    assert creator is not None
-    taken = inspect.signature(creator).parameters
+    taken = inspect.signature(_creator(env_id)).parameters
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in taken.values()):
         return
     names = sorted(set(taken) - RESERVED_ARGUMENTS)
     for name in {**config.env_arguments, **arguments}:
         if name not in names:
             raise ConfigError(f"no constructor argument {name}: {nearest(name, names)}it takes {', '.join(names)}")
+
+
+def _creator(env_id: str) -> Callable[..., Any]:
+    """What makes a registered environment: its class, or a function."""
+    entry_point = gymnasium.spec(env_id).entry_point
+    if isinstance(entry_point, str):
+        import_without_graphics(entry_point.partition(":")[0])
+    creator = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
+    assert creator is not None
+    return creator
+
+
+def _require_render_mode(env_id: str, render_mode: str) -> None:
+    """Raises TypeError for a render mode that is none of the environment's, as far as it says."""
+    metadata = getattr(_creator(env_id), "metadata", None)
+    modes = metadata.get("render_modes") if isinstance(metadata, dict) else [render_mode]
+    if render_mode not in (modes or ()):
+        raise TypeError(f"expected render_mode=None, got {render_mode!r}: {env_id} has no such pictures, but {modes}")
 
 
 def _nominal_values(parameters: Mapping[str, Parameter], env: Env) -> dict[str, Any]:

@@ -6,7 +6,7 @@ The reference is ``PointEnvRandGoal`` of github.com/cbfinn/maml_rl under rllab's
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,10 @@ from pydantic import Field, PositiveInt
 from metarl.config.schema import Lineage, TaskConfig
 from metarl.spaces import Space, SpaceSpec
 from metarl.tasks import Bools, Floats, Split, Task, TaskDistribution, VectorTaskEnv
+from metarl.tasks.vector_env import Frame
+
+if TYPE_CHECKING:
+    from metarl.tasks.rendering.plane import Drawing
 
 MAX_MOVE = 0.1  # per axis and step
 GOAL_LIMIT = 0.5  # goals lie in [-0.5, 0.5]²
@@ -66,11 +70,14 @@ class PointEnv(VectorTaskEnv):
     """
 
     takes_gradients = False
+    render_fps = 10.0
+    shown: ClassVar[tuple[tuple[float, float], float]] = ((0.0, 0.0), 0.75)  # by pictures: around where, how far
 
     def __init__(self, num_lanes: int, spaces: SpaceSpec, config: TaskConfig) -> None:
         super().__init__(num_lanes, spaces, config)
         self._position = np.zeros((num_lanes, 2))
         self._goal = np.zeros((num_lanes, 2))
+        self._paths: list[list[list[float]]] = [[] for _ in range(num_lanes)]  # of their episodes, where they are drawn
 
     def _assign(self, tasks: Sequence[Task]) -> None:
         goals = np.array([task["goal"] for task in tasks], dtype=np.float64)
@@ -80,9 +87,15 @@ class PointEnv(VectorTaskEnv):
 
     def _reset_lanes(self, lanes: NDArray[np.int64], rngs: Sequence[np.random.Generator]) -> None:
         self._position[lanes] = 0.0
+        if self._is_drawn:
+            for lane in lanes.tolist():
+                self._paths[lane] = [self._position[lane].tolist()]
 
     def _advance(self, controls: NDArray[Any], live: Bools) -> tuple[Floats, Bools]:
         self._position[live] += controls[live]
+        if self._is_drawn:
+            for lane in np.flatnonzero(live).tolist():
+                self._paths[lane].append(self._position[lane].tolist())
         offset = self._position - self._goal
         distance = np.sqrt(np.square(offset).sum(axis=1))
         return -distance, np.abs(offset).max(axis=1) < TOLERANCE
@@ -92,3 +105,24 @@ class PointEnv(VectorTaskEnv):
 
     def _task_vectors(self) -> Floats:
         return self._goal
+
+    def _draw(self, lane: int) -> Frame:
+        """The point as a disc, its path of this episode, and the goal; a ring at the edge where it has left."""
+        from metarl.tasks.rendering import plane  # here: a run draws nothing
+
+        window = plane.Window(*self.shown)
+        drawing = plane.Drawing(window)
+        (x, y), reach = self.shown
+        drawing.line([(x - reach, 0.0), (x + reach, 0.0)], plane.GRID)
+        drawing.line([(0.0, y - reach), (0.0, y + reach)], plane.GRID)
+        self._draw_goal(drawing, lane)
+        drawing.line(self._paths[lane], plane.PATH, width=3)
+        position = self._position[lane].tolist()
+        kept = window.inside(position)
+        drawing.disc(kept, 9, plane.AGENT, hollow=kept != tuple(position))
+        return drawing.frame()
+
+    def _draw_goal(self, drawing: Drawing, lane: int) -> None:
+        from metarl.tasks.rendering import plane
+
+        drawing.disc(self._goal[lane], 9, plane.GOAL)

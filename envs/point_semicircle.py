@@ -6,7 +6,7 @@ The simulation is that of :mod:`metarl.envs.point`, with other goals, rewards an
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from metarl.spaces import SpaceSpec
 from metarl.tasks import Bools, Floats, Split, Task, VectorTaskEnv, balanced_sample
 
 from .point import PointConfig, PointDistribution, PointEnv
+
+if TYPE_CHECKING:
+    from metarl.tasks.rendering.plane import Drawing
 
 NUM_PEARL_GOALS = 100  # equally spaced, both ends included
 # The last 20 goals after numpy's legacy generator, seeded with 1337, has shuffled them.
@@ -87,6 +90,8 @@ class PointSemicircleEnv(PointEnv):
     Success: within ``goal_radius`` of the goal after the move, whichever reward is chosen. Nothing is random.
     """
 
+    shown: ClassVar[tuple[tuple[float, float], float]] = ((0.0, 0.4), 1.25)
+
     def __init__(self, num_lanes: int, spaces: SpaceSpec, config: PointSemicircleConfig) -> None:
         super().__init__(num_lanes, spaces, config)
         self._sparse = config.reward == "sparse"
@@ -98,3 +103,12 @@ class PointSemicircleEnv(PointEnv):
         self._success = dense >= -self._goal_radius
         reward = np.where(self._success, 1.0 + dense, 0.0) if self._sparse else dense
         return reward, np.zeros(self.num_envs, dtype=np.bool_)
+
+    def _draw_goal(self, drawing: Drawing, lane: int) -> None:
+        from metarl.tasks.rendering import plane
+
+        angles = np.linspace(0.0, np.pi, 61)
+        drawing.line(np.stack([np.cos(angles), np.sin(angles)], axis=1).tolist(), plane.GRID, width=2)
+        pixels = self._goal_radius * plane.SIZE / (2 * self.shown[1])
+        drawing.disc(self._goal[lane], pixels, plane.NEARBY)
+        super()._draw_goal(drawing, lane)

@@ -20,6 +20,7 @@ PUBLIC = ("agent", "agents", "envs", "errors", "tasks", "types")  # modules that
 API = {  # names that are, and where they are defined
     "load": "loading",
     "load_policy": "loading",
+    "record": "filming",
     "train": "training",
     "Run": "training",
     "TrainedAgent": "trained_agent",

@@ -18,6 +18,7 @@ REPLACED = ".replaced-"  # in front of the name of a checkpoint that a new one i
 ERRORS = "errors.log"  # tracebacks of what was not expected
 LOCK = "lock"
 REPORT = "report"
+VIDEOS = "videos"
 SUMMARY = "summary.json"  # what came out of it
 WANDB = "wandb"
 TENSORBOARD = "tensorboard"
@@ -38,7 +39,7 @@ def expect_own_files(run: Path) -> None:
     try:
         for name in (CONFIG, VERSIONS, METRICS, EVALUATIONS, SUMMARY, ERRORS, LOCK):
             expect_plain(run / name)
-        for name in (CHECKPOINTS, REPORT, WANDB):
+        for name in (CHECKPOINTS, REPORT, VIDEOS, WANDB):
             expect_plain(run / name, folder=True)
     except OSError as error:
         raise StorageError(f"{error}; a run writes only inside its own folder") from error

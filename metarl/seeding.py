@@ -32,6 +32,7 @@ class Domain(IntEnum):
     ADAPT_NOISE = 14  # of trained agents that adapt to an environment of the user's: policy noise,
     ADAPT_RESET = 15  # reset seeds,
     ADAPT_LEARNER = 16  # and what the learner draws
+    FILM_RESET = 17  # reset seeds of episodes that are filmed
 
 
 def generator(

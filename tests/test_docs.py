@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shlex
@@ -104,6 +105,11 @@ def test_every_metarl_command_runs(command: str, run: Path, tmp_path: Path, caps
         if "--slurm" in arguments:  # whose options stand last
             arguments = arguments[: arguments.index("--slurm")]
         arguments += [*({"--print-commands"} - {*arguments}), "--out", str(tmp_path / "sweep")]
+    if arguments[0] == "video":  # tests/cli/test_video.py films chosen tasks; the run here is of another family
+        options = dict(itertools.pairwise(arguments))
+        kept = [word for word in ("--steps", "--episodes", "--seed") if word in options]
+        out = ["--out", str(tmp_path / Path(options["--out"]).name)] if "--out" in options else []
+        arguments = [*arguments[:2], *(part for word in kept for part in (word, options[word])), *out]
     if arguments[0] == "resume":
         arguments = [word if not word.startswith("iterations") else "iterations=3" for word in arguments]
     assert cli.main(arguments) == 0, capsys.readouterr().err
@@ -180,7 +186,7 @@ def test_the_run_directory_is_as_documented(run: Path) -> None:
     page = (ROOT / "docs" / "runs.md").read_text(encoding="utf-8")
     found = {path.name for path in run.iterdir()}
     names = re.findall(r"`([a-z.]+)(?:/[^`]*)?`", "\n".join(re.findall(r"^\| (`[^|]+) \|", page, flags=re.MULTILINE)))
-    assert found | {"wandb"} == set(names) - {"curves.csv", "errors.log"}  # the report's, and of faults
+    assert found | {"wandb", "videos"} == set(names) - {"curves.csv", "errors.log"}  # the report's, and of faults
 
 
 def test_exit_codes_are_as_documented() -> None:

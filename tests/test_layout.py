@@ -304,7 +304,7 @@ print(metarl.tasks.TaskDistribution.__name__, metarl.errors.ConfigError.exit_cod
     loaded, offered, used = run_python(code).splitlines()
     assert loaded == "metarl metarl.version"
     offers = "Adaptation AdaptedPolicy MetaWorldAgent Notice Run TrainedAgent __version__ agent agents envs errors load"
-    assert offered == f"{offers} load_policy tasks train types"
+    assert offered == f"{offers} load_policy record tasks train types"
     assert used == "TaskDistribution 2"
     with pytest.raises(AttributeError, match="module 'metarl' has no attribute 'task'; it has Adaptation"):
         _ = metarl.task

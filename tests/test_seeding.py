@@ -32,6 +32,7 @@ def test_domains_are_never_renumbered() -> None:
         "ADAPT_NOISE": 14,
         "ADAPT_RESET": 15,
         "ADAPT_LEARNER": 16,
+        "FILM_RESET": 17,
     }
 
 

@@ -9,6 +9,7 @@ from metarl.config.schema import TaskConfig
 from metarl.spaces import Space, SpaceSpec
 from metarl.tasks import TaskDistribution
 from metarl.tasks.mujoco_batch import MujocoBatchEnv
+from metarl.tasks.views import Marker
 
 
 class ArmConfig(TaskConfig):
@@ -60,6 +61,9 @@ class ArmEnv(MujocoBatchEnv):
     def _reward(self, qpos_before, controls):
         distance = np.linalg.norm(self.recorded["hand"][:, :2] - self._goal, axis=1)
         return -distance - 0.01 * np.square(controls).sum(axis=1)
+
+    def _markers(self, lane):  # in pictures: where the hand shall be
+        return [Marker((*self._goal[lane], 0.0), radius=0.02)]
 
     def _task_vectors(self):  # for `reveal`
         return np.column_stack([self._goal, self._load])

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from metarl import run_files
 from metarl.agent import Agent
+from metarl.api.actor import Actor
 from metarl.api.adaptation import Adaptation, Plan, replay
 from metarl.api.adapted_policy import AdaptedPolicy
 from metarl.api.episodes import Episode, load_episodes
@@ -29,7 +30,7 @@ from metarl.errors import ConfigError, EnvError
 from metarl.run.checkpoint import Checkpoint
 from metarl.run.interface import Interface
 from metarl.seeding import Domain, generator
-from metarl.tasks import Task, TaskDistribution
+from metarl.tasks import Task, TaskDistribution, held_out_tasks
 from metarl.tasks.registration import AutoresetTaskEnv, TaskEnv, task_vector
 
 
@@ -49,6 +50,7 @@ class TrainedAgent:
         config = _config(run, found)
         self.task: dict[str, Any] = dict(config["task"])
         self.defaults = EvalConfig.model_validate_json(json.dumps(config["eval"]))
+        self._seed = int(config["seed"])
         self.interface = self._interface(found)
         self._described = {
             "name": config["agent"]["name"],
@@ -60,26 +62,41 @@ class TrainedAgent:
         self._agent.load_state(found.tensors)
 
     @property
+    def name(self) -> str:
+        """What it is called in a configuration, such as ``maml_trpo``."""
+        return str(self._described["name"])
+
+    @property
     def remembers(self) -> bool:
         """Whether it adapts by what its policy remembers, and not by gradients."""
         return self._agent.policy().remembers
 
     @property
     def episodes_per_trial(self) -> int:
-        """Consecutive episodes of a trial in training; 1 for agents without a memory."""
+        """How many episodes a trial has in training; 1 without a memory."""
         return self._agent.episodes_per_trial
 
-    def make_env(self, task: Task | None = None) -> TaskEnv:
+    def held_out_tasks(self) -> list[Task]:
+        """The tasks that the run is evaluated on.
+
+        Raises:
+            ConfigError: the family is not there, or not allowed.
+        """
+        return held_out_tasks(self.distribution(), self.defaults.num_tasks, self._seed)
+
+    def make_env(self, task: Task | None = None, render_mode: str | None = None) -> TaskEnv:
         """An environment of the run's task family, with the run's own keys: lineage, horizon, wrappers, action scale.
 
         Args:
             task: the task; without one, the first of a fixed draw.
+            render_mode: ``"rgb_array"`` for pictures, by ``env.render()``.
 
         Raises:
             ConfigError: the family is not there, or not allowed.
+            TypeError: a render mode that there is not, or the family has no pictures.
             ValueError: not a task of the family.
         """
-        return TaskEnv.of(self.distribution(), task)
+        return TaskEnv.of(self.distribution(), task, render_mode)
 
     def distribution(self) -> TaskDistribution:
         """The run's task family, with the run's own keys. Raises ConfigError: it is not there, or not allowed."""
@@ -141,6 +158,16 @@ class TrainedAgent:
         drive(session, env)
         policy: AdaptedPolicy = session.policy
         return policy
+
+    def before(self, env: AnyEnv, *, task: Task | None = None, bounds: Bounds | None = None) -> AdaptedPolicy:
+        """The policy before it has adapted; with a memory, at the beginning of a trial. It then adapts while it acts.
+
+        Arguments and errors are those of :meth:`adapt`. Nothing is done in the environment.
+        """
+        fitted = self._fit(env, bounds, task)
+        adapted, policy = self._agent.init_adapted(1), self._agent.policy()
+        actor = Actor(policy, adapted, fitted.action, fitted.lanes or 1)
+        return AdaptedPolicy(actor, fitted, autoreset=_autoreset(env), described=self._described)
 
     def adaptation(
         self,

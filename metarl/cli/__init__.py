@@ -193,10 +193,12 @@ def _add_commands_on_runs(command: Callable[..., _Parser]) -> None:
     hash_ = command("hash", commands.hash_, "print one digest of all that training computed")
     report = command("report", commands.report, "draw a run's curves and sum it up, as it stands; prints the files")
     report.add_argument("--html", action="store_true", help="also write report/page.html, which works anywhere")
-    for added in (resume, evaluate, hash_, report):
+    video = command("video", commands.video, "film how the agent of a run adapts, as MP4 and GIF; prints the files")
+    for added in (resume, evaluate, hash_, report, video):
         added.add_argument("run", metavar="RUN", help="run directory, or latest: the one written to last below runs/")
-    for added in (resume, evaluate):
+    for added in (resume, evaluate, video):
         _add_allow(added)
+    _add_video(video)
     resume.add_argument(
         "overrides", nargs="*", metavar="key=value", help="iterations, device, sampler.*, eval.*, wandb.*, ..."
     )
@@ -216,6 +218,31 @@ def _add_compare(command: Callable[..., _Parser]) -> None:
     printed = compare.add_mutually_exclusive_group()
     printed.add_argument("--latex", action="store_true", help="print a table for LaTeX with booktabs")
     printed.add_argument("--csv", action="store_true", help="print all numbers, a row per method and point")
+
+
+def _add_video(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--task",
+        action="append",
+        default=[],
+        metavar="JSON|FILE",
+        help="a task of the family, or several, each in a row of its own; default: the first held-out task",
+    )
+    parser.add_argument(
+        "--episodes",
+        type=int,
+        metavar="N",
+        help="one after the other, default 1; with a memory those of the trial, side by side, default: as in training",
+    )
+    parser.add_argument("--steps", type=int, metavar="N", help="adaptation steps; default: eval.adapt_steps of the run")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of all chance; default: 0")
+    parser.add_argument("--checkpoint", type=int, metavar="ITERATION", help="instead of the newest one")
+    parser.add_argument(
+        "--out",
+        type=_path,
+        metavar="FILE.mp4|FILE.gif",
+        help="default: both in RUN/videos, by checkpoint and task",
+    )
 
 
 def _add_study(parser: argparse.ArgumentParser, name: str, *, wanted: bool) -> None:

@@ -182,6 +182,28 @@ def _compare_command(options: argparse.Namespace) -> str:
     return shlex.join(["metarl", "compare", *words, "--out", str(options.out)])
 
 
+def video(options: argparse.Namespace) -> str:
+    """Film the agent of a run."""
+    run = _run(options.run)
+    _begin(f"video {run}")
+    for name in ("episodes", "steps"):
+        value = getattr(options, name)
+        if value is not None and value < (1 if name == "episodes" else 0):
+            raise ConfigError(f"--{name} {value}: expected a positive number")
+    if options.seed < 0:
+        raise ConfigError(f"--seed {options.seed}: expected 0 or more")
+    tasks = [task for text in options.task for task in _tasks(text, "--task")]
+    with results_only():
+        from metarl.api.loading import load
+        from metarl.cli import video
+
+        agent = load(run, checkpoint=options.checkpoint, allow=options.allow)
+        paths = video.make(
+            agent, tasks=tasks, episodes=options.episodes, steps=options.steps, seed=options.seed, out=options.out
+        )
+    return "\n".join(map(str, paths))
+
+
 def hash_(options: argparse.Namespace) -> str:
     """The digest of a run."""
     run = _run(options.run)
@@ -344,19 +366,19 @@ def _require_sweep_options(options: argparse.Namespace) -> None:
         raise ConfigError("\n".join(problems))
 
 
-def _tasks(text: str) -> list[dict[str, Any]]:
+def _tasks(text: str, option: str = "--tasks") -> list[dict[str, Any]]:
     """Tasks from the command line: JSON, or a file of it; one task, or a list of them.
 
     Raises:
         ConfigError: they are neither.
     """
-    source = "--tasks"
+    source = option
     if not text.lstrip().startswith(("{", "[")):
         source = text
         try:
             text = Path(os.path.expanduser(text)).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"--tasks {source}: expected JSON, or a file of it: {error}") from error
+            raise ConfigError(f"{option} {source}: expected JSON, or a file of it: {error}") from error
     try:
         found = json.loads(text)
     except ValueError as error:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import functools
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,10 +21,11 @@ from metarl.spaces import Space, SpaceSpec
 from metarl.tasks.answers import read_reset, read_step, read_success
 from metarl.tasks.closing import close_quietly
 from metarl.tasks.instability import Instabilities, instabilities
-from metarl.tasks.vector_env import Bools, Floats, Task, VectorTaskEnv
+from metarl.tasks.vector_env import Bools, Floats, Frame, Task, VectorTaskEnv
 
 Env = gymnasium.Env[Any, Any]
 
+RGB = "rgb_array"  # Gymnasium's name of pictures as arrays
 SUCCESS_KEYS = ("success", "is_success")  # as environments call it in their infos
 
 
@@ -37,13 +40,15 @@ class LoopEnv(VectorTaskEnv):
     * Where the environment truncates an episode itself, so does the lane; the horizon truncates what goes on.
     * A step whose observation or reward is not finite, or in which MuJoCo gave up on the simulation, counts as
       divergence: the lane keeps its last good observation.
+    * A picture is the environment's own: ``render()`` with ``render_mode="rgb_array"``.
     * ``info["success"]`` is the environment's own ``success`` or ``is_success``, if ``reports_success``.
 
     Args:
         num_lanes: environments.
         spaces: what the policy sees and does, as :func:`space_spec` gives it.
         config: the family's config.
-        make_env: builds an environment; called once per lane, when the lane gets its first task.
+        make_env: builds an environment; called once per lane, when the lane gets its first task. Where pictures are
+            wanted and it takes ``render_mode``, as Gymnasium's classes do, it is given ``"rgb_array"``.
         task_vector: a task as numbers, for ``reveal``.
         reports_success: whether the environment's infos say if a step succeeded, see :func:`reports_success`.
 
@@ -58,7 +63,7 @@ class LoopEnv(VectorTaskEnv):
         num_lanes: int,
         spaces: SpaceSpec,
         config: TaskConfig,
-        make_env: Callable[[], Env],
+        make_env: Callable[..., Env],
         *,
         task_vector: Callable[[Task], Floats] | None = None,
         reports_success: bool = False,
@@ -72,6 +77,27 @@ class LoopEnv(VectorTaskEnv):
         self._obs: Floats = np.zeros((num_lanes, 0))
         if reports_success:
             self._success = np.zeros(num_lanes, dtype=np.bool_)
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether the environments have; known of a lane that has its task."""
+        env = self._envs[0]
+        if env is None or RGB not in (env.metadata.get("render_modes") or ()):
+            return False
+        return env.render_mode == RGB or "render_mode" in inspect.signature(self._make_env).parameters
+
+    def prepare_rendering(self) -> None:
+        """Have environments made that draw; see :class:`VectorTaskEnv`."""
+        if "render_mode" in inspect.signature(self._make_env).parameters:
+            self._make_env = functools.partial(self._make_env, render_mode=RGB)
+        env = self._make_env()
+        if env.render_mode != RGB:
+            close_quietly(env)
+            raise TypeError(
+                f"expected render_mode=None, got {RGB!r}: {env} has no pictures; one that has takes "
+                "render_mode where it is made, and keeps it as an attribute"
+            )
+        self._envs[0], self._is_drawn = env, True
 
     def close_extras(self, **kwargs: Any) -> None:
         """Close the lanes' environments."""
@@ -93,6 +119,7 @@ class LoopEnv(VectorTaskEnv):
             except Exception as error:
                 raise self._failure(lane, "taking its task", error) from error
             self._check_spaces(lane, env)
+            self.render_fps = float(env.metadata.get("render_fps") or VectorTaskEnv.render_fps)
         size = self.spaces.observation.size - self._vectors.shape[1]
         if self._obs.shape[1] != size:
             self._obs = np.zeros((self.num_envs, size))
@@ -169,6 +196,25 @@ class LoopEnv(VectorTaskEnv):
 
     def _task_vectors(self) -> Floats:
         return self._vectors
+
+    def _draw(self, lane: int) -> Frame:
+        from metarl.tasks.rendering.graphics import chosen_for_others  # here: a run draws nothing
+
+        env = self._envs[lane]
+        assert env is not None
+        try:
+            with chosen_for_others():
+                picture: Any = env.render()
+        except gymnasium.error.DependencyNotInstalled as error:
+            raise ConfigError(f"{env} cannot be drawn: {sentence(error)}") from error
+        except Exception as error:
+            raise self._failure(lane, "drawing it", error) from error
+        is_picture = isinstance(picture, np.ndarray) and picture.ndim == 3 and picture.shape[2] == 3
+        if not is_picture or picture.dtype != np.uint8:
+            got = f"{picture.dtype} of {picture.shape}" if isinstance(picture, np.ndarray) else repr(picture)
+            raise EnvError(f"{env}: expected a picture from render(), uint8 of [height, width, 3], got {got}")
+        frame: Frame = picture.copy()
+        return frame
 
     def _failure(self, lane: int, when: str, error: Exception) -> Exception:
         """What to raise for an environment's own exception; the environment is not used again."""

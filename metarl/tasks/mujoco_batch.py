@@ -22,7 +22,7 @@ import json
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,10 +32,13 @@ from metarl.errors import EnvError, NumericError
 from metarl.spaces import Space, SpaceSpec
 from metarl.surroundings import import_without_graphics
 from metarl.tasks.instability import FULL, instabilities
-from metarl.tasks.vector_env import Bools, Floats, Task, VectorTaskEnv
+from metarl.tasks.vector_env import Bools, Floats, Frame, Task, VectorTaskEnv
+from metarl.tasks.views import Marker, View
 
 if TYPE_CHECKING:
     import mujoco
+
+    from metarl.tasks.rendering.mujoco_camera import MujocoCamera
 
 ALIGNMENT = 64  # bytes to which MuJoCo rounds each array's place in memory
 RANGE_TOLERANCE = 1e-6  # relative: bounds may have been rounded to float32
@@ -54,6 +57,8 @@ class MujocoBatchEnv(VectorTaskEnv):
     which a position or velocity is not finite or beyond MuJoCo's limit of 1e10. It goes back to its state before the
     step. Other lanes' bits do not change.
 
+    Pictures are by the model's camera ``track``, unless ``view`` names another place to look from.
+
     Nothing is lost in silence: contacts that MuJoCo drops because its memory for them is full stop the run.
 
     Args:
@@ -71,6 +76,8 @@ class MujocoBatchEnv(VectorTaskEnv):
         EnvError: the actions are not those of the model's actuators, a recorded view is none, or MuJoCo's memory for
             contacts is full.
     """
+
+    view: ClassVar[View | None] = None  # of pictures: see metarl.tasks.views
 
     def __init__(
         self,
@@ -92,6 +99,8 @@ class MujocoBatchEnv(VectorTaskEnv):
         _require_motors(self._model_name, self.model, spaces.action)
         self.frame_skip = frame_skip
         self.dt: float = self.model.opt.timestep * frame_skip
+        self.render_fps = 1 / self.dt
+        self._camera: MujocoCamera | None = None
         self._reset_noise_scale = reset_noise_scale
         self._mujoco = engine
         self._model_of_task: dict[str, mujoco.MjModel] = {}  # by the task's JSON, the least recently used first
@@ -277,6 +286,27 @@ class MujocoBatchEnv(VectorTaskEnv):
         ``mj_step`` computes them before it integrates. Gymnasium's environments observe the same.
         """
         return {}
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Give back what drawing has taken."""
+        camera, self._camera = self._camera, None
+        if camera is not None:
+            camera.close()
+
+    def _draw(self, lane: int) -> Frame:
+        """By an ``MjData`` of the camera's own, from the lane's state alone."""
+        from metarl.tasks.rendering.mujoco_camera import MujocoCamera  # here: a run draws nothing
+
+        if self._camera is None:
+            self._camera = MujocoCamera(self.model, self.view)
+        parts = self._mujoco.mjtState
+        state = np.concatenate([self.qpos[lane], self.qvel[lane], self._act[lane]])
+        drawn = int(parts.mjSTATE_QPOS | parts.mjSTATE_QVEL | parts.mjSTATE_ACT)
+        return self._camera.draw(self.models[lane], state, drawn, self._markers(lane))
+
+    def _markers(self, lane: int) -> Sequence[Marker]:
+        """Balls that are drawn and not simulated: what a lane's task wants, where that is a place."""
+        return ()
 
     def _ended(self) -> Bools:
         """Whether a lane's new state ends its episode [lanes]; never, unless a family says otherwise."""

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from metarl.config import lineage, lookup, messages
 from metarl.errors import ConfigError, nearest
 from metarl.tasks.distribution import Split, TaskDistribution, give_tasks
-from metarl.tasks.vector_env import Bools, Floats, Task
+from metarl.tasks.vector_env import Bools, Floats, Frame, Task, VectorTaskEnv
 
+RGB = "rgb_array"  # Gymnasium's name of pictures as arrays
 DEFAULT_TASK_SEED = 0  # an environment made without a task takes the first ones of this draw
 
 
@@ -50,50 +51,56 @@ class TaskEnv(_SaysItsHorizon, gymnasium.Env[Floats, Any]):
         task: the task; without one, the first of a draw with a fixed seed.
         resample: the split, ``"train"`` or ``"test"``, from which every reset draws a new task. The draws come from
             ``np_random``, so that equal seeds give equal tasks.
-        render_mode: None.
+        render_mode: None, or ``"rgb_array"``: ``render`` gives a picture [height, width, 3] then.
         config: keys of the family, as under ``task:`` in a configuration, ``lineage`` included; and parts of the task
             by their names, such as ``velocity=1.3``. The other parts are those of the task that is taken without one.
 
     Raises:
         ConfigError: a key or value that the family does not take.
-        TypeError: a render mode.
+        TypeError: a render mode that there is not; bandits and the like have no pictures.
         ValueError: not a task of the family, or two ways of giving it.
     """
 
-    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 (declared so by Gymnasium)
+    metadata: dict[str, Any] = {"render_modes": [RGB]}  # noqa: RUF012 (declared so by Gymnasium); an object has its own
 
     def __init__(
         self,
         name: str,
         task: Task | None = None,
         resample: Split | None = None,
-        render_mode: None = None,
+        render_mode: str | None = None,
         **config: Any,
     ) -> None:
-        _refuse_rendering(render_mode)
+        _require_render_mode(render_mode)
         distribution, parts = _distribution_and_parts(name, config)
         if resample not in (None, "train", "test"):
             raise ValueError(f"expected resample to be None, 'train' or 'test', got {resample!r}")
         _require_one([("task=", task is not None), (_words(parts), bool(parts)), ("resample=", resample is not None)])
-        self._build(distribution, {**default_tasks(distribution, 1)[0], **parts} if task is None else task, resample)
+        chosen = {**default_tasks(distribution, 1)[0], **parts} if task is None else task
+        self._build(distribution, chosen, resample, render_mode)
 
     @classmethod
-    def of(cls, distribution: TaskDistribution, task: Task | None = None) -> TaskEnv:
+    def of(cls, distribution: TaskDistribution, task: Task | None = None, render_mode: str | None = None) -> TaskEnv:
         """An environment of a family that is built already.
 
         Raises:
+            TypeError: a render mode that there is not.
             ValueError: not a task of the family.
         """
+        _require_render_mode(render_mode)
         env = cls.__new__(cls)
-        env._build(distribution, default_tasks(distribution, 1)[0] if task is None else task, None)
+        env._build(distribution, default_tasks(distribution, 1)[0] if task is None else task, None, render_mode)
         return env
 
-    def _build(self, distribution: TaskDistribution, task: Task, resample: Split | None) -> None:
-        self.distribution, self.resample = distribution, resample
-        self._vector = self.distribution.make_vector(1)
+    def _build(
+        self, distribution: TaskDistribution, task: Task, resample: Split | None, render_mode: str | None
+    ) -> None:
+        self.distribution, self.resample, self.render_mode = distribution, resample, render_mode
+        self._vector = _lanes(distribution, 1, render_mode)
         self.observation_space = self._vector.single_observation_space
         self.action_space = self._vector.single_action_space
         self.set_task(task)
+        self.metadata = {**self.metadata, **_pictures(self._vector)}
 
     def set_task(self, task: Task) -> None:
         """Change the task; call ``reset`` next."""
@@ -120,6 +127,15 @@ class TaskEnv(_SaysItsHorizon, gymnasium.Env[Floats, Any]):
         observations, reward, terminated, truncated, info = self._vector.step(np.asarray(action)[np.newaxis])
         return observations[0], float(reward[0]), bool(terminated[0]), bool(truncated[0]), _of_lane(info, 0)
 
+    def render(self) -> Frame:
+        """A picture [height, width, 3] of the present state: uint8, the top row first.
+
+        Raises:
+            RuntimeError: the environment was made without ``render_mode="rgb_array"``.
+            ConfigError: a library is missing that draws; says what to install.
+        """
+        return self._vector.render_lane(0)
+
     def close(self) -> None:
         """See ``gymnasium.Env``."""
         self._vector.close()
@@ -138,14 +154,14 @@ class AutoresetTaskEnv(_SaysItsHorizon, gymnasium.vector.VectorEnv[Floats, Any, 
         task: one task for all lanes.
         tasks: one task per lane; with neither, the first of a draw with a fixed seed.
         resample: None. New tasks at every reset have single environments, so ``vectorization_mode="sync"``.
-        render_mode: None.
+        render_mode: None, or ``"rgb_array"``: ``render`` gives a picture of every lane then.
         max_episode_steps: None, or the horizon, as ``spec`` has it.
         config: keys of the family, as for :class:`TaskEnv`.
     """
 
     metadata: dict[str, Any] = {  # noqa: RUF012 (declared so by Gymnasium)
         "autoreset_mode": AutoresetMode.NEXT_STEP,
-        "render_modes": [],
+        "render_modes": [RGB],
     }
 
     def __init__(
@@ -155,11 +171,11 @@ class AutoresetTaskEnv(_SaysItsHorizon, gymnasium.vector.VectorEnv[Floats, Any, 
         task: Task | None = None,
         tasks: Sequence[Task] | None = None,
         resample: Split | None = None,
-        render_mode: None = None,
+        render_mode: str | None = None,
         max_episode_steps: int | None = None,
         **config: Any,
     ) -> None:
-        _refuse_rendering(render_mode)
+        _require_render_mode(render_mode)
         if resample is not None:
             raise ValueError(
                 "resample= needs environments that change their tasks one by one: make_vec(…, "
@@ -169,7 +185,8 @@ class AutoresetTaskEnv(_SaysItsHorizon, gymnasium.vector.VectorEnv[Floats, Any, 
         self.distribution, parts = _distribution_and_parts(name, config)
         given = [("task= for all lanes", task), ("tasks= for each", tasks), (f"{_words(parts)} for all", parts or None)]
         _require_one([(words, value is not None) for words, value in given])
-        self._vector = self.distribution.make_vector(num_envs)
+        self.render_mode = render_mode
+        self._vector = _lanes(self.distribution, num_envs, render_mode)
         self.single_observation_space = self._vector.single_observation_space
         self.single_action_space = self._vector.single_action_space
         self.observation_space, self.action_space = self._vector.observation_space, self._vector.action_space
@@ -179,6 +196,7 @@ class AutoresetTaskEnv(_SaysItsHorizon, gymnasium.vector.VectorEnv[Floats, Any, 
         if tasks is None and task is None:
             tasks = [{**one, **parts} for one in default_tasks(self.distribution, num_envs)]
         self.set_tasks([task] * num_envs if tasks is None and task is not None else tasks or [])
+        self.metadata = {**self.metadata, **_pictures(self._vector)}
 
     def set_tasks(self, tasks: Sequence[Task]) -> None:
         """Give each lane its task, in lane order; call ``reset`` next."""
@@ -219,6 +237,10 @@ class AutoresetTaskEnv(_SaysItsHorizon, gymnasium.vector.VectorEnv[Floats, Any, 
             truncated &= ~again
         self._ended = terminated | truncated
         return observations, reward, terminated, truncated, {**info, **{f"_{key}": ~again for key in info}}
+
+    def render(self) -> tuple[Frame, ...]:
+        """A picture of every lane, as :meth:`TaskEnv.render` gives it."""
+        return tuple(self._vector.render_lane(lane) for lane in range(self.num_envs))
 
     def close_extras(self, **kwargs: Any) -> None:
         """Close the lanes."""
@@ -316,6 +338,18 @@ def _of_lane(info: Mapping[str, NDArray[Any]], lane: int) -> dict[str, Any]:
     return {key: values[lane].item() for key, values in info.items()}
 
 
-def _refuse_rendering(render_mode: str | None) -> None:
-    if render_mode is not None:  # TypeError: on this one, others try again without
-        raise TypeError(f"expected render_mode=None, got {render_mode!r}: these environments have no pictures")
+def _require_render_mode(render_mode: str | None) -> None:
+    if render_mode not in (None, RGB):  # TypeError: on this one, others try again without
+        raise TypeError(f"expected render_mode=None or {RGB!r}, got {render_mode!r}")
+
+
+def _lanes(distribution: TaskDistribution, num_lanes: int, render_mode: str | None) -> VectorTaskEnv:
+    vector = distribution.make_vector(num_lanes)
+    if render_mode is not None:
+        vector.prepare_rendering()
+    return vector
+
+
+def _pictures(vector: VectorTaskEnv) -> dict[str, Any]:
+    """What an environment's metadata say of pictures."""
+    return {"render_modes": [RGB], "render_fps": vector.render_fps} if vector.has_pictures else {"render_modes": []}

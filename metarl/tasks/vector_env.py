@@ -19,6 +19,7 @@ from metarl.spaces import Space, SpaceSpec
 Task = Mapping[str, Any]  # one MDP as plain JSON data, e.g. {"velocity": 1.3}
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+Frame = NDArray[np.uint8]  # a picture [height, width, 3]: the top row first, red, green and blue
 
 NUMBERS, FLAGS = "fiub", "b"  # NumPy's letters for the kinds of arrays that are taken: numbers of any precision, bools
 
@@ -39,6 +40,8 @@ class VectorTaskEnv(gymnasium.vector.VectorEnv[Floats, Any, Floats], ABC):
       step of a lane succeeded. It ends no episode.
     * A lane whose simulation diverges goes back to its last good state, which the observation shows, and is truncated
       there with reward 0; ``info["diverged"]`` marks it.
+    * A family that can be looked at implements ``_draw``. After :meth:`prepare_rendering`, :meth:`render_lane` gives
+      the picture of a lane's present state. Drawing changes no bit of what is simulated.
     * What a family's methods give is compared with what it declared: shapes, kinds, and finite numbers at a reset.
 
     Raises:
@@ -51,6 +54,7 @@ class VectorTaskEnv(gymnasium.vector.VectorEnv[Floats, Any, Floats], ABC):
     }
 
     takes_gradients = True  # ``step`` may ask torch for them; a family that uses no torch is a little faster without
+    render_fps: float = 30.0  # pictures per second, of one per step; a family that knows how long a step takes says so
 
     def __init__(self, num_lanes: int, spaces: SpaceSpec, config: TaskConfig) -> None:
         if num_lanes < 1:
@@ -78,6 +82,8 @@ class VectorTaskEnv(gymnasium.vector.VectorEnv[Floats, Any, Floats], ABC):
         self._truncated = np.zeros(num_lanes, dtype=np.bool_)
         self._success: Bools | None = None
         self._diverged = np.zeros(num_lanes, dtype=np.bool_)
+        self._is_drawn = False
+        self._has_begun = np.zeros(num_lanes, dtype=np.bool_)  # an episode in its present task
 
     def set_tasks(self, tasks: Sequence[Task]) -> None:
         """Give each lane its task, in lane order; all lanes then wait for a reset."""
@@ -85,6 +91,7 @@ class VectorTaskEnv(gymnasium.vector.VectorEnv[Floats, Any, Floats], ABC):
             raise ValueError(f"expected one task per lane ({self.num_envs}), got {len(tasks)}")
         self._tasks = list(tasks)
         self._terminated[:] = True
+        self._has_begun[:] = False
         self._assign(self._tasks)
 
     def reset(  # type: ignore[override]
@@ -105,6 +112,7 @@ class VectorTaskEnv(gymnasium.vector.VectorEnv[Floats, Any, Floats], ABC):
         self._terminated[lanes] = False
         self._truncated[lanes] = False
         self._reset_lanes(lanes, [self._rngs[lane] for lane in lanes])
+        self._has_begun[lanes] = True
         observation = self._observations()
         if not np.isfinite(observation).all():
             self._require_finite_start(observation, lanes)
@@ -127,6 +135,34 @@ class VectorTaskEnv(gymnasium.vector.VectorEnv[Floats, Any, Floats], ABC):
         if self._diverged.any():
             info["diverged"] = self._diverged.copy()
         return self._observations(), np.where(good, reward, 0.0), self._terminated.copy(), self._truncated.copy(), info
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether the family has something to see. Once tasks are set."""
+        return type(self)._draw is not VectorTaskEnv._draw
+
+    def prepare_rendering(self) -> None:
+        """Be ready to be drawn; before tasks are set.
+
+        Raises:
+            TypeError: the family has no pictures.
+        """
+        if not self.has_pictures:
+            raise TypeError(f"expected render_mode=None, got 'rgb_array': {type(self).__name__} has no pictures")
+        self._is_drawn = True
+
+    def render_lane(self, lane: int) -> Frame:
+        """A picture of a lane's present state.
+
+        Raises:
+            RuntimeError: :meth:`prepare_rendering` was not called, or the lane waits for a reset.
+            ConfigError: a library is missing that draws; says what to install.
+        """
+        if not self._is_drawn:
+            raise RuntimeError('expected render_mode="rgb_array" where the environment was made')
+        if not self._has_begun[lane]:
+            raise RuntimeError("expected reset() before render()")
+        return self._draw(lane)
 
     def _controls(self, actions: NDArray[Any]) -> NDArray[Any]:
         """Actions in the environment's own units: scaled and clipped, or checked choices."""
@@ -201,6 +237,10 @@ class VectorTaskEnv(gymnasium.vector.VectorEnv[Floats, Any, Floats], ABC):
     @abstractmethod
     def _task_vectors(self) -> Floats:
         """The lanes' tasks as numbers [lanes, size], for ``reveal``."""
+
+    def _draw(self, lane: int) -> Frame:
+        """A picture of a lane's present state, for families that have pictures. Changes nothing."""
+        raise NotImplementedError
 
 
 def _gymnasium_space(space: Space, scale: float | None = None) -> gymnasium.Space[Any]:

@@ -90,7 +90,11 @@ def test_what_is_not_given_has_the_documented_defaults() -> None:
             "deterministic": False,
         },
         "checkpoint": {"every": 10, "keep": 3},
-        "wandb": {"mode": "auto", "project": "metarl", "entity": None, "group": None, "tags": []},
+        "tensorboard": False,
+        "wandb": {
+            **{"mode": "auto", "project": "metarl", "entity": None, "group": None, "tags": []},
+            **{"job_type": "train", "checkpoint": False},
+        },
     }
 
 
