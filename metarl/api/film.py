@@ -59,8 +59,8 @@ def environment(agent: TrainedAgent, tasks: Sequence[Task]) -> TaskEnv:
         for task in [*tasks[1:], *tasks[:1]]:
             try:
                 env.set_task(task)
-            except (ValueError, KeyError, TypeError) as error:
-                raise ConfigError(f"expected tasks of {family}, got {dict(task)}: {error}") from error
+            except ValueError as error:
+                raise ConfigError(f"tasks: {error}") from error
         env.reset(seed=0)
         env.render()
     except BaseException:

@@ -155,7 +155,7 @@ def test_the_default_task_is_the_first_that_the_run_is_evaluated_on(gradient: Pa
 def test_not_a_task_and_too_much_are_refused(gradient: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     agent = metarl.load(gradient)
     for task in ({"direction": 1}, {"goal": None}, {"goal": [1, 2, 3]}):
-        with pytest.raises(ConfigError, match="expected tasks of point, got"):
+        with pytest.raises(ConfigError, match="tasks: expected "):
             film.environment(agent, [GOAL, task])
     monkeypatch.setattr(film, "MOST_BYTES", 10_000)
     with pytest.raises(ConfigError, match="24 pictures at once would not fit into memory"):

@@ -86,7 +86,11 @@ def test_an_evaluation_on_chosen_tasks_is_of_these(run: metarl.Run) -> None:
     assert result["tasks"] == goals and [len(point) for point in result["returns"]] == [2, 2]
     again = run.evaluate(tasks=goals[:1])
     assert again["returns"][0][0] == result["returns"][0][0]  # a task's numbers do not depend on the others
-    for tasks, words in (([], "at least one task"), ([{"goal": 3}], "expected tasks of point"), ([{"x": 1}], "point")):
+    for tasks, words in (
+        ([], "at least one task"),
+        ([{"goal": 3}], "tasks: expected tasks like"),
+        ([{"x": 1}], "point"),
+    ):
         with pytest.raises(ConfigError, match=words):
             run.evaluate(tasks=tasks)
 

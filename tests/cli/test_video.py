@@ -73,7 +73,7 @@ def test_more_tasks_are_more_rows_and_more_episodes_are_more_scenes(run: Path, t
 
 
 REFUSED = [
-    (["--task", '{"direction": 1}'], 2, "expected tasks of point, got {'direction': 1}"),
+    (["--task", '{"direction": 1}'], 2, "expected a task of point, got {'direction': 1}: it lacks 'goal'"),
     (["--task", "{goal: 1}"], 2, "--task: expected JSON such as"),
     (["--task", "[]", "--episodes", "0"], 2, "--episodes 0: expected a positive number"),
     (["--steps", "-1"], 2, "--steps -1: expected a positive number"),

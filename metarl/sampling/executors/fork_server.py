@@ -36,13 +36,13 @@ def start() -> None:
         OSError: there is no place for its socket, or no process to be had.
     """
     _choose_folder_of_sockets()
-    resource_tracker.ensure_running()  # else it is started below, and ends with SIGINT let through
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, TO_THE_GROUP)
-    try:
-        with variables({**ENVIRONMENT, SAFE_PATH: "1"}):
+    with variables({**ENVIRONMENT, SAFE_PATH: "1"}):
+        resource_tracker.ensure_running()  # else the fork server starts it, and that ends with SIGINT let through
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, TO_THE_GROUP)
+        try:
             forkserver.ensure_running()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def stop() -> None:

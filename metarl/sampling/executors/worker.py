@@ -83,7 +83,6 @@ def serve(channel: socket.socket, safe_path: str | None) -> None:
     """
     for number in fork_server.TO_THE_GROUP:
         signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _end)
     os.setpgid(0, 0)  # processes that environments start are in this group, and end with it
     _die_with_parent()
     multiprocessing.current_process().daemon = False  # a daemon may start none
@@ -94,6 +93,7 @@ def serve(channel: socket.socket, safe_path: str | None) -> None:
     torch.set_num_threads(1)
     try:
         with contextlib.suppress(EOFError, OSError, EndedError):  # the parent has closed the socket, or is gone
+            signal.signal(signal.SIGTERM, _end)
             send(channel, b"")
             while True:
                 send(channel, answer(receive(channel)))
