@@ -20,6 +20,7 @@ from metarl.report.files import report_folder, write_files
 from metarl.statistics import method_of
 
 GRID_POINTS = 60
+EPISODES = "episodes before"  # what the adaptation of an agent with a memory is counted in
 GRADIENT = "adaptation steps"  # what adaptation is counted in, unless an agent adapts in episodes
 
 
@@ -83,10 +84,11 @@ def adapted_point(evaluation: Mapping[str, Any], in_training: Trained) -> int:
 
 def trained(config: Mapping[str, Any], curves: Curves) -> Trained:
     """Gradient agents record every phase of training; a trial's episodes are in the configuration."""
-    unit = unit_of(curves.last_evaluation)
+    unit, agent = unit_of(curves.last_evaluation), config.get("agent")
+    if curves.last_evaluation is None and isinstance(agent, Mapping) and "episodes_per_trial" in agent:
+        unit = EPISODES  # as its evaluations will say
     if unit == GRADIENT:
         return Trained(unit, max(curves.phases, default=0))
-    agent = config.get("agent")
     count = agent.get("episodes_per_trial") if isinstance(agent, Mapping) else None
     return Trained(unit, count if isinstance(count, int) else 0)
 

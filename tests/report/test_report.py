@@ -412,3 +412,10 @@ def test_a_report_is_not_written_through_a_link(tmp_path):
         with pytest.raises(StorageError, match="report: expected a folder, found a link"):
             write_one(tmp_path / "run")
     assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_a_memorys_training_is_called_so_before_its_first_evaluation(tmp_path, monkeypatch):
+    write(tmp_path, "metrics.jsonl", [{"iteration": 1, "env_steps": 10, "train/return/0": 1.0}])
+    (tmp_path / "config.yaml").write_text("agent: {name: rl2_ppo, episodes_per_trial: 2}\n")
+    left = drawn(tmp_path, monkeypatch).axes[0]
+    assert left.lines[0].get_label() == "training, all episodes"
