@@ -13,9 +13,8 @@ def made_with(versions: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     cpu, learner = versions.get("cpu"), config.get("learner")
     model = cpu.get("model") if isinstance(cpu, Mapping) else cpu
     threads = learner.get("threads") if isinstance(learner, Mapping) else None
-    machine = f"{model or 'unknown CPU'}" + (
-        "" if threads is None else f", {threads} learner thread{'s' if threads > 1 else ''}"
-    )
+    words = "1 learner thread" if threads == 1 else f"{threads} learner threads"
+    machine = f"{model or 'unknown CPU'}" + ("" if threads is None else f", {words}")
     libraries = ", ".join(f"{name} {versions[key]}" for key, name in LIBRARIES.items() if versions.get(key))
     metarl = f"metarl {versions.get('metarl') or 'of unknown version'}{commit(versions)}"
     return "; ".join(part for part in (machine, metarl, libraries) if part)

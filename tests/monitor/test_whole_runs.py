@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import imageio_ffmpeg
 import pytest
 import tiny_runs
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -21,6 +22,11 @@ CHANGES = ["wandb.mode=offline", "wandb.checkpoint=true", "tensorboard=true", "e
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of four iterations, stopped after the third and gone on with."""
     stopped = tiny_runs.train(tmp_path_factory.mktemp("runs"), *CHANGES[:-1], "iterations=3")
+    (stopped / "videos").mkdir()  # as `metarl video` would
+    writer = imageio_ffmpeg.write_frames(str(stopped / "videos" / "film.mp4"), (32, 32))
+    writer.send(None)
+    writer.send(bytes(3 * 32 * 32))
+    writer.close()
     assert tiny_runs.metarl("resume", stopped, "iterations=4") == 0
     return stopped
 
@@ -48,7 +54,9 @@ def test_wandb_has_one_row_per_iteration_with_tables_picture_summary_and_checkpo
     assert [row["iteration"] for row in rows] == [1, 2, 3, 4]
     assert ["eval/return/1" in row for row in rows] == [False, True, True, True]
     assert rows[1]["eval/curve._type"] == rows[1]["eval/tasks._type"] == "table-file"
-    assert rows[3]["report._type"] == "image-file"
+    assert rows[3]["report._type"] == "image-file" and rows[3]["videos/film._type"] == "video-file"
+    film = folders[1] / "files" / rows[3]["videos/film.path"]
+    assert film.read_bytes() == (run / "videos" / "film.mp4").read_bytes()
     table = json.loads((folders[0] / "files" / rows[1]["eval/tasks.path"]).read_text())
     assert table["columns"] == ["task", "return after 0", "return after 1"]
     returns = tiny_runs.evaluations(run)[0]["returns"]
