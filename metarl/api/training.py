@@ -36,8 +36,8 @@ def train(
     ``"sampler.workers=0"``.
 
     Args:
-        config: a YAML file, or a name from ``metarl list configs``.
-        overrides: ``"key=value"`` with dotted keys.
+        config: a YAML file, or a name from ``metarl list configs``; or a task, with an agent behind it.
+        overrides: ``"key=value"`` with dotted keys, and the agent: ``train("point", "reptile", "iterations=10")``.
         seed: the same as ``"seed=…"``.
         allow: classes of the user's own that the configuration may name, as ``package.module:Class``.
         on_iteration: is called with the metrics of every iteration, a dictionary of numbers; where it returns False
@@ -49,7 +49,7 @@ def train(
         KeyboardInterrupt: Ctrl-C; all complete iterations are saved.
     """
     given = [*overrides, *([] if seed is None else [f"seed={seed}"])]
-    loaded = loading.load(config, given, allow)
+    loaded = loading.load_words(config, given, allow)
     try:
         return Run(runs.train(loaded, on_iteration), allow)
     except Interrupted as error:

@@ -108,3 +108,9 @@ def test_what_is_wrong_with_a_call_is_a_configuration_error(tmp_path: Path) -> N
     with pytest.raises(ConfigError, match="seed: given twice"):
         metarl.train("maml_trpo_point", "seed=1", seed=2)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_task_and_an_agent_are_trained_as_by_the_command(tmp_path: Path) -> None:
+    words = [word for word in overrides(tmp_path, "iterations=1") if not word.startswith("agent.")]
+    run = metarl.train("point", "reptile", *words)
+    assert run.path.parent == tmp_path / "point" / "reptile"
