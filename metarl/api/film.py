@@ -11,6 +11,7 @@ from metarl.api.adapted_policy import AdaptedPolicy
 from metarl.api.filming import FilmedEpisode, film_episode, frame_times, start_seed
 from metarl.api.trained_agent import TrainedAgent
 from metarl.errors import ConfigError
+from metarl.monitor.curve_text import counted
 from metarl.tasks import Task
 from metarl.tasks.registration import TaskEnv
 
@@ -120,12 +121,8 @@ def _before_and_after(agent: TrainedAgent, env: TaskEnv, task: Task, plan: FilmP
     env.set_task(task)
     after = agent.adapt(env, steps=plan.steps, seed=plan.seed)
     steps, episodes = len(after.history), sum(len(step.returns) for step in after.history)
-    words = f"after {_count(steps, 'step')}, {_count(episodes, 'episode')}"
+    words = f"after {counted(steps, 'step')}, {counted(episodes, 'episode')}"
     return [("before adaptation", agent.before(env)), (words, after)]
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _which(place: int, plan: FilmPlan) -> str:

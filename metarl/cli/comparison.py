@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from metarl.monitor.curve_text import aligned, interval_text, number
+from metarl.monitor.curve_text import aligned, counted, interval_text, number
 from metarl.report.comparison.summary import Comparison, Method, Section
 from metarl.report.curves import after
 from metarl.report.estimates import Estimate
@@ -24,8 +24,7 @@ def comparison_table(found: Comparison) -> str:
 
 def _method_rows(method: Method, *, with_success: bool) -> list[list[str]]:
     """A line about a method, and a row of cells for every point that is shown."""
-    runs = len(method.runs)
-    about = f"{runs} run{'s' if runs > 1 else ''}, {method.env_steps:,.0f} env steps, {duration(method.seconds)}"
+    about = f"{counted(len(method.runs), 'run')}, {method.env_steps:,.0f} env steps, {duration(method.seconds)}"
     rows = [[f"{method.name}  ({about})"]]
     for point in method.shown:
         success = [_cell(method.success, point) if method.success else "not known"] if with_success else []
@@ -48,7 +47,7 @@ def _difference_lines(section: Section) -> list[str]:
         if method.difference is None:
             continue
         found, seeds = method.difference.estimate, len(method.difference.seeds)
-        rows.append([f"{method.name}  ({seeds} seed{'s' if seeds > 1 else ''})"])
+        rows.append([f"{method.name}  ({counted(seeds, 'seed')})"])
         for point in (point for point in method.shown if point < len(found.values)):
             words = after(point, method.unit).removesuffix(" adaptation")
             rows.append([f"  {words}", _cell(found, point), _seeds(found, point)])

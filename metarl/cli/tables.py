@@ -21,12 +21,18 @@ def curve_table(result: dict[str, Any]) -> str:
 
     success = result.get("success")
     methods = [f"return: {method_of(result)}", *([f"success: {method_of(success)}"] if success else [])]
-    head = [
+    return "\n".join(
+        [*_head(result), "", *curve_lines(result, points=None), f"in brackets: 95 %; {'; '.join(methods)}"]
+    )
+
+
+def _head(result: dict[str, Any]) -> list[str]:
+    """What was evaluated, and on what."""
+    return [
         f"run         {result['run']}",
         f"checkpoint  iteration {result['iteration']}, {result['env_steps']} env steps",
         f"tasks       {len(result['tasks'])} {result['on']} of {result['task']}",
     ]
-    return "\n".join([*head, "", *curve_lines(result, points=None), f"in brackets: 95 %; {'; '.join(methods)}"])
 
 
 def official_table(result: dict[str, Any]) -> str:
@@ -44,13 +50,9 @@ def official_table(result: dict[str, Any]) -> str:
         for found in [per_goal["by_class"][name]]
     ]
     rows.append(["mean", number(own), number(official["success"])])
-    head = [
-        f"run         {per_goal['run']}",
-        f"checkpoint  iteration {per_goal['iteration']}, {per_goal['env_steps']} env steps",
-        f"tasks       {len(per_goal['tasks'])} {per_goal['on']} of {per_goal['task']}, "
-        f"{official['rounds']} rounds of {official['goals']} goals per class",
-    ]
-    lines = [*head, "", *aligned(rows)]
+    lines = _head(per_goal)
+    lines[-1] += f", {official['rounds']} rounds of {official['goals']} goals per class"
+    lines += ["", *aligned(rows)]
     if abs(official["success"] - own) * len(per_goal["tasks"]) >= 1:
         lines.append(
             "the columns differ: Meta-World counts the first three episodes of a class to end, and success ends an "

@@ -55,6 +55,11 @@ def number(value: float | None) -> str:
     return f"{value:.0f}" if abs(value) >= 99.95 else f"{value:.3g}"
 
 
+def counted(count: int, noun: str, plural: str = "s") -> str:
+    """A count and its noun: 1 run, 2 runs."""
+    return f"{count} {noun}{'' if count == 1 else plural}"
+
+
 def interval_text(curve: Mapping[str, Any], step: int) -> str:
     """Mean and interval of a point of a curve."""
     return _interval({name: curve[name][step] for name in ("mean", "low", "high")})

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from metarl.monitor.curve_text import counted
+
 LIBRARIES = {"python": "Python", "torch": "torch", "numpy": "numpy", "gymnasium": "Gymnasium", "mujoco": "MuJoCo"}
 
 
@@ -13,8 +15,7 @@ def made_with(versions: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     cpu, learner = versions.get("cpu"), config.get("learner")
     model = cpu.get("model") if isinstance(cpu, Mapping) else cpu
     threads = learner.get("threads") if isinstance(learner, Mapping) else None
-    words = "1 learner thread" if threads == 1 else f"{threads} learner threads"
-    machine = f"{model or 'unknown CPU'}" + ("" if threads is None else f", {words}")
+    machine = f"{model or 'unknown CPU'}" + ("" if threads is None else f", {counted(threads, 'learner thread')}")
     libraries = ", ".join(f"{name} {versions[key]}" for key, name in LIBRARIES.items() if versions.get(key))
     metarl = f"metarl {versions.get('metarl') or 'of unknown version'}{commit(versions)}"
     return "; ".join(part for part in (machine, metarl, libraries) if part)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from metarl.config.naming import task_in_words
 from metarl.monitor.console import count
+from metarl.monitor.curve_text import counted
 from metarl.run import run_dir
 from metarl.run.experiment import Experiment
 from metarl.spaces import Space
@@ -17,22 +18,22 @@ def header(run: Path, experiment: Experiment, wandb_mode: str) -> list[str]:
     task, parameters = task_in_words(config.task.model_dump()), agent.init_adapted(1).numel()
     training, final = training_steps(experiment), evaluation_steps(experiment)
     bound = "" if config.env_steps is None else f", at most {count(config.env_steps)} by env_steps"
-    every, threads = config.eval.every, _number(int(config.learner.threads), "thread")
+    every, threads = config.eval.every, counted(int(config.learner.threads), "thread")
     when = (
         "at the end"
         if every is None
         else f"every {'iteration' if every == 1 else f'{every} iterations'} and at the end"
     )
     shown, alone = run_dir.shown(run), config.sampler.executor == "in_process" or config.sampler.workers == 0
-    where = "this process alone" if alone else _number(experiment.executor.workers, "worker process", "es")
+    where = "this process alone" if alone else counted(experiment.executor.workers, "worker process", "es")
     wandb = wandb_mode if wandb_mode != "offline" else f"offline; later: wandb sync {shown}/wandb/offline-run-*"
     lines = [
         f"run         {shown}",
         f"task        {task}: {_size(spaces.observation)} observed, {_size(spaces.action)} done, "
         f"horizon {experiment.distribution.horizon}",
         f"agent       {config.agent.name}: {count(parameters)} parameters, seed {config.seed}",
-        f"training    {_number(config.iterations, 'iteration')}, at most {count(training)} env steps{bound}",
-        f"evaluation  {when}, {_number(config.eval.num_tasks, 'task')}, at most {count(final)} env steps",
+        f"training    {counted(config.iterations, 'iteration')}, at most {count(training)} env steps{bound}",
+        f"evaluation  {when}, {counted(config.eval.num_tasks, 'task')}, at most {count(final)} env steps",
         f"on          {where}, learner on {config.device} with {threads}",
         f"wandb       {wandb}",
     ]
@@ -62,9 +63,5 @@ def evaluation_steps(experiment: Experiment) -> int:
     return settings.num_tasks * ((settings.adapt_steps + 1) * settings.score_episodes * horizon + gathered)
 
 
-def _number(count: int, what: str, plural: str = "s") -> str:
-    return f"{count} {what}{'' if count == 1 else plural}"
-
-
 def _size(space: Space) -> str:
-    return _number(space.size, "number") if space.kind == "box" else f"one of {space.size} choices"
+    return counted(space.size, "number") if space.kind == "box" else f"one of {space.size} choices"

@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 
 from metarl import run_files, safe_path
 from metarl.errors import ConfigError, MetarlError
+from metarl.monitor.curve_text import counted
 from metarl.report.files import write_files
 from metarl.run import checkpoint, run_dir
 from metarl.studies import jobs, sweep
@@ -29,7 +30,7 @@ from metarl.studies.grid import Setting
 from metarl.studies.jobs import Failure, Job
 from metarl.studies.launcher import Process, start_process
 from metarl.studies.sweep import Plan
-from metarl.studies.sweep_table import Row, number
+from metarl.studies.sweep_table import Row
 
 CLUSTER = "slurm"  # the name of submitit's executor
 FOLDER, RECORD = "slurm", "slurm.json"  # in the sweep's folder, and in a run's
@@ -128,7 +129,7 @@ def submit(plan: Plan, options: Options, *, at_once: int | None = None, retry_fa
                 parameters["slurm_array_parallelism"] = at_once
             _submit(executor, parameters, [_on_node(job, plan.out, limit) for job in todo])
     folder = run_dir.shown(plan.out)
-    print(f"submitted {number(len(todo), 'job')}, {len(queued)} in the queue before: {folder}", file=sys.stderr)
+    print(f"submitted {counted(len(todo), 'job')}, {len(queued)} in the queue before: {folder}", file=sys.stderr)
     return plan.rows()
 
 

@@ -23,6 +23,7 @@ from metarl.config.loading import Loaded
 from metarl.config.schema import RunConfig
 from metarl.errors import CheckpointError, ConfigError, Interrupted, MetarlError, StorageError
 from metarl.monitor.console import duration
+from metarl.monitor.curve_text import counted
 from metarl.parallel import available_cores
 from metarl.run import memory, run_dir
 from metarl.storage import expect_plain, no_follow
@@ -30,7 +31,7 @@ from metarl.studies import grid, jobs
 from metarl.studies.grid import Setting
 from metarl.studies.jobs import Failure, Job
 from metarl.studies.launcher import Launcher, Process, start_process
-from metarl.studies.sweep_table import Row, final_returns, number
+from metarl.studies.sweep_table import Row, final_returns
 
 FOLDER = "sweeps"  # below the folder of all runs
 LOG = "log.txt"
@@ -203,7 +204,7 @@ def usual_side_by_side(todo: Sequence[Job]) -> tuple[int, str]:
     if free / ROOM < places:
         places = max(1, int(free / ROOM))
         return places, f"{free / ROOM:.1f} GB of memory are free"
-    return places, number(cores, "core")
+    return places, counted(cores, "core")
 
 
 def _on_gpu(config: RunConfig) -> bool:
@@ -249,9 +250,9 @@ def require_success(plan: Plan, rows: Sequence[Row]) -> None:
     for_good = sum(row.failure is not None and row.failure.exit_code in jobs.LASTING for row in failed)
     again = "the same command tries again" if for_good < len(failed) else "the same command leaves them alone"
     if for_good:
-        again += f"; --retry-failed goes on with {number(for_good, 'run')} that diverged"
+        again += f"; --retry-failed goes on with {counted(for_good, 'run')} that diverged"
     raise RunsFailedError(
-        f"{len(failed)} of {number(len(rows), 'run')} failed; {again}\n  logs: {run_dir.shown(plan.out)}/RUN/{LOG}"
+        f"{len(failed)} of {counted(len(rows), 'run')} failed; {again}\n  logs: {run_dir.shown(plan.out)}/RUN/{LOG}"
     )
 
 

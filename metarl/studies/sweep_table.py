@@ -89,11 +89,6 @@ def final_returns(run: Path) -> str:
     return " → ".join(curve_text.number(found[name]["return"]["mean"]) for name in ("before", "after"))
 
 
-def number(count: int, what: str) -> str:
-    """A count and its noun: 1 run, 2 runs."""
-    return f"{count} {what}{'' if count == 1 else 's'}"
-
-
 def _over_seeds(found: Sequence[dict[str, Any]], when: str, what: str, methods: list[str]) -> str:
     """Mean and interval over seeds of one number; the interval's method is added to ``methods``."""
     values = [one[when].get(what, {}).get("mean") for one in found]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from metarl.config.loading import leaves
+from metarl.monitor.curve_text import counted
 from metarl.report import html, markdown
 from metarl.report.comparison import tables
 from metarl.report.comparison.figures import pictures
@@ -71,7 +72,7 @@ def blocks(comparison: Comparison, command: str) -> list[Block]:
     methods = sum(len(section.methods) for section in comparison.sections)
     runs = sum(len(method.runs) for section in comparison.sections for method in section.methods)
     found: list[Block] = [
-        Paragraph(f"{_number(methods, 'method')}, {_number(runs, 'run')}, {_tasks(comparison.sections)}."),
+        Paragraph(f"{counted(methods, 'method')}, {counted(runs, 'run')}, {_tasks(comparison.sections)}."),
         Warnings(comparison.warnings),
     ]
     names = _file_names([section.name for section in comparison.sections])
@@ -248,7 +249,7 @@ def _made(comparison: Comparison) -> list[Block]:
         for run in itertools.chain.from_iterable(method.runs for method in section.methods):
             line = made_with(run.versions, run.config)
             found[line] = found.get(line, 0) + 1
-    return [Paragraph(f"{_number(runs, 'run')}: {line}.") for line, runs in found.items()]
+    return [Paragraph(f"{counted(runs, 'run')}: {line}.") for line, runs in found.items()]
 
 
 def interval(found: Estimate, point: int) -> str:
@@ -271,11 +272,7 @@ def spread(found: Estimate, point: int) -> str:
 
 
 def _tasks(sections: Sequence[Section]) -> str:
-    return _number(len(sections), "task distribution")
-
-
-def _number(value: int, what: str) -> str:
-    return f"{value} {what}{'' if value == 1 else 's'}"
+    return counted(len(sections), "task distribution")
 
 
 def _file_names(names: Sequence[str]) -> list[str]:
