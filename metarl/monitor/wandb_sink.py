@@ -92,18 +92,7 @@ class WandbSink:
                 "dir": str(self._folder),
             },
             "resume": {} if sweep else {"id": self._run_id, "resume": "allow"},
-            "settings": {
-                "console": "off",
-                "silent": True,
-                "init_timeout": INIT_TIMEOUT_S,
-                "save_code": False,
-                "disable_code": True,
-                "disable_git": True,
-                "disable_job_creation": True,
-                "program": sys.argv[0],
-                "x_stats_pid": os.getpid(),  # system metrics of the trainer and its workers
-                "x_stats_track_process_tree": True,
-            },
+            "settings": _settings(),
         }
         self._lines.put(json.dumps(request))
         self._thread = threading.Thread(target=self._feed, name="wandb", daemon=True)
@@ -216,6 +205,22 @@ class WandbSink:
         if not self._warned:
             self._warned = True
             self._warn(text)
+
+
+def _settings() -> dict[str, Any]:
+    """Of wandb itself: it records numbers and what is handed to it, no output, code or git state."""
+    return {
+        "console": "off",
+        "silent": True,
+        "init_timeout": INIT_TIMEOUT_S,
+        "save_code": False,
+        "disable_code": True,
+        "disable_git": True,
+        "disable_job_creation": True,
+        "program": sys.argv[0],
+        "x_stats_pid": os.getpid(),  # system metrics of the trainer and its workers
+        "x_stats_track_process_tree": True,
+    }
 
 
 def from_environment(settings: WandbConfig) -> WandbConfig:
