@@ -63,20 +63,20 @@ def agreed(group: Ranks, given: RunConfig) -> RunConfig:
     Raises:
         ConfigError: the ranks were given different ones, or there is less to share out than there are ranks.
     """
-    first = group.by_first(lambda: loading.as_data(resolve(given)))
-    config = given
-    if group.world > 1:
-        resolved = loading.reload(first, _names_of(given))[0]
-        config = given.model_copy(update={key: getattr(resolved, key) for key in ("device", "learner", "wandb")})
-        others = group.all(loading.as_data(config))
-        for rank, found in enumerate(others):
-            if found != first:
-                changed = loading.differences(found, first)
-                raise ConfigError(f"rank {rank} was started with another configuration than rank 0: {changed[0]}")
-        group.by_first(lambda: _require_parts(group, config))
-    else:
-        config = resolve(given)
+    config = resolve(given) if group.world == 1 else _as_on_first(group, given)
     group.timeout_s = config.sampler.rank_timeout_s
+    return config
+
+
+def _as_on_first(group: Ranks, given: RunConfig) -> RunConfig:
+    first = group.by_first(lambda: loading.as_data(resolve(given)))
+    resolved = loading.reload(first, _names_of(given))[0]
+    config = given.model_copy(update={key: getattr(resolved, key) for key in ("device", "learner", "wandb")})
+    for rank, found in enumerate(group.all(loading.as_data(config))):
+        changed = loading.differences(found, first, free=("run_dir",))  # the first one's is where the run will be
+        if changed:
+            raise ConfigError(f"rank {rank} was started with another configuration than rank 0: {changed[0]}")
+    group.by_first(lambda: _require_parts(group, config))
     return config
 
 

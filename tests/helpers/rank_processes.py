@@ -28,7 +28,8 @@ class Ended(NamedTuple):
 def environment(**variables: str) -> dict[str, str]:
     """In which programs find metarl and the helpers of tests, and are no ranks of anything."""
     kept = {name: value for name, value in os.environ.items() if name not in ranks.VARIABLES}
-    return {**kept, "PYTHONPATH": f"{ROOT}{os.pathsep}{HELPERS}", "OMP_NUM_THREADS": "1", **variables}
+    path = os.pathsep.join(map(str, (ROOT, HELPERS, ROOT / "docs" / "examples")))
+    return {**kept, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **variables}
 
 
 def start(world: int, *command: object) -> list[subprocess.Popen[str]]:

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -257,18 +260,19 @@ def test_a_failure_of_one_rank_ends_all_and_the_run_is_saved(
         assert said not in second.err
 
 
-def torchrun(root: Path, *given: str, world: int = 2, **variables: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}"]
-    launched = [word for word in given if word.startswith("--max-restarts")]
-    rest = [word for word in given if word not in launched]
+def torchrun(folder: Path, *given: str) -> subprocess.Popen[str]:
+    """``torchrun`` with these arguments."""
     return subprocess.Popen(
-        [*command, *launched, "-m", "metarl", *rest],
-        env=rank_processes.environment(**variables),
-        cwd=root,
+        [sys.executable, "-m", "torch.distributed.run", *given],
+        env=rank_processes.environment(),
+        cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+TWO = ("--standalone", "--nproc-per-node=2")
 
 
 def metarl_ranks(launcher: subprocess.Popen[str]) -> list[psutil.Process]:
@@ -280,7 +284,7 @@ def metarl_ranks(launcher: subprocess.Popen[str]) -> list[psutil.Process]:
 @pytest.mark.slow
 def test_torchrun_starts_again_and_the_run_goes_on_to_the_same_end(tmp_path: Path) -> None:
     given = words(tmp_path / "runs", "maml_trpo", "iterations=8", "eval.every=null", "checkpoint.every=1")
-    launcher = torchrun(tmp_path, "--max-restarts=1", "train", *given)
+    launcher = torchrun(tmp_path, *TWO, "--max-restarts=1", "-m", "metarl", "train", *given)
     tiny_runs.wait_for_iteration(tmp_path / "runs", 3, launcher)
     metarl_ranks(launcher)[1].kill()
     out, err = launcher.communicate(timeout=240)
@@ -296,7 +300,7 @@ def test_torchrun_starts_again_and_the_run_goes_on_to_the_same_end(tmp_path: Pat
 @pytest.mark.slow
 def test_sigterm_to_torchrun_saves_the_run_which_one_process_goes_on_with(tmp_path: Path) -> None:
     given = words(tmp_path / "runs", "rl2_ppo", "iterations=2000", "eval.every=null")
-    launcher = torchrun(tmp_path, "train", *given)
+    launcher = torchrun(tmp_path, *TWO, "-m", "metarl", "train", *given)
     run = tiny_runs.wait_for_iteration(tmp_path / "runs", 2, launcher)
     launcher.send_signal(signal.SIGTERM)
     _, err = launcher.communicate(timeout=60)
@@ -311,8 +315,62 @@ def test_sigterm_to_torchrun_saves_the_run_which_one_process_goes_on_with(tmp_pa
 
 @pytest.mark.slow
 def test_a_configuration_error_is_told_and_nothing_is_made(tmp_path: Path) -> None:
-    launcher = torchrun(tmp_path, "train", *words(tmp_path / "runs", "maml_trpo", "learner.tasks_per_chunk=5"))
+    given = words(tmp_path / "runs", "maml_trpo", "learner.tasks_per_chunk=5")
+    launcher = torchrun(tmp_path, *TWO, "-m", "metarl", "train", *given)
     out, err = launcher.communicate(timeout=120)
     assert launcher.returncode == 1 and out == ""
     assert err.count("error: learner.tasks_per_chunk = 5: cuts the learner's work into 1 for 2 ranks") == 1
     assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").glob("*/*"))
+
+
+def documented() -> list[list[str]]:
+    """The arguments of every ``torchrun`` on the page, those behind ``srun`` too, with variables as they stand."""
+    page = (tiny_runs.ROOT / "docs" / "many_ranks.md").read_text(encoding="utf-8")
+    return [shlex.split(line) for line in re.findall(r"^(?:srun )?torchrun (.*)$", page, flags=re.MULTILINE)]
+
+
+def test_the_page_has_the_commands_that_are_tried_here() -> None:
+    commands = [given[given.index("metarl") + 1] for given in documented()]
+    assert commands == ["train", "train", "train", "resume"]
+
+
+@pytest.mark.slow
+def test_the_documented_commands_of_one_machine(tmp_path: Path) -> None:
+    train, *_, resume = documented()
+    small = words(tmp_path, "maml_trpo")
+    out, err = torchrun(tmp_path, *train[:-1], *small).communicate()
+    run = tiny_runs.only_run(tmp_path)
+    assert out.splitlines() == [str(run)], err
+    named = [{"RUN": str(run), "iterations=200": "iterations=4"}.get(word, word) for word in resume]
+    out, err = torchrun(tmp_path, *named).communicate()
+    assert out.splitlines() == [str(run)], err
+    assert cli.main(["train", *words(tmp_path / "alone", "maml_trpo", "iterations=4")]) == 0
+    assert run_dir.digest(run) == run_dir.digest(tiny_runs.only_run(tmp_path / "alone"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", [1, 2], ids=["by hand", "in SLURM"])
+def test_the_documented_commands_of_several_machines(which: int, tmp_path: Path) -> None:
+    """Two launchers on this one, which do not share a folder of runs."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    named = {"HEAD:29400": f"127.0.0.1:{port}", "$HEAD:29400": f"127.0.0.1:{port}", "$SLURM_NNODES": "2"}
+    named |= {"$SLURM_JOB_ID": "17", "nproc-per-node=4": "nproc-per-node=1", "nproc-per-node=2": "nproc-per-node=1"}
+    given = documented()[which][:-1]
+    for there, here in named.items():
+        given = [word.replace(there, here) for word in given]
+    folders = [tmp_path / name for name in ("first", "second")]
+    launchers = [torchrun(tmp_path, *given, *words(folder, "maml_trpo")) for folder in folders]
+    said = [launcher.communicate() for launcher in launchers]
+    assert [launcher.returncode for launcher in launchers] == [0, 0], said
+    (run,) = tmp_path.glob("*/*/*")  # on the machine of rank 0
+    assert [out for out, _ in said if out] == [f"{run}\n"]
+    assert cli.main(["train", *words(tmp_path / "alone", "maml_trpo")]) == 0
+    assert run_dir.digest(run) == run_dir.digest(tiny_runs.only_run(tmp_path / "alone"))
+
+
+@pytest.mark.slow
+def test_an_agent_that_knows_nothing_of_ranks_learns_the_same_on_two(tmp_path: Path) -> None:
+    agent = "first_order:FirstOrder"
+    assert_same(tmp_path, [[agent]], 2, allow=agent)
