@@ -99,6 +99,7 @@ class Ranks:
         self.timeout_s = 1800.0
         self.gathers, self.bytes, self.seconds = 0, 0, 0.0
         self._stores = stores
+        self._looked = 0.0
         self._failed: BaseException | None = None  # the latest exception that all ranks know of
 
     @property
@@ -159,9 +160,18 @@ class Ranks:
         return self.gather(lambda: [work()] if self.first else [])[0]
 
     def raise_if_another_failed(self) -> None:
-        """Raise what another rank has failed with, if one has. Takes a millisecond at most."""
-        if self.world > 1 and self._stores is not None and self._stores.own.check([_FAILURE]):
-            raise _rebuilt(json.loads(self._stores.own.get(_FAILURE)))
+        """Raise what another rank has failed with, if one has. Looks at most every LOOK_S seconds."""
+        now = time.monotonic()
+        if self._stores is not None and self.world > 1 and now - self._looked >= LOOK_S:
+            self._looked = now
+            if failure := self._failure_told():
+                raise failure
+
+    def _failure_told(self) -> MetarlError | None:
+        """What a rank has left word of that it failed with."""
+        if self._stores is None or not self._stores.own.check([_FAILURE]):
+            return None
+        return _rebuilt(json.loads(self._stores.own.get(_FAILURE)))
 
     def train_in(self, run: str) -> None:
         """Keep for a restart by the launcher which run these ranks train."""
@@ -231,12 +241,14 @@ class Ranks:
     def _all_gather(self, tensor: Tensor) -> list[Tensor]:
         """Every rank's tensor, all of one size. Looks around while it waits: Python hears signals between its steps."""
         import torch
-        from torch import distributed
+        import torch.distributed
 
+        distributed: Any = torch.distributed
         found = [torch.empty_like(tensor) for _ in range(self.world)]
-        deadline = time.monotonic() + self.timeout_s
+        deadline, options = time.monotonic() + self.timeout_s, distributed.distributed_c10d.AllgatherOptions()
+        options.timeout = _seconds(self.timeout_s + LOOK_S)  # behind our own deadline; leaving waits for it
         try:
-            pending = distributed.all_gather(found, tensor, async_op=True)
+            pending = distributed.group.WORLD.allgather([found], [tensor], options)
             while True:
                 try:
                     pending.wait(_seconds(LOOK_S))
@@ -250,9 +262,11 @@ class Ranks:
                         "a phase of sampling takes longer: see its output, or raise sampler.rank_timeout_s"
                     )
         except RuntimeError as error:
-            with suppress(Exception):  # the one that is gone may have said why
-                self.raise_if_another_failed()
-            raise LostError(f"another rank is gone: {' '.join(str(error).split())[:200]}") from error
+            told = None
+            with suppress(RuntimeError):  # the one that is gone may have said why; the store may be gone, too
+                told = self._failure_told()
+            self._failed = told or LostError(f"another rank is gone: {' '.join(str(error).split())[:200]}")
+            raise self._failed from error
 
 
 class LostError(WorkerError):

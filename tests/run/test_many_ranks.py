@@ -222,7 +222,7 @@ def failing(tmp_path: Path, fault: str, *changes: str) -> tuple[list[rank_proces
     while not stopped(second):
         time.sleep(0.05)
     started = time.monotonic()
-    process.wait(120)
+    process.wait(240)
     seconds = time.monotonic() - started
     second.kill() if fault == "SIGSTOP" else None
     return rank_processes.wait(processes), tiny_runs.only_run(tmp_path), seconds
@@ -241,7 +241,7 @@ def assert_saved(run: Path, iteration: int) -> None:
     ("fault", "codes", "said"),
     [
         ("raise", [5, 5], "KeyError: 'no such goal'"),
-        ("nan", [4, 4], "expected finite observations"),
+        ("nan", [5, 5], "expected finite observations"),
         ("SIGKILL", [5, -9], "another rank is gone"),
         ("SIGSTOP", [5, -9], "rank 0 has waited for the others for 5 s"),
         ("SIGTERM", [143, 143], "stopped by signal 15"),
@@ -252,7 +252,7 @@ def test_a_failure_of_one_rank_ends_all_and_the_run_is_saved(
 ) -> None:
     (first, second), run, seconds = failing(tmp_path, fault, "sampler.rank_timeout_s=5")
     assert [first.code, second.code] == codes, first.err + second.err
-    assert said in first.err and seconds < 30
+    assert said in first.err and seconds < 60
     assert_saved(run, 2)
     if fault in ("raise", "nan"):
         assert "on rank 1" in first.err and "on rank 1" not in second.err
