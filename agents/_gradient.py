@@ -19,6 +19,7 @@ from metarl.learning.adaptation.inner_loop import InnerLoop
 from metarl.learning.baselines import memory_of_fits
 from metarl.learning.inner_losses import Samples
 from metarl.learning.meta_objective import mean_cosine
+from metarl.learning.reduce import Parts
 from metarl.learning.samples import AdvantageNorm, Baseline, Estimates, policy_gradient_samples
 from metarl.nn.derivatives import Scratch
 from metarl.nn.mlp import Activation
@@ -153,7 +154,7 @@ class GradientAgent(Agent):
             samples, _ = self._samples(batch.tasks(part))
             return self._step(adapted[part], samples, step)
 
-        result = torch.cat(self._map(adapt_some, len(adapted)))
+        result = Parts.of_tasks(self._map, len(adapted)).cat(adapt_some)
         if not bool(result.isfinite().all()):
             raise NumericError(f"expected finite parameters after adaptation step {step}, got NaN or infinity")
         return result

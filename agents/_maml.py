@@ -19,9 +19,9 @@ from metarl.learning.adaptation.inner_loop import InnerLoop, LearnedRates
 from metarl.learning.adaptation.interface import Adapt
 from metarl.learning.inner_losses import INNER_LOSSES, InnerLossName, Samples
 from metarl.learning.meta_objective import MetaObjective, TaskObjective
+from metarl.learning.reduce import Parts
 from metarl.learning.samples import Estimates, thinning_keys
 from metarl.nn.optimizers import FlatOptimizer, OptimizerName
-from metarl.parallel import task_chunks
 from metarl.types import Metrics, Trajectory
 
 from ._gradient import GradientAgent, GradientAgentConfig
@@ -154,23 +154,22 @@ class MAMLAgent(GradientAgent):
         if len(batches) != self.num_adapt_steps + 1:
             raise ValueError(f"expected {self.num_adapt_steps + 1} phases, got {len(batches)}")
         batches = [batch.to(self.psi.device) for batch in batches]
-        chunks = list(task_chunks(len(batches[0].obs), self._map.chunk))
+        chunks = Parts.of_tasks(self._map, len(batches[0].obs))
         # phases as samples with advantages, chunk by chunk
-        prepared = self._map.over(lambda chunk: self._phases(batches, chunk), chunks)
-        estimates = [Estimates.cat([part.estimates[k] for part in prepared]) for k in range(len(batches))]
+        prepared = chunks.keep(lambda chunk: self._phases(batches, chunk))
+        estimates = Estimates.of_phases(prepared.gather(lambda part: [e.state() for e in part.estimates]))
         # which steps the outer loss is about, and what each counts; E-MAML's credit takes all tasks to work out
         credits = self._credits(estimates)
-        pairs = list(zip(prepared, chunks, strict=True))
-        parts = self._map.over(lambda pair: self._part(*pair, credits), pairs)
+        pairs = prepared.beside(chunks)
+        parts = pairs.keep(lambda pair: self._part(*pair, credits))
         # Fisher products from all steps, or from a part of them
         products = None
         if fisher_fraction < 1:
             assert rng is not None
             keys = [thinning_keys(batch, rng) for batch in batches]
-            thinned = [part.thinned(fisher_fraction, [key[chunk] for key in keys]) for part, chunk in pairs]
-            given = list(zip(parts, thinned, strict=True))
-            products = self._map.over(lambda pair: pair[0].fisher_product(pair[1]), given)
-        objective = MetaObjective(parts, self._map, products)
+            thinned = pairs.keep(lambda pair: pair[0].thinned(fisher_fraction, [key[pair[1]] for key in keys]))
+            products = parts.beside(thinned).keep(lambda pair: pair[0].fisher_product(pair[1]))
+        objective = MetaObjective(parts, products)
         gradients = objective.gradients()
         metrics = self._learning_metrics(gradients, objective.diagnostics(), batches, estimates)
         return objective, gradients, metrics | {"loss/before": objective.old_loss}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import ClassVar, Literal, TypeVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from metarl.config.schema import AgentConfig, LearnerConfig, RunConfig, TaskConf
 from metarl.errors import NumericError
 from metarl.learning.baselines import memory_of_fits
 from metarl.learning.critics import Critic, LinearCritic, TrialSteps, ValueHead
+from metarl.learning.reduce import Parts
 from metarl.learning.returns import discounted_returns, explained_variance, finite_horizon_gae, normalize
 from metarl.learning.trials import Credit, Trials, ends, seen, time_features
 from metarl.nn.memories.make import Kind, make_memory
@@ -28,8 +29,6 @@ from metarl.nn.policies import action_distribution, require_spread, without_spre
 from metarl.parallel import TaskMap, task_chunks
 from metarl.spaces import SpaceSpec
 from metarl.types import Metrics, Trajectory
-
-R = TypeVar("R")
 
 
 class MemoryAgentConfig(AgentConfig):
@@ -108,7 +107,7 @@ class MemoryAgentConfig(AgentConfig):
         return needs
 
     def without_effect(self, run: RunConfig) -> dict[str, str]:
-        found = {"learner.tasks_per_chunk": "agents with a memory learn from whole trials, a share for each thread"}
+        found = {"learner.tasks_per_chunk": "agents with a memory learn from whole trials, cut into learner.shares"}
         keys = ("adapt_steps", "adapt_episodes", "adapt_env_steps")
         found |= {f"eval.{key}": "the agent adapts by what it remembers, not by steps" for key in keys}
         if not self.looks_up:
@@ -118,6 +117,11 @@ class MemoryAgentConfig(AgentConfig):
         if run.task.actions_are_choices:
             found |= without_spread()
         return found
+
+    def parts(self, run: RunConfig) -> tuple[str, int]:
+        shares = run.learner.shares
+        assert shares != "auto"
+        return f"learner.shares = {shares}", shares
 
     @property
     def looks_up(self) -> bool:
@@ -150,9 +154,9 @@ class MemoryAgent(Agent):
         assert isinstance(config, self.config_class) and isinstance(config, MemoryAgentConfig)
         assert learner.threads != "auto"
         self.config = config
+        self._shares = learner.threads if learner.shares == "auto" else learner.shares
         self.episodes_per_trial = config.episodes_per_trial
-        self._threads = learner.threads if device.type == "cpu" else 1
-        self._map = TaskMap(threads=self._threads, chunk=1)
+        self._map = TaskMap(threads=learner.threads if device.type == "cpu" else 1, chunk=1)
         self._policy = make_memory_policy(spaces, config)
         self._moments = RunningMoments(spaces.observation.size) if config.normalize_obs else None
         self._rewards = RunningMoments(1, name="rewards") if config.normalize_reward else None
@@ -268,20 +272,16 @@ class MemoryAgent(Agent):
                 outputs, value, _ = self._policy.scan(params, rows, state, time=time[part])
                 return value, log_probs(self._policy, params, outputs, action[part])[0]
 
-        values, log_prob = zip(*self._in_parts(evaluate, len(inputs)), strict=True)
+        values, log_prob = zip(*self.shares(len(inputs)).gather(evaluate), strict=True)
         return torch.cat(values), torch.cat(log_prob)
 
-    def _in_parts(self, function: Callable[[slice], R], rows: int) -> list[R]:
-        """``function`` of one share of the rows per thread, in order."""
-        return self._map.over(function, self.shares(rows))
+    def shares(self, rows: int) -> Parts[slice]:
+        """Rows as the equal parts that are computed with at once, the last one smaller where there is no other way."""
+        return Parts.of(self._map, list(task_chunks(rows, -(-rows // self._shares))))
 
-    def shares(self, rows: int) -> list[slice]:
-        """One share of the rows per thread."""
-        return list(task_chunks(rows, -(-rows // self._threads)))
-
-    def in_shares(self, trials: Trials) -> list[Trials]:
-        """The trials, a share of them for each thread."""
-        return [trials.rows(part) for part in self.shares(len(trials.inputs))]
+    def in_shares(self, trials: Trials) -> Parts[Trials]:
+        """The trials in shares."""
+        return self.shares(len(trials.inputs)).keep(trials.rows)
 
     def _update_normalisers(self, batch: Trajectory) -> None:
         """The moments of what this batch has shown go into θ, for the next one."""

@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from metarl.learning.meta_objective import FisherProduct, MetaObjective, TaskObjective
+from metarl.learning.reduce import Parts
 from metarl.learning.samples import Estimates, thinning_keys
 from metarl.learning.trust_region import TrustRegionConfig, trust_region_step
 from metarl.types import Metrics, Trajectory
@@ -65,8 +66,9 @@ class Pretraining(GradientAgent):
             thinned = None if keys is None else [samples.thinned(fraction, keys[chunk])]
             return part, part.fisher_product(thinned), estimates
 
-        parts, products, estimates = zip(*self._map(build, len(batch.obs)), strict=True)
-        objective = MetaObjective(parts, self._map, products)
+        built = Parts.of_tasks(self._map, len(batch.obs)).keep(build)
+        estimates = Estimates.of_phases(built.gather(lambda part: [part[2].state()]))
+        objective = MetaObjective(built.keep(lambda part: part[0]), built.keep(lambda part: part[1]))
         gradients = objective.gradients()
-        metrics = self._learning_metrics(gradients, objective.diagnostics(), [batch], [Estimates.cat(estimates)])
+        metrics = self._learning_metrics(gradients, objective.diagnostics(), [batch], estimates)
         return objective, gradients, metrics | {"loss/before": objective.old_loss}

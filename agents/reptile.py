@@ -20,6 +20,7 @@ from metarl.learning.adaptation.analytic import LinearizedPhase
 from metarl.learning.adaptation.inner_loop import InnerLoop
 from metarl.learning.inner_losses import Samples, clipped
 from metarl.learning.meta_objective import step_diagnostics
+from metarl.learning.reduce import Parts
 from metarl.learning.samples import Estimates
 from metarl.nn.derivatives import Scratch
 from metarl.nn.optimizers import FlatOptimizer, OptimizerName, require_whole_schedule, schedule_conflicts, scheduled
@@ -111,14 +112,14 @@ class Reptile(GradientAgent):
             raise ValueError(f"expected {self.config.inner_steps} phases, got {len(batches)}")
         batches = [batch.to(self.psi.device) for batch in batches]
 
-        def displace(part: slice) -> tuple[Tensor, dict[str, Tensor], list[Estimates]]:
+        def displace(part: slice) -> tuple[Tensor, dict[str, Tensor], list[dict[str, Tensor]]]:
             phases, estimates = zip(*(self._samples(batch.tasks(part)) for batch in batches), strict=True)
             path = [self.init_adapted(len(phases[0].obs))]
             for k, samples in enumerate(phases):
                 path.append(self._step(path[k], samples, k))
-            return path[0] - path[-1], path_diagnostics(self._policy, path, phases), list(estimates)
+            return path[0] - path[-1], path_diagnostics(self._policy, path, phases), [e.state() for e in estimates]
 
-        parts = self._map(displace, len(batches[0].obs))
+        parts = Parts.of_tasks(self._map, len(batches[0].obs)).gather(displace)
         displacements = torch.cat([part[0] for part in parts])
         if not bool(displacements.isfinite().all()):
             raise NumericError("expected finite parameters after the inner steps; the initial ones are unchanged")
@@ -126,7 +127,7 @@ class Reptile(GradientAgent):
         meta_lr = scheduled(config.meta_lr, config.meta_lr_end, config.meta_lr_iterations, self._updates)
         self._descend(displacements.mean(0), meta_lr)
         found = {name: float(torch.cat([part[1][name] for part in parts]).mean()) for name in parts[0][1]}
-        estimates = [Estimates.cat([part[2][k] for part in parts]) for k in range(len(batches))]
+        estimates = Estimates.of_phases([part[2] for part in parts])
         return self._learning_metrics(displacements, found, batches, estimates) | {"reptile/meta_lr": meta_lr}
 
     def state(self) -> dict[str, Tensor]:

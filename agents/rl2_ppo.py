@@ -17,6 +17,7 @@ from torch import Tensor
 
 from metarl.config.schema import Lineage, RunConfig
 from metarl.errors import NumericError
+from metarl.learning.reduce import Parts
 from metarl.learning.trials import Trials, longest
 from metarl.nn.memories.memory import State
 from metarl.nn.optimizers import FlatOptimizer, require_whole_schedule, schedule_conflicts, scheduled
@@ -186,30 +187,35 @@ class RL2PPO(MemoryAgent):
     def _descend(self, trials: Trials, lr: float, *, measure: bool) -> tuple[Tensor, float, float]:
         """One pass over a minibatch: weighted means of SUMS, the mean gradient norm, and the state's mismatch, which
         costs another forward pass, where it is to be measured."""
-        # one share of the trials per thread, each from the start of its trials
+        # shares of the trials, each from the start of its trials
         rows = self.in_shares(trials)
-        states = [initial_state(self._policy, share.inputs) for share in rows]
+        states = rows.keep(lambda share: initial_state(self._policy, share.inputs))
         steps = longest(trials.valid)
         chunks = list(task_chunks(steps, self.config.bptt_steps or steps))
         scale = len(chunks) / float(trials.valid.sum())
         sums, norms, mismatch = torch.zeros(len(SUMS)), [], 0.0
         # an optimiser step behind each chunk of steps; the next one starts from the state that it has left
         for chunk in chunks:
+            given = rows.beside(states)
             if measure and len(chunks) > 1 and chunk is chunks[-1]:
-                mismatch = self._mismatch(rows, states, chunk.start)
-            given = [(share.steps(chunk), state) for share, state in zip(rows, states, strict=True)]
-            shares = self._map.over(lambda part: self._share(part[0], part[1], scale), given)
-            gradient = torch.stack([share.gradient for share in shares]).sum(0)
+                mismatch = self._mismatch(given, chunk.start)
+            shares = self._learned(given, chunk, scale)
+            gradients, found = zip(*shares.gather(lambda share: (share.gradient, share.sums)), strict=True)
+            gradient = torch.stack(gradients).sum(0)
             norm = float(gradient.norm())
             if not math.isfinite(norm):
                 raise NumericError(f"expected a finite gradient, got norm {norm}; parameters are unchanged")
             if self.config.max_grad_norm is not None and norm > self.config.max_grad_norm:
                 gradient *= self.config.max_grad_norm / norm
             self.theta = self._optimizer.step(self.theta, gradient, lr)
-            states = [share.state for share in shares]
-            sums += torch.stack([share.sums for share in shares]).sum(0).cpu() / len(chunks)
+            states = shares.keep(lambda share: share.state)
+            sums += torch.stack(found).sum(0).cpu() / len(chunks)
             norms.append(norm)
         return sums, float(np.mean(norms)), mismatch
+
+    def _learned(self, given: Parts[tuple[Trials, State]], steps: slice, scale: float) -> Parts[_Share]:
+        """:meth:`_share` of some of the steps of trials, which begin with these states."""
+        return given.keep(lambda pair: self._share(pair[0].steps(steps), pair[1], scale))
 
     def _share(self, trials: Trials, state: State, scale: float) -> _Share:
         """Loss and gradient of some steps of some trials, each valid step weighing ``scale``."""
@@ -234,19 +240,21 @@ class RL2PPO(MemoryAgent):
             sums = torch.stack([policy_loss, value_loss, entropy, kl, clipped]).detach()
         return _Share(gradient, sums, tuple(part.detach() for part in state))
 
-    def _mismatch(self, rows: list[Trials], states: list[State], start: int) -> float:
+    def _mismatch(self, given: Parts[tuple[Trials, State]], start: int) -> float:
         """‖carried − recomputed‖/‖recomputed‖ of the states before step ``start``, counts of steps left out."""
-        distance = length = 0.0
-        with torch.no_grad():
-            params = self._policy.unpack(self.theta[None])
-            for share, state in zip(rows, states, strict=True):
-                inputs = share.inputs[:, :start]
+
+        def squares(pair: tuple[Trials, State]) -> list[tuple[float, float]]:
+            with torch.no_grad():
+                params, inputs = self._policy.unpack(self.theta[None]), pair[0].inputs[:, :start]
                 anew = self._policy.scan(params, inputs, initial_state(self._policy, inputs))[2]
-                for carried, recomputed in zip(state, anew, strict=True):
-                    if carried.ndim == 1:
-                        continue
-                    distance += float((carried - recomputed).square().sum())
-                    length += float(recomputed.square().sum())
+                return [
+                    (float((carried - recomputed).square().sum()), float(recomputed.square().sum()))
+                    for carried, recomputed in zip(pair[1], anew, strict=True)
+                    if carried.ndim > 1
+                ]
+
+        found = [of_state for share in given.gather(squares) for of_state in share]
+        distance, length = (sum(values) for values in zip(*found, strict=True)) if found else (0.0, 0.0)
         return math.sqrt(distance / length) if length else 0.0
 
     def state(self) -> dict[str, Tensor]:

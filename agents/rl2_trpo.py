@@ -7,7 +7,6 @@ Learning", arXiv:1611.02779, section 2.3; Schulman et al. 2015, arXiv:1502.05477
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, Literal
@@ -19,10 +18,10 @@ from torch import Tensor
 
 from metarl.config.schema import Lineage
 from metarl.errors import NumericError
+from metarl.learning.reduce import Parts
 from metarl.learning.trials import Trials
 from metarl.learning.trust_region import TrustRegionConfig, trust_region_step
 from metarl.nn.memory_policy import MemoryParameters, MemoryPolicy
-from metarl.parallel import TaskMap
 from metarl.types import Metrics
 
 from ._memory import MemoryAgent, MemoryAgentConfig, initial_state, log_probs
@@ -60,13 +59,13 @@ class RL2TRPO(MemoryAgent):
     config: RL2TRPOConfig
 
     def _improve(self, trials: Trials, rng: np.random.Generator) -> Metrics:
-        # all trials for the loss and the line search, some of them for Fisher products, one share per thread
+        # all trials for the loss and the line search, some of them for Fisher products, both in shares
         count = math.ceil(self.config.fisher_fraction * len(trials.inputs))
         chosen = torch.from_numpy(np.sort(rng.permutation(len(trials.inputs))[:count]))
         shares, fisher_shares = self.in_shares(trials), self.in_shares(trials.rows(chosen))
         surrogate = _Surrogate(self._policy, self.config.entropy_coef, float(trials.valid.sum()))
         # the step
-        objective = _Objective(surrogate, self.theta, shares, fisher_shares, self._map)
+        objective = _Objective(surrogate, self.theta, shares, fisher_shares)
         gradient = objective.gradient
         if not (math.isfinite(objective.old_loss) and bool(gradient.isfinite().all())):
             raise NumericError(f"expected a finite loss and gradient, got loss {objective.old_loss}")
@@ -124,16 +123,17 @@ class _Objective:
         self,
         surrogate: _Surrogate,
         theta: Tensor,
-        shares: Sequence[Trials],
-        fisher_shares: Sequence[Trials],
-        task_map: TaskMap,
+        shares: Parts[Trials],
+        fisher_shares: Parts[Trials],
     ) -> None:
-        self.surrogate, self.theta, self._map = surrogate, theta, task_map
+        self.surrogate, self.theta = surrogate, theta
         self.shares, self.fisher_shares = shares, fisher_shares
         # one pass over all trials: the old policy, and the gradient there
-        gradients, losses, entropies, self._old = zip(*task_map.over(self._at_old, shares), strict=True)
+        passed = shares.keep(self._at_old)
+        self._old = passed.keep(lambda part: part[3])
+        gradients, losses, entropies = zip(*passed.gather(lambda part: part[:3]), strict=True)
         self.gradient = torch.stack(gradients).sum(0)
-        self.old_loss, self.entropy = sum(losses), sum(entropies)
+        self.old_loss, self.entropy = float(sum(losses)), float(sum(entropies))
 
     def _at_old(self, trials: Trials) -> tuple[Tensor, float, float, _OldPolicy]:
         theta = self.theta.detach().requires_grad_()
@@ -151,12 +151,12 @@ class _Objective:
             theta, gradient = pair
             return torch.autograd.grad(gradient.dot(v), theta, retain_graph=True)[0]
 
-        return torch.stack(self._map.over(along, self._kl_gradients)).sum(0)
+        return self._kl_gradients.sum(along)
 
     @cached_property
-    def _kl_gradients(self) -> list[tuple[Tensor, Tensor]]:
+    def _kl_gradients(self) -> Parts[tuple[Tensor, Tensor]]:
         """Of every share θ and the KL's gradient by it, which is zero here; its graph serves all products."""
-        steps = float(sum(trials.valid.sum() for trials in self.fisher_shares))
+        steps = float(sum(self.fisher_shares.gather(lambda trials: int(trials.valid.sum()))))
 
         def share(trials: Trials) -> tuple[Tensor, Tensor]:
             theta = self.theta.detach().requires_grad_()
@@ -165,7 +165,7 @@ class _Objective:
             kl = self.surrogate.kl(old, (outputs, params.extra), trials.valid) / steps
             return theta, torch.autograd.grad(kl, theta, create_graph=True)[0]
 
-        return self._map.over(share, self.fisher_shares)
+        return self.fisher_shares.keep(share)
 
     def evaluate(self, psi: Tensor) -> tuple[float, float]:
         """Loss and mean KL at other parameters [P]."""
@@ -179,5 +179,5 @@ class _Objective:
                 kl = self.surrogate.kl((old.outputs, old.extra), (outputs, params.extra), trials.valid)
                 return float(loss), float(kl) / self.surrogate.steps
 
-        losses, kls = zip(*self._map.over(share, list(zip(self.shares, self._old, strict=True))), strict=True)
+        losses, kls = zip(*self.shares.beside(self._old).gather(share), strict=True)
         return sum(losses), sum(kls)

@@ -10,6 +10,7 @@ class MetarlError(Exception):
     """Base of all expected failures; the command line prints the message and exits with ``exit_code``."""
 
     exit_code = 1
+    elsewhere = False  # another process of the same run has raised it, and tells of it
 
 
 class ConfigError(MetarlError):

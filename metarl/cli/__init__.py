@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from metarl import studies
+from metarl import ranks, studies
 from metarl.cli import commands
 from metarl.cli.tables import write
 from metarl.errors import ConfigError, Interrupted, MetarlError, nearest
@@ -33,11 +33,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # "∞" on a terminal that has only ASCII
     try:
         options = _parse(list(sys.argv[1:] if argv is None else argv))
-        write(_run(options))
+        text = _run(options)
+        if ranks.launch().first:
+            write(text)
     except Interrupted as error:
-        print(error, file=sys.stderr)  # asked for, and so no error
+        if ranks.launch().first:
+            print(error, file=sys.stderr)  # asked for, and so no error
         return error.exit_code
     except MetarlError as error:
+        if error.elsewhere and not ranks.launch().first:  # its own rank tells of it, and the first one
+            return error.exit_code
         for line in str(error).splitlines():
             print(line if line.startswith(" ") else f"error: {line}", file=sys.stderr)
         return error.exit_code
@@ -50,6 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> str:
     """What a command prints. Code of the user's may raise anything in it; a traceback comes before the error then."""
     handler: Callable[[argparse.Namespace], str] = options.handler
+    world = ranks.launch().world
+    if world > 1 and handler not in (commands.train, commands.resume):
+        raise ConfigError(f"a launcher has started {world} processes, and only train and resume share their work")
     try:
         return handler(options)
     except (MetarlError, *PASSES):

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from metarl import run_files
+from metarl import ranks, run_files
 from metarl.cli.tables import (
     curve_table,
     official_table,
@@ -423,7 +423,7 @@ def _check_overrides(options: argparse.Namespace, command: str) -> None:
 
 def _begin(text: str) -> None:
     """The first line on a terminal, before anything slow."""
-    if sys.stderr is not None and sys.stderr.isatty():
+    if ranks.launch().first and sys.stderr is not None and sys.stderr.isatty():
         print(f"metarl {__version__}: {text}", file=sys.stderr, flush=True)
 
 

@@ -34,6 +34,7 @@ RESUMABLE = (
     "env_steps",
     "time_limit_s",
     "sampler.*",
+    "learner.threads",
     "eval.*",
     "checkpoint.*",
     "wandb.*",
@@ -139,6 +140,9 @@ def reload(saved: Mapping[str, Any], allow: Sequence[str] = ()) -> tuple[RunConf
         ConfigError: one line per problem.
     """
     notices, data = [], dict(saved)
+    learner = data.get("learner")
+    if isinstance(learner, Mapping) and "shares" not in learner and "threads" in learner:  # of before: one per thread
+        data["learner"] = {**learner, "shares": learner["threads"] if data.get("device") == "cpu" else 1}
     if data.get("device") == "cuda" and not _has_cuda():
         data["device"] = "cpu"
         notices.append("device = cpu, because this machine has no CUDA device; the run had cuda: last bits may differ")

@@ -61,7 +61,7 @@ class AgentConfig(Frozen):
 
     lineages: ClassVar[Mapping[str, Lineage]] = {}
     usual_rollouts: ClassVar[int] = 20  # rollouts_per_task where nothing says so
-    threads_matter: ClassVar[bool] = False  # whether learner.threads decides the last bits of what it learns
+    threads_matter: ClassVar[bool] = False  # whether the learner.threads of a new run decide the last bits it learns
 
     name: str = Field(description="module in agents/ that defines the agent")
     lineage: str | None = Field(None, description="published setting whose values fill in what is not given explicitly")
@@ -78,6 +78,13 @@ class AgentConfig(Frozen):
         Key: what needs them, as the beginning of an error: the key of the configuration, its value, and what helps.
         """
         return {}
+
+    def parts(self, run: RunConfig) -> tuple[str, int]:
+        """The key that says into how many parts that resolved run's meta-batch is cut, and their number. Ranks take
+        whole ones."""
+        chunk = run.learner.tasks_per_chunk
+        assert chunk != "auto"
+        return f"learner.tasks_per_chunk = {chunk}", -(-run.meta_batch_size // chunk)
 
     def without_effect(self, run: RunConfig) -> dict[str, str]:
         """Keys that change nothing in that run, of which this is the agent: ``agent.<key>``, ``eval.<key>``, … → why.
@@ -107,6 +114,11 @@ class SamplerConfig(Frozen):
     worker_restarts: NonNegativeInt = Field(
         10, description="workers replaced in one run before it stops with exit code 5"
     )
+    rank_timeout_s: PositiveFloat = Field(
+        1800.0,
+        description="where several ranks train: seconds that one waits for the others before the run stops with exit "
+        "code 5; more than the longest phase of sampling takes",
+    )
     max_diverged: float = Field(
         0.01,
         ge=0.0,
@@ -117,10 +129,17 @@ class SamplerConfig(Frozen):
 
 
 class LearnerConfig(Frozen):
-    """How the learner computes. Resolved values are kept on resume: they decide the last bits."""
+    """How the learner computes. Resolved values are kept on resume: all but ``threads`` decide the last bits."""
 
     threads: PositiveInt | Literal["auto"] = Field(
-        "auto", description="CPU threads of the learner; auto = one per core"
+        "auto",
+        description="CPU threads of the learner, of every rank where there are several; auto = one per core, which "
+        "the ranks of a machine share",
+    )
+    shares: PositiveInt | Literal["auto"] = Field(
+        "auto",
+        description="agents with a memory: parts of the trials that are computed together, at least one per rank; "
+        "auto = learner.threads, or one per core, whatever the number of ranks",
     )
     tasks_per_chunk: PositiveInt | Literal["auto"] = Field(
         "auto",

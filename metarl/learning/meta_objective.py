@@ -20,9 +20,9 @@ from metarl.learning.adaptation.analytic import LinearizedPhase
 from metarl.learning.adaptation.inner_loop import InnerLoop
 from metarl.learning.adaptation.interface import Adapt, Adaptation
 from metarl.learning.inner_losses import Samples, clipped
+from metarl.learning.reduce import Parts
 from metarl.nn.derivatives import Scratch
 from metarl.nn.policies import MLPPolicy
-from metarl.parallel import TaskMap
 
 
 @dataclass(frozen=True)
@@ -183,13 +183,12 @@ class MetaObjective:
     ``fisher_products`` are those of the parts, by default from the samples that the parts have.
     """
 
-    def __init__(
-        self, parts: Sequence[TaskObjective], task_map: TaskMap, fisher_products: Sequence[FisherProduct] | None = None
-    ) -> None:
-        self._parts, self._map = parts, task_map
-        self._fisher_products = fisher_products or [part.fisher_product() for part in parts]
-        self.num_tasks = sum(part.num_tasks for part in parts)
-        self.old_loss = sum(part.old_loss for part in parts) / self.num_tasks
+    def __init__(self, parts: Parts[TaskObjective], fisher_products: Parts[FisherProduct] | None = None) -> None:
+        self._parts = parts
+        self._fisher_products = fisher_products or parts.keep(TaskObjective.fisher_product)
+        counts, losses = zip(*parts.gather(lambda part: (part.num_tasks, part.old_loss)), strict=True)
+        self.num_tasks = sum(counts)
+        self.old_loss = sum(losses) / self.num_tasks
 
     def gradients(self) -> Tensor:
         """∇Lᵢ(ψ_old) of every task, [N, Q]; L is their mean.
@@ -197,7 +196,7 @@ class MetaObjective:
         Raises:
             NumericError: the loss or a gradient is not finite.
         """
-        gradients = torch.cat(self._map.over(TaskObjective.gradient, self._parts))
+        gradients = self._parts.cat(TaskObjective.gradient)
         if not (math.isfinite(self.old_loss) and bool(gradients.isfinite().all())):
             raise NumericError(
                 f"expected a finite loss and meta-gradient, got loss {self.old_loss}; parameters are unchanged"
@@ -209,11 +208,12 @@ class MetaObjective:
 
         Exact: there the KL's gradient by θₖ is zero, so no second derivative of the adaptation enters.
         """
-        return torch.stack(self._map.over(lambda product: product(v), self._fisher_products)).sum(0) / self.num_tasks
+        product: Tensor = self._fisher_products.sum(lambda product: product(v)) / self.num_tasks
+        return product
 
     def evaluate(self, psi: Tensor) -> tuple[float, float]:
         """(L(ψ), mean KL(old ‖ ψ))."""
-        losses, kls = zip(*self._map.over(lambda part: part.evaluate(psi), self._parts), strict=True)
+        losses, kls = zip(*self._parts.gather(lambda part: part.evaluate(psi)), strict=True)
         return sum(losses) / self.num_tasks, sum(kls) / self.num_tasks
 
     def clipped_gradient(self, psi: Tensor, *, clip: float | None, inner_kl_penalty: float) -> tuple[Tensor, float]:
@@ -222,12 +222,12 @@ class MetaObjective:
         def one(part: TaskObjective) -> tuple[Tensor, float]:
             return part.clipped_gradient(psi, clip=clip, inner_kl_penalty=inner_kl_penalty)
 
-        gradients, losses = zip(*self._map.over(one, self._parts), strict=True)
+        gradients, losses = zip(*self._parts.gather(one), strict=True)
         return torch.stack(gradients).sum(0) / self.num_tasks, sum(losses) / self.num_tasks
 
     def diagnostics(self) -> dict[str, float]:
         """Means over tasks of :meth:`TaskObjective.diagnostics`."""
-        found = self._map.over(TaskObjective.diagnostics, self._parts)
+        found = self._parts.gather(TaskObjective.diagnostics)
         return {name: float(torch.cat([part[name] for part in found]).mean()) for name in found[0]}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -30,10 +30,20 @@ class Estimates:
     steps: Tensor  # valid steps
     episodes: Tensor
 
+    def state(self) -> dict[str, Tensor]:
+        """The estimates by their names."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
     @staticmethod
     def cat(parts: Sequence[Estimates]) -> Estimates:
         """The estimates of several chunks of tasks as one."""
         return Estimates(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Estimates)})
+
+    @staticmethod
+    def of_phases(chunks: Sequence[Sequence[Mapping[str, Tensor]]]) -> list[Estimates]:
+        """The estimates of every phase, of all tasks, from the :meth:`state` of every phase of some chunks of tasks."""
+        phases = zip(*chunks, strict=True)
+        return [Estimates.cat([Estimates(**state) for state in phase]) for phase in phases]
 
 
 def policy_gradient_samples(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ class Logger:
             StorageError: ``metrics.jsonl`` cannot be opened.
         """
         self.console = Console(config.iterations, env_steps=config.env_steps, start=start)
+        self.on_part: Callable[[int, int], None] = self.console.evaluation
         self.metrics = MetricsFile(run / run_files.METRICS, warn=self.console.message)
         # serialize_as_any: the task's and the agent's own keys, not only those that all of them have
         values = config.model_dump(mode="json", serialize_as_any=True)
@@ -121,6 +122,32 @@ class Logger:
         if self._tensorboard is not None:
             self._tensorboard.finish()
         self.wandb.finish()
+
+
+class SilentLogger(Logger):
+    """Keeps and shows nothing: the log of a rank beside the one that has it."""
+
+    def __init__(self) -> None:
+        self.on_part = lambda done, parts: None
+
+    @property
+    def run_id(self) -> str | None:
+        return None
+
+    def log(self, metrics: Mapping[str, float | int]) -> None:
+        pass
+
+    def evaluation(self, position: Mapping[str, int], summary: Mapping[str, Any]) -> None:
+        pass
+
+    def results(self, summary: Mapping[str, Any], picture: Path, videos: Sequence[Path], checkpoint: Path) -> None:
+        pass
+
+    def message(self, text: str) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
 
 def _tables(summary: Mapping[str, Any]) -> dict[str, Table]:

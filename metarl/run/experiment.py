@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -10,13 +11,15 @@ from typing import Any
 
 import torch
 
+from metarl import ranks
 from metarl.agent import Agent
 from metarl.config import lookup
-from metarl.config.schema import RunConfig
+from metarl.config.schema import RunConfig, SamplerConfig
 from metarl.errors import ConfigError
 from metarl.monitor import wandb_sink
 from metarl.nn.policies import Policy
 from metarl.parallel import available_cores, one_torch_thread
+from metarl.ranks import Ranks
 from metarl.run import memory
 from metarl.sampling.executors.base import Executor
 from metarl.sampling.executors.codec import encode
@@ -31,19 +34,23 @@ CPU_TASKS_PER_CHUNK = 4  # activations of 4 tasks × 2000 steps × 64 units fit 
 
 
 def resolve(config: RunConfig) -> RunConfig:
-    """Replace ``auto`` wherever it decides the bits of a result: device, learner threads and chunk size.
+    """Replace ``auto`` wherever it decides the bits of a result, and of the learner's threads.
 
+    No number of ranks decides anything but the threads of each, which are this machine's cores by the ranks on it.
     wandb's environment variables come in as well: a resumed run goes on in the same project. Raises ConfigError.
     """
     device = config.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    threads, chunk = config.learner.threads, config.learner.tasks_per_chunk
+    threads, chunk, shares = config.learner.threads, config.learner.tasks_per_chunk, config.learner.shares
+    if shares == "auto":
+        whole = available_cores() if threads == "auto" else threads
+        shares = whole if device == "cpu" else 1
     if threads == "auto":
-        threads = available_cores()
+        threads = max(1, available_cores() // ranks.here().local_world)
     if chunk == "auto":
         chunk = CPU_TASKS_PER_CHUNK if device == "cpu" else config.meta_batch_size
-    learner = config.learner.model_copy(update={"threads": threads, "tasks_per_chunk": chunk})
+    learner = config.learner.model_copy(update={"threads": threads, "shares": shares, "tasks_per_chunk": chunk})
     return config.model_copy(
         update={"device": device, "learner": learner, "wandb": wandb_sink.from_environment(config.wandb)}
     )
@@ -58,6 +65,7 @@ class Experiment:
     agent: Agent
     executor: Executor
     sampler: Sampler
+    ranks: Ranks = ranks.ALONE
 
 
 @contextmanager
@@ -66,6 +74,9 @@ def build(config: RunConfig) -> Iterator[Experiment]:
 
     Meanwhile torch has one thread: rollouts and chunks of tasks are what runs in parallel, not tensor operations.
     """
+    group = ranks.here()
+    if config.device == "cuda":
+        torch.cuda.set_device(group.local_rank % torch.cuda.device_count())
     with one_torch_thread():
         with redirect_stdout(sys.stderr):  # standard output is for results, not for what environments print
             distribution: TaskDistribution = lookup.task_distribution(config.task.name, _validated(config))(config.task)
@@ -75,12 +86,19 @@ def build(config: RunConfig) -> Iterator[Experiment]:
             _require_picklable(config.task.name, distribution)
             _require_picklable(config.agent.name, agent.policy())
         try:
-            most = max(config.meta_batch_size, config.eval.num_tasks)
-            with make_executor(config.sampler, most) as executor:
-                sampler = Sampler(distribution, executor, tasks_per_unit=config.sampler.tasks_per_unit)
-                yield Experiment(config, distribution, agent, executor, sampler)
+            most = math.ceil(max(config.meta_batch_size, config.eval.num_tasks) / group.world)
+            with make_executor(_of_this_rank(config.sampler, group), most) as executor:
+                sampler = Sampler(distribution, executor, tasks_per_unit=config.sampler.tasks_per_unit, ranks=group)
+                yield Experiment(config, distribution, agent, executor, sampler, group)
         finally:
             close_environments()  # those of rollouts in this process
+
+
+def _of_this_rank(sampler: SamplerConfig, group: Ranks) -> SamplerConfig:
+    """``auto`` workers are one per core of this machine, which its ranks share."""
+    if sampler.workers != "auto" or group.local_world == 1:
+        return sampler
+    return sampler.model_copy(update={"workers": max(1, available_cores() // group.local_world)})
 
 
 def make_agent(config: RunConfig, distribution: TaskDistribution) -> Agent:

@@ -26,6 +26,8 @@ def header(run: Path, experiment: Experiment, wandb_mode: str) -> list[str]:
     )
     shown, alone = run_dir.shown(run), config.sampler.executor == "in_process" or config.sampler.workers == 0
     where = "this process alone" if alone else counted(experiment.executor.workers, "worker process", "es")
+    if experiment.ranks.world > 1:
+        where = f"{experiment.ranks.world} ranks, each with {'no workers' if alone else where}"
     wandb = wandb_mode if wandb_mode != "offline" else f"offline; later: wandb sync {shown}/wandb/offline-run-*"
     lines = [
         f"run         {shown}",

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import torch
 
-from metarl import run_files
+from metarl import ranks, run_files
 from metarl.config.schema import RunConfig
 from metarl.errors import CheckpointError, ConfigError, StorageError
 from metarl.parallel import available_cores
@@ -175,6 +175,7 @@ def write_versions(run: Path) -> None:
         "platform": platform.platform(),
         "cpu": provenance.cpu(),
         "cores": available_cores(),
+        **({"ranks": ranks.here().world} if ranks.here().world > 1 else {}),
         "git": provenance.git(),
     }
     try:

@@ -22,13 +22,14 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 class StopRequest:
     """Whether a signal has asked for a stop; a second SIGINT or SIGTERM stops at once."""
 
-    def __init__(self) -> None:
-        self._signum: int | None = None
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.signum: int | None = None  # of the first one
+        self._quiet = quiet
 
     def raise_if_made(self) -> None:
         """Raise :class:`~metarl.errors.Interrupted` where a signal has come."""
-        if self._signum is not None:
-            raise Interrupted(self._signum)
+        if self.signum is not None:
+            raise Interrupted(self.signum)
 
     @contextmanager
     def heard(self, loss: Callable[[], str]) -> Iterator[None]:
@@ -42,12 +43,12 @@ class StopRequest:
             return
 
         def stop(signum: int, frame: FrameType | None) -> None:
-            if self._signum is None:
-                self._signum = signum
+            if self.signum is None:
+                self.signum = signum
                 again = "Ctrl-C again" if signum == signal.SIGINT else f"another {signal.Signals(signum).name}"
-                _say(f"stopping after this iteration; {again} stops now, {loss()}")
+                self._say(f"stopping after this iteration; {again} stops now, {loss()}")
             elif signum in INSISTENT:
-                _say(f"ended at once by a second signal, {loss()}")
+                self._say(f"ended at once by a second signal, {loss()}")
                 signal.signal(signum, signal.SIG_DFL)
                 os.kill(os.getpid(), signum)
 
@@ -58,6 +59,10 @@ class StopRequest:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def _say(self, text: str) -> None:
+        if not self._quiet:
+            _say(text)
 
 
 def to_hear() -> list[signal.Signals]:

@@ -20,6 +20,7 @@ from metarl.faults import explained
 from metarl.monitor.logger import Logger
 from metarl.monitor.metrics_file import MetricsFile
 from metarl.run import checkpoint, run_dir
+from metarl.run.agreement import Agreement, total
 from metarl.run.divergence import DivergenceBudget
 from metarl.run.evaluation import Evaluator
 from metarl.run.experiment import Experiment
@@ -81,10 +82,12 @@ class Trainer:
         self._before = progress
         self._started = time.monotonic()
         self._saved = progress.saved
-        self._evaluated = _last_evaluation(run)
+        self.ranks = experiment.ranks
+        self._evaluated = self.ranks.by_first(lambda: _last_evaluation(run))
         self._divergences = DivergenceBudget(self.config.sampler.max_diverged)
-        self._stop = StopRequest()
-        experiment.executor.interrupt = self._stop.raise_if_made
+        self._stop = StopRequest(quiet=not self.ranks.first)
+        self._agreement = Agreement(self.ranks, logger.message)
+        experiment.executor.interrupt = self._look_around
         experiment.sampler.notify = lambda text: logger.message(f"notice: {text}")
 
     def run_to_end(self) -> None:
@@ -120,7 +123,7 @@ class Trainer:
             self.logger.log(metrics)
             if self._evaluation_is_due():
                 self.evaluate()
-            if self.on_iteration is not None and self.on_iteration(metrics) is False and not self._finished():
+            if self._is_told_to_stop(metrics) and not self._finished():
                 self.save()
                 return self.logger.message(f"stopped by on_iteration; {self._go_on()}")
             if self._finished():
@@ -134,8 +137,15 @@ class Trainer:
         self.evaluate()
         self._report()
 
+    def _is_told_to_stop(self, metrics: Metrics) -> bool:
+        """Whether ``on_iteration`` wants no further one; the first rank's is asked."""
+        told = self.on_iteration
+        return told is not None and self.ranks.by_first(lambda: told(metrics) is False)
+
     def _report(self) -> None:
         """Draw the curves. The run is complete: whatever goes wrong here costs no more than the picture."""
+        if not self.ranks.first:
+            return
         self.logger.message(f"results: {run_dir.shown(self.run)}")
         try:
             from metarl.report.run_report import write_report  # matplotlib takes a second, and only this needs it
@@ -156,7 +166,7 @@ class Trainer:
             NumericError: something is not finite; what it was computed from is written to the run.
         """
         config, experiment = self.config, self.experiment
-        started, sampled_before = time.monotonic(), experiment.sampler.seconds
+        started, sampled_before, together_before = time.monotonic(), experiment.sampler.seconds, self.ranks.seconds
         # K+1 phases of data, and the meta-update
         where = {"seed": config.seed, "iteration": self.iteration}
         tasks = training_tasks(experiment.distribution, config.meta_batch_size, **where)
@@ -164,7 +174,7 @@ class Trainer:
         try:
             adapted = trial.run()
             self._divergences.spend(trial.phases)
-            self._stop.raise_if_made()
+            self._agreement.to_go_on(self._stop.signum)
             metrics = self._learn(trial, adapted)
         except NumericError as error:
             raise NumericError(f"{error}{self._keep_offending(trial.phases)}") from error
@@ -178,24 +188,30 @@ class Trainer:
             "perf/learn_s": seconds - sampling,
             "perf/seconds": self._seconds(),
         }
+        if self.ranks.world > 1:
+            perf["perf/ranks_s"] = self.ranks.seconds - together_before
         return {**_outcomes(trial.phases), **metrics, **perf}
 
     def evaluate(self) -> None:
         """Write the adaptation curve of the current parameters to evaluations.jsonl, and log it."""
         summary = self.evaluator.evaluate(self.experiment.agent).summary(self.config.seed)
         position = {"iteration": self.iteration, "env_steps": self.env_steps}
-        path = self.run / run_files.EVALUATIONS
-        records = [record for record in MetricsFile.read(path) if record["iteration"] < self.iteration]
-        try:
-            MetricsFile.replace(path, [*records, {**position, **summary}])
-        except StorageError as error:
-            self.logger.message(f"{error}; the run goes on without this evaluation")
+        if self.ranks.first:
+            self._keep_evaluation({**position, **summary})
         self.logger.evaluation(position, summary)
         self._evaluated = self.iteration
 
+    def _keep_evaluation(self, record: dict[str, Any]) -> None:
+        path = self.run / run_files.EVALUATIONS
+        records = [before for before in MetricsFile.read(path) if before["iteration"] < self.iteration]
+        try:
+            MetricsFile.replace(path, [*records, record])
+        except StorageError as error:
+            self.logger.message(f"{error}; the run goes on without this evaluation")
+
     def save(self) -> None:
-        """Write a checkpoint of the current boundary, unless it is there already."""
-        if self._saved == self.iteration:
+        """Write a checkpoint of the current boundary, unless it is there already, or for another rank to write."""
+        if self._saved == self.iteration or not self.ranks.first:
             return
         now = replace(
             self._before,
@@ -232,19 +248,20 @@ class Trainer:
         return self.iteration // every - max(self._saved, 0) // every
 
     def _learn(self, trial: TrainingTrial, adapted: Tensor) -> Metrics:
-        """The meta-update; where something unexpected ends it half-way, the agent goes back to where it was."""
-        before = {name: tensor.clone() for name, tensor in self.experiment.agent.state().items()}
+        """The meta-update, the same on all ranks; where anything ends it half-way, the agent is as it was before."""
+        agent = self.experiment.agent
+        before = {name: tensor.clone() for name, tensor in agent.state().items()}
         try:
-            return trial.learn(adapted)
-        except MetarlError:  # an agent's own errors leave it as it was
-            raise
+            metrics = trial.learn(adapted)
+            self._agreement.on_state(agent, self.experiment.executor.faults)
         except BaseException:
-            self.experiment.agent.load_state(before)
+            agent.load_state(before)
             raise
+        return metrics
 
     def _keep_offending(self, batches: Sequence[Trajectory]) -> str:
         """Write the phases of a failed iteration beside the checkpoints; returns what to tell about it."""
-        if not batches:
+        if not batches or not self.ranks.first:
             return ""
         path = self.run / f"offending_batch_{self.iteration + 1}.safetensors"
         tensors = {f"phase{k}.{name}": value for k, batch in enumerate(batches) for name, value in batch.tensors()}
@@ -285,6 +302,8 @@ class Trainer:
         """Add an exception's traceback to the run's file of them; returns what to tell about it."""
         path = self.run / run_files.ERRORS
         story = "".join(traceback.format_exception(error))
+        if not self.ranks.first:
+            return f":\n{story}"
         try:
             with open(path, "a", encoding="utf-8", opener=no_follow) as file:
                 file.write(f"after iteration {self.iteration}:\n{story}\n")
@@ -302,15 +321,19 @@ class Trainer:
 
     def _faults(self) -> dict[str, int]:
         """Faults survived since the run began, by kind."""
-        before, now = self._before.faults, self.experiment.executor.faults
-        return {kind: before.get(kind, 0) + now.get(kind, 0) for kind in before | now}
+        return total([self._before.faults, self.experiment.executor.faults, self._agreement.faults_elsewhere])
 
     def _seconds(self) -> float:
         return self._before.seconds + time.monotonic() - self._started
 
     def _out_of_time(self) -> bool:
         limit = self.config.time_limit_s
-        return limit is not None and time.monotonic() - self._started >= limit
+        return limit is not None and self._agreement.any(time.monotonic() - self._started >= limit)
+
+    def _look_around(self) -> None:
+        """Raise what ends this rank's sampling: a signal, or the failure of another rank."""
+        self._stop.raise_if_made()
+        self.ranks.raise_if_another_failed()
 
 
 def _last_evaluation(run: Path) -> int:

@@ -67,6 +67,17 @@ class Rollout(NamedTuple):
     state: TrialState | None  # [rows], where it was asked for
     notice: str | None = None  # what the user should know of the environment; it was run all the same
 
+    def data(self) -> tuple[Any, ...]:
+        """Itself as plain data with tensors and arrays in it."""
+        state = self.state and (self.state.policy_state, self.state.action, self.state.outcome)
+        return self.arrays, state, self.notice
+
+    @staticmethod
+    def of_data(data: tuple[Any, ...]) -> Rollout:
+        """The inverse of :meth:`data`."""
+        arrays, state, notice = data
+        return Rollout(arrays, state and TrialState(*state), notice)
+
 
 def rollout(unit: RolloutUnit) -> Rollout:
     """:func:`record` in an environment that this process builds, or has built, from the unit's distribution."""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from metarl.nn.policies import Policy
 from metarl.parallel import task_chunks
+from metarl.ranks import ALONE, Ranks
 from metarl.sampling.executors.base import Executor
 from metarl.sampling.rollout import Arrays, Lanes, Rollout, RolloutUnit, rollout
 from metarl.sampling.trial_state import TrialState
@@ -36,15 +37,25 @@ class Sampler:
     policies with a memory ``auto`` makes up to 8 units of equal size, an even number where it can, for any number of
     workers.
 
+    Where several ranks train, each takes consecutive whole units and has an executor of its own; units are made of all
+    tasks, whatever the number of ranks, and every rank gets all of the result.
+
     ``notify`` is called with what the user should know of the environments, once; Python's warnings, unless set.
     """
 
     def __init__(
-        self, distribution: TaskDistribution, executor: Executor, *, tasks_per_unit: int | Literal["auto"] = "auto"
+        self,
+        distribution: TaskDistribution,
+        executor: Executor,
+        *,
+        tasks_per_unit: int | Literal["auto"] = "auto",
+        ranks: Ranks = ALONE,
     ) -> None:
         self.distribution = distribution
         self.executor = executor
+        self.ranks = ranks
         self.tasks_per_unit = tasks_per_unit
+        self._workers = sum(ranks.all(executor.workers))
         self.seconds = 0.0  # spent in collecting
         self.notify: Callable[[str], None] = warnings.warn
         self._notified = False
@@ -109,7 +120,9 @@ class Sampler:
             )
             for part in task_chunks(len(tasks), self._unit_size(len(tasks), shared))
         ]
-        results: list[Rollout] = self.executor.map(rollout, units)
+        own = units[self.ranks.own(len(units))]
+        told = self.ranks.gather(lambda: [result.data() for result in self.executor.map(rollout, own)])
+        results = [Rollout.of_data(data) for data in told]
         self.seconds += time.monotonic() - started
         self._pass_on(results)
         return results
@@ -129,7 +142,7 @@ class Sampler:
             equal = [count for count in range(2, MAX_FIXED_UNITS + 1) if num_tasks % count == 0]
             units = max(equal, key=lambda count: (count % 2 == 0, count), default=min(MAX_FIXED_UNITS, num_tasks))
             return math.ceil(num_tasks / units)
-        return min(MAX_TASKS_PER_UNIT, math.ceil(num_tasks / max(1, self.executor.workers)))
+        return min(MAX_TASKS_PER_UNIT, math.ceil(num_tasks / max(1, self._workers)))
 
 
 def _trajectory(parts: Sequence[Arrays]) -> Trajectory:

@@ -151,9 +151,9 @@ def test_trpos_constraint_is_the_divergence_of_the_old_policy_from_the_new_one_b
     agent = trpo(ragged(action="discrete"), episodes_per_trial=2)
     trials, _ = agent._trials(gather(agent, ragged(action="discrete"), tasks=6))
     agent.theta = torch.zeros_like(agent.theta)
-    agent._threads = shares
+    agent._shares = shares
     objective = trpo_objective(agent, trials, trials)
-    assert len(objective.shares) == shares
+    assert len(objective.shares.own) == shares
     new = torch.zeros_like(agent.theta)
     agent._policy.named(new)["head.bias"].copy_(torch.tensor([0.8, 0.1, 0.1]).log())
     expected = (math.log(1 / 2.4) + 2 * math.log(1 / 0.3)) / 3
@@ -174,11 +174,11 @@ def test_the_trials_of_fisher_products_are_drawn(monkeypatch: pytest.MonkeyPatch
     drawn: list[list[int]] = []
 
     class Spy(_Objective):
-        def __init__(self, surrogate: Any, theta: Any, shares: Any, fisher_shares: Any, task_map: Any) -> None:
-            (trials,), (thinned,) = shares, fisher_shares  # one thread
+        def __init__(self, surrogate: Any, theta: Any, shares: Any, fisher_shares: Any) -> None:
+            (trials,), (thinned,) = shares.own, fisher_shares.own  # one share
             alike = [(trials.inputs == row).flatten(1).all(1) for row in thinned.inputs]
             drawn.append([int(rows.nonzero().item()) for rows in alike])
-            super().__init__(surrogate, theta, shares, fisher_shares, task_map)
+            super().__init__(surrogate, theta, shares, fisher_shares)
 
     monkeypatch.setattr(rl2_trpo, "_Objective", Spy)
     agent = trpo(ragged(), episodes_per_trial=2, fisher_fraction=0.25)

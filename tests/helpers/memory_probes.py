@@ -206,4 +206,4 @@ def trpo_objective(agent: RL2TRPO, trials: Trials, fisher_trials: Trials) -> _Ob
     """The objective that an update would have on these trials."""
     surrogate = _Surrogate(agent._policy, agent.config.entropy_coef, float(trials.valid.sum()))
     shares, fisher_shares = agent.in_shares(trials), agent.in_shares(fisher_trials)
-    return _Objective(surrogate, agent.theta, shares, fisher_shares, agent._map)
+    return _Objective(surrogate, agent.theta, shares, fisher_shares)

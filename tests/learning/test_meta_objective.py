@@ -24,6 +24,7 @@ from metarl.learning.adaptation.analytic import LinearizedPhase
 from metarl.learning.adaptation.inner_loop import InnerLoop
 from metarl.learning.inner_losses import INNER_LOSSES, Samples
 from metarl.learning.meta_objective import MetaObjective, TaskObjective, mean_cosine
+from metarl.learning.reduce import Parts
 from metarl.nn.derivatives import Scratch
 from metarl.nn.policies import init_parameters
 from metarl.parallel import TaskMap
@@ -48,7 +49,7 @@ def build(loop: InnerLoop, psi: torch.Tensor, phases: Sequence[Samples], outer: 
         own = [take(samples, tasks) for samples in phases]
         return TaskObjective(loop, psi, own, surrogate(own, outer), scratch, constrained=outer)
 
-    return MetaObjective(task_map(part, len(phases[0].obs)), task_map)
+    return MetaObjective(Parts.of_tasks(task_map, len(phases[0].obs)).keep(part))
 
 
 class Case:

@@ -14,6 +14,7 @@ from contextlib import suppress
 from multiprocessing import forkserver, resource_tracker, util
 from typing import Any
 
+from metarl import ranks
 from metarl.surroundings import SAFE_PATH, variables
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -29,14 +30,15 @@ context.set_forkserver_preload(["torch", "gymnasium.vector", "pydantic"])
 
 
 def start() -> None:
-    """Start the fork server, unless it runs: with one thread from its first import on, no GPU and deaf to what is meant
-    for this process alone. Nor does it run modules that lie in the working directory. Does not wait for its imports.
+    """Start the fork server, unless it runs: with one thread from its first import on, no GPU, no rank of a launcher's,
+    and deaf to what is meant for this process alone. Nor does it run modules that lie in the working directory. Does
+    not wait for its imports.
 
     Raises:
         OSError: there is no place for its socket, or no process to be had.
     """
     _choose_folder_of_sockets()
-    with variables({**ENVIRONMENT, SAFE_PATH: "1"}):
+    with variables({**ENVIRONMENT, **dict.fromkeys(ranks.VARIABLES), SAFE_PATH: "1"}):
         resource_tracker.ensure_running()  # else the fork server starts it, and that ends with SIGINT let through
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, TO_THE_GROUP)
         try:
