@@ -105,7 +105,7 @@ class SamplerConfig(Frozen):
         1, description="times that a unit is run again after its worker died, hung or raised"
     )
     worker_restarts: NonNegativeInt = Field(
-        10, description="workers replaced in one run before it stops with exit code 5"
+        10, description="workers replaced within an hour before the run stops with exit code 5"
     )
     max_diverged: float = Field(
         0.01,

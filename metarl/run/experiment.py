@@ -78,6 +78,7 @@ def build(config: RunConfig) -> Iterator[Experiment]:
             most = max(config.meta_batch_size, config.eval.num_tasks)
             with make_executor(config.sampler, most) as executor:
                 sampler = Sampler(distribution, executor, tasks_per_unit=config.sampler.tasks_per_unit)
+                executor.prepare(sampler.num_units(agent.policy(), config.meta_batch_size))
                 yield Experiment(config, distribution, agent, executor, sampler)
         finally:
             close_environments()  # those of rollouts in this process

@@ -10,8 +10,12 @@ import multiprocessing
 import os
 import signal
 import tempfile
+import threading
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import forkserver, resource_tracker, util
+from multiprocessing.context import ForkServerProcess
 from typing import Any
 
 from metarl.surroundings import SAFE_PATH, variables
@@ -19,6 +23,8 @@ from metarl.surroundings import SAFE_PATH, variables
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 LONGEST_FOLDER = 70  # bytes: a socket's path has 107 at most, with what multiprocessing appends
 SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
+IMPORT_TIMEOUT_S = 120.0  # for its first process: importing torch from a cold network disk takes that long
+FORK_TIMEOUT_S = 15.0  # for any later one
 # Ctrl-C, the end of a terminal, a scheduler's warning: they reach all processes, and the parent decides what to do.
 TO_THE_GROUP = {signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
 
@@ -26,6 +32,7 @@ TO_THE_GROUP = {signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
 context = multiprocessing.get_context("forkserver")
 # Not metarl itself: the fork server does not know this process's sys.path, and could find another copy of it.
 context.set_forkserver_preload(["torch", "gymnasium.vector", "pydantic"])
+_answered: int | None = None  # the fork server that has forked before
 
 
 def start() -> None:
@@ -53,6 +60,61 @@ def stop() -> None:
         with suppress(ProcessLookupError):
             os.kill(server._forkserver_pid, signal.SIGKILL)
         server._stop()
+
+
+def fork(process: ForkServerProcess, poll: Callable[[], None], every_s: float) -> int:
+    """Start a process; the pid of the fork server that it is a child of. ``poll`` is called meanwhile, and may raise.
+
+    A thread waits for the fork server, as multiprocessing waits for ever. What ends the wait early, ends the fork
+    server: so that thread ends, and another one is started next time.
+
+    Raises:
+        TimeoutError: the fork server gave no answer.
+        ConnectionError, EOFError: it has died.
+    """
+    global _answered
+    start()
+    server = _pid()
+    limit_s = FORK_TIMEOUT_S if server == _answered else IMPORT_TIMEOUT_S
+    deadline, errors = time.monotonic() + limit_s, list[BaseException]()
+
+    def wait() -> None:
+        try:
+            process.start()
+        except BaseException as error:
+            errors.append(error)
+
+    waiting = threading.Thread(target=wait, name="metarl-fork", daemon=True)
+    waiting.start()
+    try:
+        while waiting.is_alive():
+            waiting.join(every_s)
+            if waiting.is_alive():
+                poll()
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"the process that workers are forked from gave no answer within {limit_s:g} s")
+    except BaseException:
+        stop()
+        waiting.join()
+        raise
+    if errors:
+        raise errors[0]
+    _answered = server
+    return server
+
+
+def has_ended(server: int) -> bool:
+    """Whether a fork server, the running one or one before, is no more."""
+    try:
+        return os.waitid(os.P_PID, server, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:  # it has been waited for
+        return True
+
+
+def _pid() -> int:
+    server: Any = forkserver._forkserver
+    pid: int = server._forkserver_pid
+    return pid
 
 
 def _choose_folder_of_sockets() -> None:
