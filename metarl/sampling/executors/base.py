@@ -27,6 +27,7 @@ class Executor(ABC):
         workers: units that run at the same time.
         faults: how often each kind of fault was recovered from or ended a ``map``: ``worker_died``, ``worker_hung``,
             ``unit_raised``. Counted over the executor's life.
+        nodes: other machines by name, each with what results depend on there; none where all work is done here.
         interrupt: called at least twice a second while ``map`` waits (in process: between units); what it raises
             leaves ``map`` at once, and the executor stays usable.
     """
@@ -34,6 +35,7 @@ class Executor(ABC):
     def __init__(self, workers: int) -> None:
         self.workers = workers
         self.faults = {"worker_died": 0, "worker_hung": 0, "unit_raised": 0}
+        self.nodes: dict[str, dict[str, str]] = {}
         self.interrupt: Callable[[], None] | None = None
 
     def prepare(self, units: int) -> None:  # noqa: B027  # most have nothing to prepare
@@ -117,8 +119,8 @@ class RestartBudget:
         self._spent: deque[float] = deque()  # when
         self._causes: set[Hashable] = set()
 
-    def spend(self, fault: FaultError, faults: dict[str, int], cause: Hashable = None) -> None:
-        """Another worker is to be replaced. What takes several along at once, the ``cause``, counts once.
+    def spend(self, fault: FaultError, faults: dict[str, int]) -> None:
+        """Another worker is to be replaced. What takes several along at once, the fault's cause, counts once.
 
         Raises:
             WorkerError: the budget is spent.
@@ -126,7 +128,7 @@ class RestartBudget:
         now = time.monotonic()
         while self._spent and now - self._spent[0] >= BUDGET_WINDOW_S:
             self._spent.popleft()
-        if cause in self._causes:
+        if fault.cause in self._causes:
             return
         if len(self._spent) >= self._restarts:
             raise WorkerError(
@@ -134,8 +136,8 @@ class RestartBudget:
                 f"and another worker failed: {fault}; faults so far: {faults}"
             )
         self._spent.append(now)
-        if cause is not None:
-            self._causes.add(cause)
+        if fault.cause is not None:
+            self._causes.add(fault.cause)
 
     @property
     def left(self) -> int:

@@ -10,7 +10,7 @@ import io
 import pickle
 import socket
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,11 +83,12 @@ class Failure:
 
 
 class FaultError(Exception):
-    """A worker or a unit failed; ``kind`` is its key in ``Executor.faults``."""
+    """A worker or a unit failed; ``kind`` is its key in ``Executor.faults``, ``cause`` names what may take several
+    workers along at once."""
 
-    def __init__(self, kind: str, story: str) -> None:
+    def __init__(self, kind: str, story: str, cause: Hashable = None) -> None:
         super().__init__(story)
-        self.kind = kind
+        self.kind, self.cause = kind, cause
 
     @property
     def first_line(self) -> str:

@@ -135,8 +135,9 @@ class Processes(Executor):
             )
         if lost.unit is not None:
             call.run_again(lost.unit, fault)
-        # with the process that they were forked from all its workers end at once
-        self._budget.spend(fault, self.faults, lost.server if fork_server.has_ended(lost.server) else None)
+        if fork_server.has_ended(lost.server):  # and with it all workers that were forked from it
+            fault.cause = lost.server
+        self._budget.spend(fault, self.faults)
         log.warning("rollout worker %d is replaced, %d more may be: %s", lost.pid, self._budget.left, fault.first_line)
 
     def _allowed(self) -> str:

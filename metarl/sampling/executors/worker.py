@@ -7,7 +7,6 @@ it. In the parent's, :class:`WorkerProcess` starts the process, hands it a unit,
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import math
 import multiprocessing
 import os
@@ -119,12 +118,8 @@ def _die_with_parent() -> None:
     PR_SET_PDEATHSIG is no use: the kernel's parent of a worker is the fork server, which outlives it.
     """
     parent = multiprocessing.parent_process()
-    if parent is None or not hasattr(fcntl, "F_SETSIG"):  # Linux only; elsewhere a worker finishes its unit first
-        return
-    sentinel: int = parent.sentinel
-    fcntl.fcntl(sentinel, fcntl.F_SETOWN, -os.getpid())  # negative: the whole group
-    fcntl.fcntl(sentinel, fcntl.F_SETSIG, signal.SIGKILL)
-    fcntl.fcntl(sentinel, fcntl.F_SETFL, fcntl.fcntl(sentinel, fcntl.F_GETFL) | os.O_ASYNC)
+    if parent is not None:  # where it is not Linux, a worker finishes its unit first
+        fork_server.signal_at_end(parent.sentinel, -os.getpid(), signal.SIGKILL)
 
 
 class WorkerProcess:
@@ -144,8 +139,9 @@ class WorkerProcess:
             self.server = _start(self.process, poll)
         except BaseException as error:
             self.channel.close()
-            if isinstance(error, TimeoutError):
-                raise FaultError("worker_hung", f"a worker could not be started: {error}; was it stopped?") from error
+            if isinstance(error, fork_server.StuckError):
+                story = f"a worker could not be started: {error}; was it stopped?"
+                raise FaultError("worker_hung", story, cause=error.server) from error
             if isinstance(error, EOFError | OSError):
                 raise WorkerError(f"cannot start a rollout worker ({error!r}); see the errors printed above") from error
             raise
