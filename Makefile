@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install train test mistakes test-slow lint clean
+.PHONY: install train test mistakes test-slow ray-test lint clean
 
 install: $(INSTALLED)
 
@@ -33,6 +33,10 @@ test: lint ## everything but the tests marked slow; under 8 minutes on 2 cores
 
 mistakes: $(INSTALLED) ## what people are told of the mistakes that they make: one table
 	$(RUN) -m pytest -m mistakes -q
+
+ray-test: $(INSTALLED) ## installs Ray, and tests workers that are its actors
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable ".[ray]" --config-settings editable_mode=compat
+	$(RUN) -m pytest tests/sampling/test_ray.py tests/run/test_ray_runs.py --timeout 3600
 
 test-slow: $(INSTALLED) ## the rest
 	$(RUN) -m pytest -m slow --timeout 3600

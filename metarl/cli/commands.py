@@ -72,7 +72,7 @@ def train(options: argparse.Namespace) -> str:
 
 def _start_fork_server(options: argparse.Namespace) -> None:
     """Where workers are likely to be wanted, have their process import torch while this one does so on another core."""
-    here = {"sampler.workers=0", "sampler.executor=in_process"} & {*options.overrides}
+    here = {"sampler.workers=0", "sampler.executor=in_process", "sampler.executor=ray"} & {*options.overrides}
     if options.help or options.print_config or here or available_cores() == 1:
         return
     from metarl.sampling.executors import fork_server

@@ -24,7 +24,7 @@ from pydantic import ValidationError, create_model
 
 from metarl import run_files
 from metarl.config import lineage, lookup, messages, naming, strict_yaml
-from metarl.config.schema import AgentConfig, Frozen, RunConfig, TaskConfig
+from metarl.config.schema import AgentConfig, Frozen, RunConfig, SamplerConfig, TaskConfig
 from metarl.config.strict_yaml import Problems
 from metarl.errors import ConfigError, nearest
 
@@ -189,12 +189,26 @@ def check_combinations(config: RunConfig) -> list[str]:
             f"sampler.workers = {workers} contradicts sampler.executor = in_process: set workers to 0 or auto, "
             "or executor to processes"
         )
+    problems += _ray_problems(config.sampler)
     if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
         problems.append("tensorboard = true: expected its package; pip install 'metarl[tensorboard]', or leave it out")
     if isinstance(config.agent, AgentConfig):  # else its name is not known
         problems += config.agent.conflicts(config)
     if config.device == "cuda" and not _has_cuda():
         problems.append("device = cuda: no CUDA device was found; use auto or cpu")
+    return problems
+
+
+def _ray_problems(sampler: SamplerConfig) -> list[str]:
+    address, problems = sampler.ray_address, []
+    if sampler.executor == "ray" and importlib.util.find_spec("ray") is None:
+        problems.append("sampler.executor = ray: expected its package; pip install 'metarl[ray]', or use processes")
+    if address is not None and sampler.executor != "ray":
+        problems.append(f"sampler.ray_address = {address}: expected sampler.executor = ray, got {sampler.executor}")
+    if address is not None and "://" in address:
+        problems.append(
+            f"sampler.ray_address = {address}: expected host:port or auto; metarl runs on a node of the cluster"
+        )
     return problems
 
 

@@ -95,10 +95,18 @@ class AgentConfig(Frozen):
 class SamplerConfig(Frozen):
     """Who runs the rollouts. No key here changes a result, except the last bits of a memory agent's: tasks_per_unit."""
 
-    executor: Literal["in_process", "processes"] = Field("processes", description="where rollout units run")
+    executor: Literal["in_process", "processes", "ray"] = Field(
+        "processes", description="where rollout units run; ray: also on other machines (pip install 'metarl[ray]')"
+    )
     workers: NonNegativeInt | Literal["auto"] = Field(
         "auto",
-        description="worker processes, at most one per unit of tasks; auto = one per usable core, 0 = in_process",
+        description="worker processes, at most one per unit of tasks; auto = one per usable core, with ray_address one "
+        "per core of the cluster; 0 = in_process",
+    )
+    ray_address: str | None = Field(
+        None,
+        description="Ray cluster to join, host:port, or auto for the one that this machine is a node of; null = one of "
+        "the run's own, on this machine alone",
     )
     tasks_per_unit: PositiveInt | Literal["auto"] = Field(
         "auto",
@@ -112,7 +120,7 @@ class SamplerConfig(Frozen):
         1, description="times that a unit is run again after its worker died, hung or raised"
     )
     worker_restarts: NonNegativeInt = Field(
-        10, description="workers replaced in one run before it stops with exit code 5"
+        10, description="workers replaced within an hour before the run stops with exit code 5"
     )
     rank_timeout_s: PositiveFloat = Field(
         1800.0,

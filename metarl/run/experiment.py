@@ -89,6 +89,7 @@ def build(config: RunConfig) -> Iterator[Experiment]:
             most = math.ceil(max(config.meta_batch_size, config.eval.num_tasks) / group.world)
             with make_executor(_of_this_rank(config.sampler, group), most) as executor:
                 sampler = Sampler(distribution, executor, tasks_per_unit=config.sampler.tasks_per_unit, ranks=group)
+                executor.prepare(sampler.num_units(agent.policy(), config.meta_batch_size))
                 yield Experiment(config, distribution, agent, executor, sampler, group)
         finally:
             close_environments()  # those of rollouts in this process

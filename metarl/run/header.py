@@ -11,6 +11,8 @@ from metarl.run import run_dir
 from metarl.run.experiment import Experiment
 from metarl.spaces import Space
 
+_WORKERS = {"processes": ("worker process", "es"), "ray": ("Ray actor", "s")}
+
 
 def header(run: Path, experiment: Experiment, wandb_mode: str) -> list[str]:
     """The lines, names in front; then notices."""
@@ -25,7 +27,7 @@ def header(run: Path, experiment: Experiment, wandb_mode: str) -> list[str]:
         else f"every {'iteration' if every == 1 else f'{every} iterations'} and at the end"
     )
     shown, alone = run_dir.shown(run), config.sampler.executor == "in_process" or config.sampler.workers == 0
-    where = "this process alone" if alone else counted(experiment.executor.workers, "worker process", "es")
+    where = "this process alone" if alone else counted(experiment.executor.workers, *_WORKERS[config.sampler.executor])
     if experiment.ranks.world > 1:
         where = f"{experiment.ranks.world} ranks, each with {'no workers' if alone else where}"
     wandb = wandb_mode if wandb_mode != "offline" else f"offline; later: wandb sync {shown}/wandb/offline-run-*"

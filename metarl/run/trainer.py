@@ -226,6 +226,7 @@ class Trainer:
             **now.state(),
             "config": as_data(self.config),  # its copy, for when the run's own is lost
             "interface": Interface.of(self.experiment.distribution).state(),
+            "nodes": self.experiment.executor.nodes,
         }
         checkpoint.save(folder, self.iteration, self.experiment.agent.state(), state, keep=keep)
         self._saved = self.iteration

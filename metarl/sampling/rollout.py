@@ -30,8 +30,6 @@ Arrays = dict[str, NDArray[Any]]  # the fields of a Trajectory as arrays [n, E, 
 class Lanes:
     """What to run: ``lanes`` rows for each of some tasks, ``episodes`` one behind the other in each row."""
 
-    policy: Policy
-    params: NDArray[np.float32]  # [n, P], one row per task, or [1, P] for all of them
     tasks: tuple[Task, ...]
     stream: Stream
     lanes: int
@@ -43,11 +41,20 @@ class Lanes:
 
 
 @dataclass(frozen=True)
-class RolloutUnit:
-    """Lanes, and the distribution that their environment is built from in whichever process runs them."""
+class Shared:
+    """What all units of a phase have in common: the distribution that environments are built from, and who acts."""
 
     distribution: TaskDistribution
+    policy: Policy
+    params: NDArray[np.float32] | None  # [1, P] for all tasks; None: units have their own
+
+
+@dataclass(frozen=True)
+class RolloutUnit:
+    """Lanes of some tasks, and the parameters that act in these alone."""
+
     lanes: Lanes
+    params: NDArray[np.float32] | None = None  # [n, P], one row per task
 
     def describe(self) -> str:
         """The unit in a few words, for error messages."""
@@ -79,13 +86,19 @@ class Rollout(NamedTuple):
         return Rollout(arrays, state and TrialState(*state), notice)
 
 
-def rollout(unit: RolloutUnit) -> Rollout:
-    """:func:`record` in an environment that this process builds, or has built, from the unit's distribution."""
-    return record(_environment(unit.distribution, len(unit.lanes.tasks) * unit.lanes.lanes), unit.lanes)
+def rollout(unit: RolloutUnit, shared: Shared) -> Rollout:
+    """:func:`record` in an environment that this process builds, or has built, from the distribution."""
+    params, tasks = shared.params if unit.params is None else unit.params, len(unit.lanes.tasks)
+    assert params is not None
+    if len(params) < tasks and not shared.policy.remembers:
+        params = params.repeat(tasks, axis=0)
+    return record(_environment(shared.distribution, tasks * unit.lanes.lanes), shared.policy, params, unit.lanes)
 
 
-def record(env: VectorTaskEnv, lanes: Lanes) -> Rollout:
+def record(env: VectorTaskEnv, policy: Policy, params: NDArray[np.float32], lanes: Lanes) -> Rollout:
     """Run every lane for exactly ``episodes`` episodes, one behind the other, in an environment of as many rows.
+
+    ``params`` [n, P] has one row per task; [1, P] for policies that remember.
 
     Rows keep their places from the first step to the last, ended ones are masked and not dropped: the policy always
     sees the same batch shape, so that no lane's numbers depend on when another one ends.
@@ -95,7 +108,7 @@ def record(env: VectorTaskEnv, lanes: Lanes) -> Rollout:
     """
     env.set_tasks([task for task in lanes.tasks for _ in range(lanes.lanes)])
     with torch.inference_mode():
-        recorder = _Recorder(env, lanes)
+        recorder = _Recorder(env, policy, params, lanes)
         recorder.run()
         notice = beyond_bounds(env.spaces.observation, recorder.obs, recorder.valid)
         return Rollout(recorder.arrays(), recorder.final_state, notice)
@@ -104,17 +117,17 @@ def record(env: VectorTaskEnv, lanes: Lanes) -> Rollout:
 class _Recorder:
     """One pass through some lanes: the loop, and the arrays [T, rows, …] that it fills."""
 
-    def __init__(self, env: VectorTaskEnv, lanes: Lanes) -> None:
-        self.env, self.lanes, self.rows = env, lanes, env.num_envs
+    def __init__(self, env: VectorTaskEnv, policy: Policy, params: NDArray[np.float32], lanes: Lanes) -> None:
+        self.env, self.policy, self.lanes, self.rows = env, policy, lanes, env.num_envs
         self.steps = lanes.episodes * env.horizon
-        self.params = lanes.policy.unpack(torch.from_numpy(lanes.params))
+        self.params = policy.unpack(torch.from_numpy(params))
         self.noise = None if lanes.deterministic else torch.from_numpy(self._draw_noise())
         self.seeds = draw_reset_seeds(lanes.stream, lanes.first_slot, len(lanes.tasks), lanes.lanes, lanes.episodes)
         action, obs_size, shape = env.spaces.action, env.spaces.observation.size, (self.steps, self.rows)
         self.bound = env.action_scale if action.kind == "box" else 0.0  # what lies beyond is not executed
         self.obs = np.zeros((*shape, obs_size), np.float32)
         self.action = np.zeros((*shape, action.size), np.float32) if action.kind == "box" else np.zeros(shape, np.int64)
-        self.executed = np.zeros_like(self.action) if lanes.policy.remembers and action.kind == "box" else None
+        self.executed = np.zeros_like(self.action) if policy.remembers and action.kind == "box" else None
         self.reward = np.zeros(shape, np.float32)
         self.terminated, self.truncated, self.first, self.valid = (np.zeros(shape, np.bool_) for _ in range(4))
         self.success: NDArray[np.bool_] | None = None
@@ -125,7 +138,7 @@ class _Recorder:
 
     def run(self) -> None:
         """The loop over steps, all rows together."""
-        env, policy, episodes = self.env, self.lanes.policy, self.lanes.episodes
+        env, policy, episodes = self.env, self.policy, self.lanes.episodes
         episode = np.zeros(self.rows, np.int64)
         start = self.lanes.start  # stays as it is: others may start from it, too
         trial = start.rows(slice(None)) if start else TrialState.at_start(policy, env.spaces.action, self.rows)
@@ -188,7 +201,7 @@ class _Recorder:
         result = {name: by_task(values) for name, values in recorded.items() if values is not None}
         outputs = torch.stack(self.outputs).movedim(0, 1).reshape(n, lanes * steps, -1)  # per task, as its actions
         action = torch.from_numpy(result["action"]).flatten(1, 2)
-        log_prob = self.lanes.policy.log_prob(self.params, outputs, action)
+        log_prob = self.policy.log_prob(self.params, outputs, action)
         result["log_prob"] = log_prob.unflatten(1, (lanes, steps)).numpy().copy()
         padding = ~result["valid"]
         if padding.any():
@@ -210,7 +223,7 @@ class _Recorder:
 
     def _draw_noise(self) -> NDArray[np.float32]:
         """[T, rows, noise_size], one block per lane from the lane's own stream."""
-        policy, lanes = self.lanes.policy, self.lanes
+        policy, lanes = self.policy, self.lanes
         noise = np.empty((self.rows, self.steps, policy.noise_size), np.float32)
         for row in range(self.rows):
             rng = lanes.stream.noise(lanes.first_slot + row // lanes.lanes, row % lanes.lanes)

@@ -18,7 +18,7 @@ from metarl.nn.policies import Policy
 from metarl.parallel import task_chunks
 from metarl.ranks import ALONE, Ranks
 from metarl.sampling.executors.base import Executor
-from metarl.sampling.rollout import Arrays, Lanes, Rollout, RolloutUnit, rollout
+from metarl.sampling.rollout import Arrays, Lanes, Rollout, RolloutUnit, Shared, rollout
 from metarl.sampling.trial_state import TrialState
 from metarl.seeding import Stream
 from metarl.tasks import Task, TaskDistribution
@@ -82,8 +82,8 @@ class Sampler:
             NumericError: an observation, reward or action was not finite.
             WorkerError: environments or workers failed more often than their budget allows.
         """
-        how = Lanes(policy, _rows(params), (), stream, lanes, episodes, deterministic, start=start)
-        return _trajectory([part.arrays for part in self._run(how, tasks)])
+        how = Lanes((), stream, lanes, episodes, deterministic, start=start)
+        return _trajectory([part.arrays for part in self._run(policy, params, how, tasks)])
 
     def collect_with_state(
         self,
@@ -96,32 +96,38 @@ class Sampler:
         episodes: int = 1,
     ) -> tuple[Trajectory, TrialState]:
         """:meth:`collect`, and where every trial stands behind its last episode; for policies that remember."""
-        how = Lanes(policy, _rows(params), (), stream, lanes, episodes, return_state=True)
-        parts = self._run(how, tasks)
+        how = Lanes((), stream, lanes, episodes, return_state=True)
+        parts = self._run(policy, params, how, tasks)
         states = [part.state for part in parts if part.state is not None]
         return _trajectory([part.arrays for part in parts]), TrialState.cat(states)
 
-    def _run(self, how: Lanes, tasks: Sequence[Task]) -> list[Rollout]:
+    def num_units(self, policy: Policy, num_tasks: int) -> int:
+        """How many units of a phase of so many tasks are run here, and so how many workers have work in it at most."""
+        units = math.ceil(num_tasks / self._unit_size(num_tasks, policy.remembers))
+        return len(range(units)[self.ranks.own(units)])
+
+    def _run(self, policy: Policy, params: Tensor, how: Lanes, tasks: Sequence[Task]) -> list[Rollout]:
         """Lanes for ``tasks``, in units of some tasks each; the units' results in task order."""
-        started, shared = time.monotonic(), how.policy.remembers
-        expected = 1 if shared else len(tasks)
-        if len(how.params) != expected:
-            raise ValueError(f"expected {expected} rows of parameters for {len(tasks)} tasks, got {len(how.params)}")
+        started, rows = time.monotonic(), params.detach().cpu().numpy()
+        expected = 1 if policy.remembers else len(tasks)
+        if len(rows) != expected:
+            raise ValueError(f"expected {expected} rows of parameters for {len(tasks)} tasks, got {len(rows)}")
+        common = rows[:1] if _are_equal(rows) else None
         units = [
             RolloutUnit(
-                self.distribution,
                 replace(
                     how,
-                    params=how.params if shared else how.params[part],
                     tasks=tuple(tasks[part]),
                     first_slot=part.start,
                     start=how.start.rows(slice(part.start * how.lanes, part.stop * how.lanes)) if how.start else None,
                 ),
+                params=rows[part] if common is None else None,
             )
-            for part in task_chunks(len(tasks), self._unit_size(len(tasks), shared))
+            for part in task_chunks(len(tasks), self._unit_size(len(tasks), policy.remembers))
         ]
+        together = Shared(self.distribution, policy, common)
         own = units[self.ranks.own(len(units))]
-        told = self.ranks.gather(lambda: [result.data() for result in self.executor.map(rollout, own)])
+        told = self.ranks.gather(lambda: [result.data() for result in self.executor.map(rollout, own, shared=together)])
         results = [Rollout.of_data(data) for data in told]
         self.seconds += time.monotonic() - started
         self._pass_on(results)
@@ -152,9 +158,10 @@ def _trajectory(parts: Sequence[Arrays]) -> Trajectory:
     return Trajectory(**whole)
 
 
-def _rows(params: Tensor) -> NDArray[np.float32]:
-    """Parameters as the arrays that travel to workers."""
-    return params.detach().cpu().numpy()
+def _are_equal(rows: NDArray[np.float32]) -> bool:
+    """Whether all rows have the same bits, as those of the first phase have."""
+    bits = rows.view(np.int32)
+    return bool((bits[-1] == bits[0]).all() and (bits == bits[0]).all())
 
 
 def _concatenate(parts: Sequence[NDArray[Any]], name: str, steps: int) -> NDArray[Any]:

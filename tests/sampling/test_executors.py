@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import multiprocessing
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,8 +25,9 @@ from torch import Tensor
 
 from metarl.config.schema import SamplerConfig
 from metarl.errors import Interrupted, MetarlError, NumericError, WorkerError
-from metarl.sampling.executors.base import Call, Executor
-from metarl.sampling.executors.codec import encode
+from metarl.sampling.executors import scratch, worker
+from metarl.sampling.executors.base import Call, Executor, RestartBudget
+from metarl.sampling.executors.codec import FaultError, encode
 from metarl.sampling.executors.in_process import InProcess
 from metarl.sampling.executors.make import make_executor
 from metarl.sampling.executors.processes import Processes
@@ -37,6 +40,11 @@ def square(number: int) -> int:
 def square_after(unit: tuple[int, float]) -> int:
     time.sleep(unit[1])
     return unit[0] ** 2
+
+
+def append(unit: int, shared: list[int]) -> list[int]:
+    shared.append(unit)
+    return shared
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,12 @@ def die_once(unit: Once) -> int:
     if unit.is_first_run():
         os.kill(os.getpid(), signal.SIGKILL)
     return unit.number**2
+
+
+def scaled(unit: Once, shared: Tensor) -> int:
+    if unit.is_first_run():
+        os.kill(os.getpid(), signal.SIGKILL)
+    return int(shared.mean()) * unit.number
 
 
 def stop_once(unit: Once) -> int:
@@ -136,6 +150,7 @@ def shared() -> Iterator[Processes]:
     torch.set_num_threads(2)
     torch.randn(256, 256) @ torch.randn(256, 256)  # a forked child would hang after this
     with Processes(2, timeout_s=30, retries=1, restarts=100) as executor:
+        executor.prepare(2)
         yield executor
 
 
@@ -203,6 +218,32 @@ def test_no_units_no_results(either: Executor) -> None:
     assert either.map(square, []) == []
 
 
+def test_what_units_share_is_given_to_each_and_what_one_does_to_it_reaches_no_other(either: Executor) -> None:
+    assert either.map(append, [3, 4, 5], shared=[1, 2]) == [[1, 2, 3], [1, 2, 4], [1, 2, 5]]
+    assert either.map(append, [3], shared=[7]) == [[7, 3]]
+
+
+def test_what_units_share_reaches_a_worker_once_and_its_successor_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    send = worker.send
+
+    def counted(channel: Any, message: Any, on_stall: Any = None) -> None:
+        sizes.append(len(message))
+        send(channel, message, on_stall)
+
+    monkeypatch.setattr(worker, "send", counted)
+    shared = torch.ones(1 << 16)  # 256 KB
+    with Processes(1, timeout_s=30, retries=1, restarts=1) as executor:
+        assert executor.map(scaled, [Once(number) for number in range(5)], shared=shared) == [0, 1, 2, 3, 4]
+        assert sum(sizes) < 300_000 < 2 * len(encode(shared))
+        sizes.clear()
+        assert executor.map(scaled, [Once(1), Once(2, tmp_path / "flag"), Once(3)], shared=shared) == [1, 2, 3]
+        assert executor.faults["worker_died"] == 1
+        assert 2 * len(encode(shared)) < sum(sizes) < 600_000
+
+
 @pytest.mark.alone
 def test_all_workers_take_part(shared: Processes) -> None:
     start = time.monotonic()
@@ -258,6 +299,15 @@ def test_the_fork_server_has_one_thread(shared: Processes) -> None:
 def test_a_unit_that_raises_once_is_run_again(either: Executor, tmp_path: Path) -> None:
     units = [Once(0), Once(1, tmp_path / "flag"), Once(2)]
     assert new_faults(either, raise_once, units) == ([0, 1, 4], {"unit_raised": 1})
+
+
+def test_a_unit_that_is_run_again_is_told_of(
+    either: Executor, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    either.map(raise_once, [Once(1, tmp_path / "flag")])
+    (record,) = caplog.records
+    assert record.levelname == "WARNING" and "ArithmeticError: a transient failure" in record.getMessage()
+    assert "File" not in record.getMessage()
 
 
 def test_a_unit_that_always_raises_ends_the_map_with_its_description_and_where_it_did(either: Executor) -> None:
@@ -318,12 +368,13 @@ def test_a_unit_cannot_end_the_program(either: Executor, unit: int, name: str) -
 
 
 def test_a_worker_killed_in_a_unit_is_replaced_and_the_unit_run_again(shared: Processes, tmp_path: Path) -> None:
+    shared.prepare(2)
     before = set(shared.pids)
     start = time.monotonic()
     units = [Once(0), Once(1, tmp_path / "flag"), Once(2), Once(3)]
     assert new_faults(shared, die_once, units) == ([0, 1, 4, 9], {"worker_died": 1})
     assert time.monotonic() - start < 15  # not the timeout's 30
-    assert len(set(shared.pids) - before) == 1 and len(shared.pids) == 2
+    assert len(set(shared.pids) - before) <= 1 and len(shared.pids) <= 2
     assert int((tmp_path / "flag").read_text()) in before - set(shared.pids)
 
 
@@ -389,6 +440,7 @@ def test_a_unit_that_hangs_again_ends_the_map() -> None:
 
 def test_a_spent_restart_budget_ends_the_map_and_leaves_no_process() -> None:
     with Processes(2, timeout_s=30, retries=10, restarts=2) as executor:
+        executor.prepare(2)
         pids = executor.pids
         with pytest.raises(WorkerError, match=r"worker_restarts.*'worker_died': 3") as caught:
             executor.map(die_always, range(2))
@@ -396,6 +448,53 @@ def test_a_spent_restart_budget_ends_the_map_and_leaves_no_process() -> None:
     assert caught.value.exit_code == 5
     assert executor.pids == []
     assert all(gone(pid) for pid in pids)
+
+
+def test_the_budget_of_restarts_is_one_of_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of any hour: the third within it is refused, and one a day goes on for ever."""
+    budget = RestartBudget(2)
+
+    def spend_at(seconds: float) -> int:
+        monkeypatch.setattr(time, "monotonic", lambda: seconds)
+        budget.spend(FaultError("worker_died", "killed"), {"worker_died": 3})
+        return budget.left
+
+    assert [spend_at(0.0), spend_at(3599.0)] == [1, 0]
+    with pytest.raises(WorkerError, match=r"within an hour \(sampler\.worker_restarts = 2\) is spent.*killed"):
+        spend_at(3599.9)
+    assert spend_at(3600.0) == 0  # the first has left the window
+    with pytest.raises(WorkerError):
+        spend_at(3601.0)
+    assert [spend_at(day * 86400.0) for day in range(1, 20)] == [1] * 19
+
+
+def test_what_takes_several_workers_along_at_once_costs_one_restart() -> None:
+    budget = RestartBudget(2)
+    for cause in ("node a", "node a", None, "node a"):
+        budget.spend(FaultError("worker_died", "killed", cause), {})
+    assert budget.left == 0
+    with pytest.raises(WorkerError):
+        budget.spend(FaultError("worker_died", "killed", "node b"), {})
+
+
+@pytest.mark.alone
+def test_a_storm_that_kills_every_new_worker_ends_the_map_in_seconds_and_leaves_no_process() -> None:
+    """Killed as soon as they are there, before they have a unit: no unit's retries run out in it."""
+    with Processes(2, timeout_s=300, retries=10, restarts=10) as executor:
+        killed: set[int] = set()
+
+        def kill_all() -> None:
+            for pid in set(executor.pids) - killed:
+                killed.add(pid)
+                os.kill(pid, signal.SIGKILL)
+
+        executor.interrupt = kill_all
+        started = time.monotonic()
+        with pytest.raises(WorkerError, match=r"worker_restarts = 10\) is spent"):
+            executor.map(square_after, [(number, 0.1) for number in range(4)])
+        assert time.monotonic() - started < 30
+        assert executor.faults["worker_died"] == 11
+    assert len(killed) >= 11 and all(map(gone, killed))
 
 
 def test_ctrl_c_is_left_to_the_parent(shared: Processes) -> None:
@@ -498,6 +597,7 @@ def test_large_results_arrive(shared: Processes) -> None:
 
 def test_a_forgotten_executor_takes_its_workers_along() -> None:
     executor = Processes(1, timeout_s=30, retries=1, restarts=1)
+    executor.prepare(1)
     (pid,) = executor.pids
     del executor
     gc.collect()
@@ -552,6 +652,49 @@ def test_workers_go_with_a_parent_that_is_killed_even_busy_and_stopped_ones(tmp_
     parent.communicate()
 
 
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_parent_that_is_killed_leaves_no_process_and_the_next_run_removes_its_folder(
+    stopped: bool, tmp_path: Path
+) -> None:
+    """Fork server and resource tracker go too, all of them stopped before the kill."""
+    script = """
+        import os, time
+        from multiprocessing import util
+        from metarl.sampling.executors import scratch
+        from metarl.sampling.executors.processes import Processes
+
+        if __name__ == "__main__":
+            scratch.YOUNG_S = 0.0
+            executor = Processes(2, timeout_s=300, retries=0, restarts=0)
+            executor.map(abs, [1, 2])
+            print(os.path.dirname(util.get_temp_dir()), flush=True)
+            executor.map(time.sleep, [600] * 2)
+    """
+    place = tmp_path if len(os.fsencode(tmp_path)) <= scratch.LONGEST_PLACE else Path("/tmp")
+    (place / "metarl-not-ours").write_text("a file stays")
+    try:
+        parents, folders = [], []
+        for _ in range(2):
+            parent = run_script(tmp_path / "script.py", script)
+            assert parent.stdout is not None
+            folders.append(Path(parent.stdout.readline().strip()))
+            family = descendants(parent.pid)
+            assert len(family) == 4 and folders[-1].name.startswith(scratch.PREFIX) and folders[-1].is_dir()
+            for pid in [*family, parent.pid] if stopped else []:
+                os.kill(pid, signal.SIGSTOP)
+            parent.kill()
+            parent.wait()
+            assert wait_until(lambda family=family: all(map(gone, family)), 10), [*map(state_and_parent, family)]
+            parents.append(parent)
+        assert not folders[0].exists() and folders[1].exists()
+        assert (place / "metarl-not-ours").exists()
+        shutil.rmtree(folders[1])
+    finally:
+        (place / "metarl-not-ours").unlink()
+    for parent in parents:
+        parent.communicate()
+
+
 def test_what_workers_have_started_goes_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     script = """
         from tests.sampling.test_executors import start_processes
@@ -592,6 +735,91 @@ def test_a_killed_fork_server_is_one_more_way_for_workers_to_die(tmp_path: Path)
     assert all(gone(int(pid)) for pid in output.split()[3:])
 
 
+STOPPED_SERVER = """
+    import os, signal, sys, time
+    from multiprocessing import forkserver
+    from metarl.sampling.executors import fork_server
+    from metarl.sampling.executors.processes import Processes
+
+    def server():
+        return forkserver._forkserver._forkserver_pid
+
+    if __name__ == "__main__":
+        fork_server.FORK_TIMEOUT_S = 2.0
+        with Processes(2, timeout_s=300, retries=1, restarts=1) as executor:
+            executor.map(abs, [1])
+            stopped, polls = server(), []
+            os.kill(stopped, signal.SIGSTOP)
+            %s
+            executor.interrupt = lambda: polls.append(time.monotonic())
+            print(executor.map(abs, [-1, -2]), executor.faults, server() != stopped)
+            print(max(later - earlier for earlier, later in zip(polls, polls[1:])), file=sys.stderr)
+        try:
+            os.kill(stopped, 0)
+        except ProcessLookupError:
+            print("gone")
+"""
+
+
+def test_a_worker_that_a_stopped_fork_server_does_not_start_is_a_fault_and_another_server_does(tmp_path: Path) -> None:
+    program = run_script(tmp_path / "script.py", STOPPED_SERVER % "pass")
+    output, errors = program.communicate(timeout=200)
+    assert output == "[1, 2] {'worker_died': 1, 'worker_hung': 1, 'unit_raised': 0} True\ngone\n", errors
+    assert "gave no answer within 2 s; was it stopped?" in errors
+    assert float(errors.splitlines()[-1]) < 2, "the interrupt was not looked for"
+
+
+def test_a_worker_killed_while_the_fork_server_is_stopped_is_replaced(tmp_path: Path) -> None:
+    """Nobody says that it has ended; nor may the end of the program wait for that."""
+    program = run_script(tmp_path / "script.py", STOPPED_SERVER % "os.kill(executor.pids[0], signal.SIGKILL)")
+    output, errors = program.communicate(timeout=200)
+    assert re.fullmatch(r"\[1, 2\] \{'worker_died': 1, .* True\ngone\n", output), errors
+
+
+def test_a_stopped_fork_server_holds_up_neither_close_nor_the_end(tmp_path: Path) -> None:
+    script = """
+        import os, signal
+        from multiprocessing import forkserver
+        from metarl.sampling.executors.processes import Processes
+
+        if __name__ == "__main__":
+            with Processes(2, timeout_s=300, retries=0, restarts=0) as executor:
+                print(executor.map(abs, [-1, -2]), forkserver._forkserver._forkserver_pid)
+                os.kill(forkserver._forkserver._forkserver_pid, signal.SIGSTOP)
+    """
+    program = run_script(tmp_path / "script.py", script)
+    output, errors = program.communicate(timeout=200)
+    assert (output[:6], errors, program.returncode) == ("[1, 2]", "", 0)
+    assert gone(int(output.split()[-1]))
+
+
+def test_an_interrupt_gets_through_to_a_map_that_waits_for_a_stopped_fork_server(tmp_path: Path) -> None:
+    script = """
+        import os, signal, time
+        from multiprocessing import forkserver
+        from metarl.errors import Interrupted
+        from metarl.sampling.executors.processes import Processes
+
+        def interrupt():
+            raise Interrupted(signal.SIGTERM)
+
+        if __name__ == "__main__":
+            with Processes(2, timeout_s=300, retries=0, restarts=9) as executor:
+                executor.map(abs, [-1])
+                os.kill(forkserver._forkserver._forkserver_pid, signal.SIGSTOP)
+                executor.interrupt, started = interrupt, time.monotonic()
+                try:
+                    executor.prepare(2)
+                except Interrupted:
+                    assert time.monotonic() - started < 10
+                    executor.interrupt = None
+                    print(executor.map(abs, [-2, -3]))
+    """
+    program = run_script(tmp_path / "script.py", script)
+    output, errors = program.communicate(timeout=200)
+    assert (output, program.returncode) == ("[2, 3]\n", 0), errors
+
+
 def test_a_program_that_forgets_to_close_ends_by_itself(tmp_path: Path) -> None:
     script = """
         import os, signal
@@ -626,7 +854,7 @@ def test_a_script_without_a_main_guard_is_told_so(tmp_path: Path) -> None:
 def test_a_script_on_standard_input_is_told_to_be_a_file() -> None:
     script = """if __name__ == "__main__":
         from metarl.sampling.executors.processes import Processes
-        Processes(1, timeout_s=60, retries=0, restarts=0)
+        Processes(1, timeout_s=60, retries=0, restarts=0).map(abs, [1])
     """
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     done = subprocess.run([sys.executable, "-"], input=script, env=environment, capture_output=True, text=True)
@@ -638,16 +866,49 @@ def test_a_script_on_standard_input_is_told_to_be_a_file() -> None:
 def test_no_more_workers_start_than_there_are_units(tasks: int, per_unit: int | str, workers: int) -> None:
     config = SamplerConfig.model_validate({"workers": 3, "tasks_per_unit": per_unit})
     with make_executor(config, tasks) as executor:
-        assert isinstance(executor, Processes) and len(executor.pids) == executor.workers == workers
+        assert executor.workers == workers
 
 
 def test_make_executor_follows_the_configuration() -> None:
     assert isinstance(make_executor(SamplerConfig(executor="in_process")), InProcess)
     assert isinstance(make_executor(SamplerConfig(workers=0)), InProcess)
     with make_executor(SamplerConfig(workers=3)) as executor:
-        assert isinstance(executor, Processes) and len(executor.pids) == executor.workers == 3
+        assert isinstance(executor, Processes) and executor.workers == 3 and executor.pids == []
     with make_executor(SamplerConfig()) as executor:
         assert isinstance(executor, Processes) and executor.workers == len(os.sched_getaffinity(0))
+
+
+def test_workers_start_as_units_need_them_and_stay() -> None:
+    with Processes(3, timeout_s=30, retries=1, restarts=1) as executor:
+        assert executor.pids == []
+        executor.map(square, [1])
+        (first,) = executor.pids
+        executor.map(square_after, [(number, 0.1) for number in range(2)])
+        executor.map(square, [])
+        both = executor.pids
+        assert first in both and len(both) == 2
+        executor.map(square_after, [(number, 0.1) for number in range(9)])
+        assert len(executor.pids) == 3 and set(both) < set(executor.pids)
+
+
+def test_prepare_starts_what_so_many_units_can_use() -> None:
+    with Processes(2, timeout_s=30, retries=1, restarts=1) as executor:
+        executor.prepare(1)
+        (first,) = executor.pids
+        executor.prepare(9)
+        assert len(executor.pids) == 2 and first in executor.pids
+
+
+def test_a_unit_whose_class_a_worker_cannot_import_is_told_at_once(
+    shared: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "only_here.py").write_text("class Unit:\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    unit = importlib.import_module("only_here").Unit()
+    before = dict(shared.faults)
+    with pytest.raises(WorkerError, match=r"cannot import what it needs \(ModuleNotFoundError: .*'only_here'.*--allow"):
+        shared.map(type, [unit])
+    assert shared.faults == before
 
 
 def test_processes_needs_a_worker() -> None:

@@ -16,7 +16,16 @@ from metarl.config.schema import TaskConfig
 from metarl.envs.point import PointConfig, PointDistribution
 from metarl.errors import NumericError
 from metarl.nn.policies import MLPPolicy, Policy, init_parameters, make_policy
-from metarl.sampling.rollout import Arrays, Lanes, RolloutUnit, close_environments, draw_reset_seeds, record, rollout
+from metarl.sampling.rollout import (
+    Arrays,
+    Lanes,
+    RolloutUnit,
+    Shared,
+    close_environments,
+    draw_reset_seeds,
+    record,
+    rollout,
+)
 from metarl.seeding import Domain, Stream, generator
 from metarl.tasks import Task, TaskDistribution
 
@@ -42,8 +51,8 @@ def run(
     deterministic: bool = False,
 ) -> Arrays:
     rows = np.asarray(params, dtype=np.float32)
-    how = Lanes(policy, rows, tuple(tasks), stream, lanes, episodes, deterministic, first_slot)
-    arrays = rollout(RolloutUnit(distribution, how)).arrays
+    how = Lanes(tuple(tasks), stream, lanes, episodes, deterministic, first_slot)
+    arrays = rollout(RolloutUnit(how, rows), Shared(distribution, policy, None)).arrays
     return arrays | (shown(arrays) if isinstance(policy, MirrorPolicy) else {})
 
 
@@ -414,8 +423,7 @@ def test_reset_seeds_belong_to_task_slots() -> None:
 
 
 def test_a_unit_describes_itself_for_error_messages() -> None:
-    how = Lanes(MirrorPolicy(), np.zeros((2, 1), np.float32), tuple(SCRIPT), STREAM, lanes=4, first_slot=5)
-    unit = RolloutUnit(script(), how)
+    unit = RolloutUnit(Lanes(tuple(SCRIPT), STREAM, lanes=4, first_slot=5))
     for part in ("5", "6", "'n': 1", "4 lanes", "1 episodes", "iteration 2", "phase 3"):
         assert part in unit.describe()
 
@@ -443,10 +451,10 @@ def test_two_families_of_one_module_do_not_share_an_environment() -> None:
 
 
 def test_an_environment_of_ones_own_gives_the_bits_of_the_recipe() -> None:
-    how = Lanes(
-        MirrorPolicy(scale=0.1), np.array([[0.1], [0.2]], np.float32), tuple(SCRIPT), STREAM, lanes=2, episodes=2
-    )
-    found, expected = record(script().make_vector(4), how).arrays, rollout(RolloutUnit(script(), how)).arrays
+    policy, params = MirrorPolicy(scale=0.1), np.array([[0.1], [0.2]], np.float32)
+    how = Lanes(tuple(SCRIPT), STREAM, lanes=2, episodes=2)
+    found = record(script().make_vector(4), policy, params, how).arrays
+    expected = rollout(RolloutUnit(how, params), Shared(script(), policy, None)).arrays
     assert found.keys() == expected.keys()
     assert all(np.array_equal(found[name], expected[name]) for name in expected)
 

@@ -10,7 +10,7 @@ from probe_policies import CountingPolicy, MirrorPolicy, ScriptDistribution, sho
 from metarl.config.schema import TaskConfig
 from metarl.nn.policies import Policy
 from metarl.sampling.executors.in_process import InProcess
-from metarl.sampling.rollout import Arrays, Lanes, Rollout, RolloutUnit, rollout
+from metarl.sampling.rollout import Arrays, Lanes, Rollout, RolloutUnit, Shared, rollout
 from metarl.sampling.sampler import Sampler
 from metarl.sampling.trial_state import TrialState
 from metarl.seeding import Stream
@@ -33,8 +33,8 @@ def run(
     tasks: tuple[Task, ...] = ({"n": 1, "lengths": lengths},)
     policy, params = policy or CountingPolicy(), np.array([[0.5]], np.float32)
     stream = STREAM if start is None else LATER
-    how = Lanes(policy, params, tasks, stream, len(lengths), episodes, deterministic, 0, start, start is None)
-    found = rollout(RolloutUnit(ScriptDistribution(TaskConfig(name="script", horizon=9)), how))
+    how = Lanes(tasks, stream, len(lengths), episodes, deterministic, 0, start, start is None)
+    found = rollout(RolloutUnit(how), Shared(ScriptDistribution(TaskConfig(name="script", horizon=9)), policy, params))
     return found.arrays | shown(found.arrays), found
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import io
 import pickle
+import socket
 import traceback
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,21 +83,39 @@ class Failure:
 
 
 class FaultError(Exception):
-    """A worker or a unit failed; ``kind`` is its key in ``Executor.faults``."""
+    """A worker or a unit failed; ``kind`` is its key in ``Executor.faults``, ``cause`` names what may take several
+    workers along at once."""
 
-    def __init__(self, kind: str, story: str) -> None:
+    def __init__(self, kind: str, story: str, cause: Hashable = None) -> None:
         super().__init__(story)
-        self.kind = kind
+        self.kind, self.cause = kind, cause
+
+    @property
+    def first_line(self) -> str:
+        """What happened, without where: that is told when no retries are left."""
+        return str(self).partition("\n")[0]
 
 
-def answer(request: Buffer) -> Buffer:
-    """Run an encoded (function, unit); the encoded (True, result), or (False, :class:`Failure`) if it raised."""
+def answer(head: Buffer, request: Buffer) -> Buffer:
+    """Run an encoded (function, shared) on an encoded unit; the encoded (True, result), or (False, :class:`Failure`)
+    if it raised. Both are decoded for every unit: it may change its copies."""
     try:
-        function, unit = decode(request)
+        function, shared, unit = _understood(head, request)
         with no_child_leaves():
-            result = function(unit)
+            result = function(unit) if shared is None else function(unit, shared)
         return encode((True, result))
     except PASSES:
         raise
     except BaseException as error:
         return encode((False, Failure.of(error)))
+
+
+def _understood(head: Buffer, request: Buffer) -> tuple[Callable[..., Any], Any, Any]:
+    """Function, shared, unit. Raises WorkerError where modules or classes are missing here: they would be again."""
+    try:
+        return *decode(head), decode(request)
+    except (ImportError, AttributeError) as error:
+        raise errors.WorkerError(
+            f"a rollout worker on {socket.gethostname()} cannot import what it needs ({sentence(error)}): what --allow "
+            "names must be installed there or lie on its PYTHONPATH, and no class can come from a notebook's cell"
+        ) from error

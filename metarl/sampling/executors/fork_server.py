@@ -6,20 +6,26 @@ by side.
 
 from __future__ import annotations
 
+import fcntl
 import multiprocessing
 import os
 import signal
 import tempfile
-from contextlib import suppress
-from multiprocessing import forkserver, resource_tracker, util
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from multiprocessing import forkserver, process, resource_tracker, util
+from multiprocessing.context import ForkServerProcess
 from typing import Any
 
 from metarl import ranks
+from metarl.sampling.executors import scratch
 from metarl.surroundings import SAFE_PATH, variables
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-LONGEST_FOLDER = 70  # bytes: a socket's path has 107 at most, with what multiprocessing appends
-SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
+IMPORT_TIMEOUT_S = 120.0  # for its first process: importing torch from a cold network disk takes that long
+FORK_TIMEOUT_S = 15.0  # for any later one
 # Ctrl-C, the end of a terminal, a scheduler's warning: they reach all processes, and the parent decides what to do.
 TO_THE_GROUP = {signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
 
@@ -27,6 +33,7 @@ TO_THE_GROUP = {signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
 context = multiprocessing.get_context("forkserver")
 # Not metarl itself: the fork server does not know this process's sys.path, and could find another copy of it.
 context.set_forkserver_preload(["torch", "gymnasium.vector", "pydantic"])
+_answered: int | None = None  # the fork server that has forked before
 
 
 def start() -> None:
@@ -37,12 +44,14 @@ def start() -> None:
     Raises:
         OSError: there is no place for its socket, or no process to be had.
     """
-    _choose_folder_of_sockets()
+    _make_folder_of_sockets()
     with variables({**ENVIRONMENT, **dict.fromkeys(ranks.VARIABLES), SAFE_PATH: "1"}):
-        resource_tracker.ensure_running()  # else the fork server starts it, and that ends with SIGINT let through
+        with _signalled_when_alone(signal.SIGCONT):  # even a stopped one ends then, as it sees the end of its pipe
+            resource_tracker.ensure_running()  # else the fork server starts it, and that ends with SIGINT let through
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, TO_THE_GROUP)
         try:
-            forkserver.ensure_running()
+            with _signalled_when_alone(signal.SIGKILL):  # it would end by itself, but not stopped or before its imports
+                forkserver.ensure_running()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
@@ -57,12 +66,110 @@ def stop() -> None:
         server._stop()
 
 
-def _choose_folder_of_sockets() -> None:
-    """Have multiprocessing make its sockets in another folder where the one for temporary files has too long a path."""
-    configured = tempfile.gettempdir()
-    if len(os.fsencode(configured)) > LONGEST_FOLDER:
-        tempfile.tempdir = next((folder for folder in SHORT_FOLDERS if os.access(folder, os.W_OK)), configured)
+class StuckError(Exception):
+    """The fork server with this process id gave no answer, and has been killed."""
+
+    def __init__(self, server: int, limit_s: float) -> None:
+        super().__init__(f"the process that workers are forked from gave no answer within {limit_s:g} s")
+        self.server = server
+
+
+def fork(process: ForkServerProcess, poll: Callable[[], None], every_s: float) -> int:
+    """Start a process; the pid of the fork server that it is a child of. ``poll`` is called meanwhile, and may raise.
+
+    A thread waits for the fork server, as multiprocessing waits for ever. What ends the wait early, ends the fork
+    server: so that thread ends, and another one is started next time.
+
+    Raises:
+        StuckError: the fork server gave no answer.
+        ConnectionError, EOFError: it has died.
+    """
+    global _answered
+    start()
+    server = _pid()
+    limit_s = FORK_TIMEOUT_S if server == _answered else IMPORT_TIMEOUT_S
+    deadline, errors = time.monotonic() + limit_s, list[BaseException]()
+
+    def wait() -> None:
         try:
-            util.get_temp_dir()  # is remembered
-        finally:
-            tempfile.tempdir = configured
+            process.start()
+        except BaseException as error:
+            errors.append(error)
+
+    waiting = threading.Thread(target=wait, name="metarl-fork", daemon=True)
+    waiting.start()
+    try:
+        while waiting.is_alive():
+            waiting.join(every_s)
+            if waiting.is_alive():
+                poll()
+                if time.monotonic() > deadline:
+                    raise StuckError(server, limit_s)
+    except BaseException:
+        stop()
+        waiting.join()
+        raise
+    if errors:
+        raise errors[0]
+    _answered = server
+    return server
+
+
+def has_ended(server: int) -> bool:
+    """Whether a fork server, the running one or one before, is no more."""
+    try:
+        return os.waitid(os.P_PID, server, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:  # it has been waited for
+        return True
+
+
+def _pid() -> int:
+    server: Any = forkserver._forkserver
+    pid: int = server._forkserver_pid
+    return pid
+
+
+def signal_at_end(pipe: int, owner: int, signum: signal.Signals) -> None:
+    """Have the kernel send a signal when all other ends of a pipe are closed: even to a process that is busy or
+    stopped, and however those have ended that held them. Linux only; elsewhere nothing happens.
+
+    ``owner``: process id, or minus that of a group. PR_SET_PDEATHSIG would need code in the process itself.
+    """
+    if hasattr(fcntl, "F_SETSIG"):
+        fcntl.fcntl(pipe, fcntl.F_SETOWN, owner)
+        fcntl.fcntl(pipe, fcntl.F_SETSIG, signum)
+        fcntl.fcntl(pipe, fcntl.F_SETFL, fcntl.fcntl(pipe, fcntl.F_GETFL) | os.O_ASYNC)
+
+
+@contextmanager
+def _signalled_when_alone(signum: signal.Signals) -> Iterator[None]:
+    """What multiprocessing starts in here is sent a signal when this process and all workers have ended.
+
+    It is given the reading end of a pipe, as the last of its files; the flags of that file are shared with it.
+    """
+    modules: Any = util
+    spawn = modules.spawnv_passfds
+
+    def spawn_and_watch(path: Any, args: Any, files: Sequence[int]) -> int:
+        pid: int = spawn(path, args, files)
+        signal_at_end(files[-1], pid, signum)
+        return pid
+
+    modules.spawnv_passfds = spawn_and_watch
+    try:
+        yield
+    finally:
+        modules.spawnv_passfds = spawn
+
+
+def _make_folder_of_sockets() -> None:
+    """Have multiprocessing make its sockets in a folder that the next run removes if this process is killed."""
+    settings: Any = process.current_process()
+    if settings._config.get("tempdir") is not None:
+        return
+    configured = tempfile.gettempdir()
+    tempfile.tempdir = str(scratch.make())
+    try:
+        util.get_temp_dir()  # is remembered
+    finally:
+        tempfile.tempdir = configured

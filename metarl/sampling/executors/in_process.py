@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -11,6 +12,8 @@ from metarl.parallel import one_torch_thread
 from metarl.sampling.executors.base import Call, Executor, Function
 from metarl.sampling.executors.codec import FaultError, answer
 
+log = logging.getLogger(__name__)
+
 
 class InProcess(Executor):
     """Runs one unit after the other in the calling process."""
@@ -19,20 +22,21 @@ class InProcess(Executor):
         super().__init__(workers=1)
         self._retries = retries
 
-    def map(self, function: Function, units: Sequence[Any]) -> list[Any]:
+    def map(self, function: Function, units: Sequence[Any], *, shared: Any = None) -> list[Any]:
         """See :meth:`Executor.map`."""
-        call = Call(function, units, self._retries)
+        call = Call(function, units, self._retries, shared)
         with one_torch_thread():
             while call.waiting:
                 self._check_interrupt()
                 index = call.waiting.popleft()
                 try:
                     with redirect_stdout(sys.stderr):  # standard output is for results, not for what units print
-                        reply = answer(call.request(index))
+                        reply = answer(call.head, call.request(index))
                     call.settle(index, reply)
                 except FaultError as fault:
                     self.faults[fault.kind] += 1
                     call.run_again(index, fault)
+                    log.warning("a rollout unit is run again: %s", fault.first_line)
         return call.results
 
     def close(self) -> None:

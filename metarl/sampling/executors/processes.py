@@ -8,7 +8,8 @@ from multiprocessing import connection, util
 from typing import Any
 
 from metarl.errors import WorkerError
-from metarl.sampling.executors.base import Call, Executor, Function
+from metarl.sampling.executors import fork_server
+from metarl.sampling.executors.base import Call, Executor, Function, RestartBudget
 from metarl.sampling.executors.codec import FaultError
 from metarl.sampling.executors.worker import END_TIMEOUT_S, POLL_S, WorkerProcess, end
 
@@ -16,17 +17,17 @@ log = logging.getLogger(__name__)
 
 
 class Processes(Executor):
-    """Runs units in worker processes that live until ``close``.
+    """Runs units in worker processes, which are started as units need them and live until ``close``.
 
     A worker that is killed, exceeds the deadline or raises is replaced, and its unit run again. An exception that
     leaves ``map`` takes the workers along that are still busy, so that none of their answers can be mistaken for a
     later one; the next ``map`` starts new ones. If this process dies, however it dies, so do its workers.
 
     Args:
-        workers: worker processes, at least 1.
+        workers: worker processes at most, at least 1.
         timeout_s: seconds after which a unit counts as hung.
         retries: times that one unit is run again.
-        restarts: workers replaced because of a fault, over the executor's life, before a WorkerError.
+        restarts: workers replaced because of a fault, within an hour, before a WorkerError.
     """
 
     def __init__(self, workers: int, *, timeout_s: float, retries: int, restarts: int) -> None:
@@ -35,23 +36,27 @@ class Processes(Executor):
         super().__init__(workers)
         self._timeout_s = timeout_s
         self._retries = retries
-        self._restarts = restarts
+        self._budget = RestartBudget(restarts)
         self._longest_s = 0.0  # that a unit has taken so far
         self._pool: list[WorkerProcess] = []
         # Also runs when this object is collected, and at exit before multiprocessing waits for its children there.
         self._finalizer = util.Finalize(self, _shut_down, args=(self._pool,), exitpriority=10)
-        self._fill_pool()
 
     @property
     def pids(self) -> list[int]:
         """Process ids of the workers."""
         return [worker.pid for worker in self._pool]
 
-    def map(self, function: Function, units: Sequence[Any]) -> list[Any]:
+    def prepare(self, units: int) -> None:
+        """See :meth:`Executor.prepare`."""
+        while len(self._pool) < min(self.workers, units):
+            self._start_worker()
+
+    def map(self, function: Function, units: Sequence[Any], *, shared: Any = None) -> list[Any]:
         """See :meth:`Executor.map`. Also raises WorkerError when the budget of restarts is spent."""
         if not self._finalizer.still_active():
             raise RuntimeError("expected an open executor, this one has been closed")
-        call = Call(function, units, self._retries)
+        call = Call(function, units, self._retries, shared)
         try:
             while call.unfinished:
                 self._check_interrupt()
@@ -69,22 +74,30 @@ class Processes(Executor):
         """End all workers: two seconds for those that want to, in which they close their environments, then SIGKILL."""
         self._finalizer()
 
-    def _fill_pool(self) -> None:
-        while len(self._pool) < self.workers:
-            self._pool.append(WorkerProcess())
+    def _start_worker(self) -> None:
+        try:
+            self._pool.append(WorkerProcess(self._check_interrupt))
+        except FaultError as fault:
+            self.faults[fault.kind] += 1
+            self._budget.spend(fault, self.faults)
+            log.warning("%s; it is tried again, %d workers more may be replaced", fault, self._budget.left)
 
     def _hand_out(self, call: Call) -> None:
-        """Give every idle worker a unit. One that died idle has lost none, so it costs no unit a retry."""
+        """Give every idle worker a unit, and start workers where more units wait than there are workers without one.
+
+        A worker that died idle has lost none, so it costs no unit a retry.
+        """
         for idle in [worker for worker in self._pool if not worker.busy]:
             try:
                 if not idle.process.is_alive():
                     raise FaultError("worker_died", idle.epitaph())
                 if call.waiting:
                     index = call.waiting.popleft()
-                    idle.give(index, call.request(index), self._timeout_s, self._check_interrupt)
+                    idle.give(index, call, self._timeout_s, self._check_interrupt)
             except FaultError as fault:
                 self._replace(idle, call, fault)
-        self._fill_pool()
+        while len(self._pool) < self.workers and len(call.waiting) > sum(w.unit is None for w in self._pool):
+            self._start_worker()
 
     def _gather(self, call: Call) -> None:
         """Wait until something happens, and deal with it: answers, deaths and deadlines."""
@@ -122,14 +135,10 @@ class Processes(Executor):
             )
         if lost.unit is not None:
             call.run_again(lost.unit, fault)
-        if self._restarts == 0:
-            raise WorkerError(
-                "the budget of worker restarts (sampler.worker_restarts) is spent, and another worker failed: "
-                f"{fault}; faults so far: {self.faults}"
-            )
-        self._restarts -= 1
-        what = str(fault).partition("\n")[0]  # where it was raised is said when no retries are left
-        log.warning("rollout worker %d is replaced, %d more may be: %s", lost.pid, self._restarts, what)
+        if fork_server.has_ended(lost.server):  # and with it all workers that were forked from it
+            fault.cause = lost.server
+        self._budget.spend(fault, self.faults)
+        log.warning("rollout worker %d is replaced, %d more may be: %s", lost.pid, self._budget.left, fault.first_line)
 
     def _allowed(self) -> str:
         """What a unit that was too slow may mean, in words."""

@@ -7,7 +7,6 @@ it. In the parent's, :class:`WorkerProcess` starts the process, hands it a unit,
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import math
 import multiprocessing
 import os
@@ -25,6 +24,7 @@ import torch
 from metarl.errors import WorkerError
 from metarl.faults import FromOutsideError
 from metarl.sampling.executors import fork_server
+from metarl.sampling.executors.base import Call
 from metarl.sampling.executors.codec import Buffer, FaultError, answer
 from metarl.surroundings import SAFE_PATH, set_variables
 
@@ -95,8 +95,10 @@ def serve(channel: socket.socket, safe_path: str | None) -> None:
         with contextlib.suppress(EOFError, OSError, EndedError):  # the parent has closed the socket, or is gone
             signal.signal(signal.SIGTERM, _end)
             send(channel, b"")
+            head = receive(channel)
             while True:
-                send(channel, answer(receive(channel)))
+                send(channel, answer(head, receive(channel)))
+                head = receive(channel) or head
     finally:  # what has been opened is closed on the way out, by finalizers of multiprocessing; within END_TIMEOUT_S
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
@@ -116,34 +118,40 @@ def _die_with_parent() -> None:
     PR_SET_PDEATHSIG is no use: the kernel's parent of a worker is the fork server, which outlives it.
     """
     parent = multiprocessing.parent_process()
-    if parent is None or not hasattr(fcntl, "F_SETSIG"):  # Linux only; elsewhere a worker finishes its unit first
-        return
-    sentinel: int = parent.sentinel
-    fcntl.fcntl(sentinel, fcntl.F_SETOWN, -os.getpid())  # negative: the whole group
-    fcntl.fcntl(sentinel, fcntl.F_SETSIG, signal.SIGKILL)
-    fcntl.fcntl(sentinel, fcntl.F_SETFL, fcntl.fcntl(sentinel, fcntl.F_GETFL) | os.O_ASYNC)
+    if parent is not None:  # where it is not Linux, a worker finishes its unit first
+        fork_server.signal_at_end(parent.sentinel, -os.getpid(), signal.SIGKILL)
 
 
 class WorkerProcess:
-    """The parent's side of one worker process. It owes at most one answer: that it has started, or to one unit."""
+    """The parent's side of one worker process. It owes at most one answer: that it has started, or to one unit.
 
-    def __init__(self) -> None:
+    ``poll`` is called while it is being started, and may raise. Raises FaultError where it cannot be started in time,
+    WorkerError where it cannot at all.
+    """
+
+    def __init__(self, poll: Callable[[], None]) -> None:
         _check_main_program()
         self.channel, theirs = socket.socketpair()
         self.channel.settimeout(POLL_S)
         arguments = (theirs, os.environ.get(SAFE_PATH))
         self.process = fork_server.context.Process(target=serve, args=arguments, name="metarl-worker", daemon=True)
         try:
-            _start(self.process)
-        except (EOFError, OSError) as error:
+            self.server = _start(self.process, poll)
+        except BaseException as error:
             self.channel.close()
-            raise WorkerError(f"cannot start a rollout worker ({error!r}); see the errors printed above") from error
+            if isinstance(error, fork_server.StuckError):
+                story = f"a worker could not be started: {error}; was it stopped?"
+                raise FaultError("worker_hung", story, cause=error.server) from error
+            if isinstance(error, EOFError | OSError):
+                raise WorkerError(f"cannot start a rollout worker ({error!r}); see the errors printed above") from error
+            raise
         finally:
             theirs.close()  # so that the death of the only other holder is the end of the stream
         assert self.process.pid is not None
         self.pid: int = self.process.pid
         self.process_exit: int | None = None
         self.unit: int | None = None
+        self._head: Buffer = b""  # which it has been sent
         self.starting = True
         self._deadline = time.monotonic() + START_TIMEOUT_S
         self._limit_s = START_TIMEOUT_S
@@ -153,13 +161,16 @@ class WorkerProcess:
         """Whether it owes an answer."""
         return self._deadline < math.inf
 
-    def give(self, index: int, request: Buffer, limit_s: float, poll: Callable[[], None]) -> None:
+    def give(self, index: int, call: Call, limit_s: float, poll: Callable[[], None]) -> None:
         """Hand over a unit, to be answered within ``limit_s`` seconds. Raises FaultError."""
+        request = call.request(index)
         self.unit = index
         self._limit_s = limit_s
         self._deadline = time.monotonic() + limit_s
         with self._watched(poll) as on_stall:
+            send(self.channel, b"" if self._head is call.head else call.head, on_stall)  # empty: the same as before
             send(self.channel, request, on_stall)
+        self._head = call.head
 
     def take(self, poll: Callable[[], None]) -> Buffer:
         """Read the answer that has begun to arrive. Raises FaultError."""
@@ -221,6 +232,8 @@ class WorkerProcess:
             self.process.kill()
             self.process.join(END_TIMEOUT_S)
         self.process_exit = self.process.exitcode
+        if self.process_exit is None and not fork_server.has_ended(self.server):  # it is stopped, and tells of no end
+            fork_server.stop()
         with contextlib.suppress(ValueError):  # not even SIGKILL ends a process that waits for a dead disk
             self.process.close()  # closes the sentinel pipe too: see _die_with_parent
 
@@ -235,16 +248,14 @@ def end(workers: Sequence[WorkerProcess], within_s: float = END_TIMEOUT_S) -> No
         worker.kill()
 
 
-def _start(process: ForkServerProcess) -> None:
+def _start(process: ForkServerProcess, poll: Callable[[], None]) -> int:
     """Start a process; if the fork server was just killed, wait until the kernel says so and a new one can start."""
-    for patience in (0.1, 1.0, 0.0):
+    for patience in (0.1, 1.0):
         try:
-            fork_server.start()
-            return process.start()
+            return fork_server.fork(process, poll, POLL_S)
         except (ConnectionError, EOFError):  # refused, or taken by a server that died before it answered
-            if not patience:
-                raise
             time.sleep(patience)
+    return fork_server.fork(process, poll, POLL_S)
 
 
 def _check_main_program() -> None:
