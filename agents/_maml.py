@@ -19,7 +19,7 @@ from metarl.learning.adaptation.inner_loop import InnerLoop, LearnedRates
 from metarl.learning.adaptation.interface import Adapt
 from metarl.learning.inner_losses import INNER_LOSSES, InnerLossName, Samples
 from metarl.learning.meta_objective import MetaObjective, TaskObjective
-from metarl.learning.samples import Estimates, thinning_keys
+from metarl.learning.samples import LEARNED_FROM, Estimates, thinning_keys
 from metarl.nn.optimizers import FlatOptimizer, OptimizerName
 from metarl.parallel import task_chunks
 from metarl.types import Metrics, Trajectory
@@ -153,10 +153,10 @@ class MAMLAgent(GradientAgent):
         """
         if len(batches) != self.num_adapt_steps + 1:
             raise ValueError(f"expected {self.num_adapt_steps + 1} phases, got {len(batches)}")
-        batches = [batch.to(self.psi.device) for batch in batches]
-        chunks = list(task_chunks(len(batches[0].obs), self._map.chunk))
+        data = [batch.on(self.psi.device, LEARNED_FROM) for batch in batches]
+        chunks = list(task_chunks(len(data[0].obs), self._map.chunk))
         # phases as samples with advantages, chunk by chunk
-        prepared = self._map.over(lambda chunk: self._phases(batches, chunk), chunks)
+        prepared = self._map.over(lambda chunk: self._phases(data, chunk), chunks)
         estimates = [Estimates.cat([part.estimates[k] for part in prepared]) for k in range(len(batches))]
         # which steps the outer loss is about, and what each counts; E-MAML's credit takes all tasks to work out
         credits = self._credits(estimates)
@@ -166,7 +166,7 @@ class MAMLAgent(GradientAgent):
         products = None
         if fisher_fraction < 1:
             assert rng is not None
-            keys = [thinning_keys(batch, rng) for batch in batches]
+            keys = [thinning_keys(batch, rng).to(self.psi.device) for batch in batches]
             thinned = [part.thinned(fisher_fraction, [key[chunk] for key in keys]) for part, chunk in pairs]
             given = list(zip(parts, thinned, strict=True))
             products = self._map.over(lambda pair: pair[0].fisher_product(pair[1]), given)

@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from metarl.learning.meta_objective import FisherProduct, MetaObjective, TaskObjective
-from metarl.learning.samples import Estimates, thinning_keys
+from metarl.learning.samples import LEARNED_FROM, Estimates, thinning_keys
 from metarl.learning.trust_region import TrustRegionConfig, trust_region_step
 from metarl.types import Metrics, Trajectory
 
@@ -54,8 +54,8 @@ class Pretraining(GradientAgent):
         """
         if len(batches) != 1:
             raise ValueError(f"expected 1 phase, got {len(batches)}")
-        batch, fraction = batches[0].to(self.psi.device), self.config.fisher_fraction
-        keys = thinning_keys(batch, rng) if fraction < 1 else None
+        batch, fraction = batches[0].on(self.psi.device, LEARNED_FROM), self.config.fisher_fraction
+        keys = thinning_keys(batches[0], rng).to(self.psi.device) if fraction < 1 else None
 
         def build(chunk: slice) -> tuple[TaskObjective, FisherProduct, Estimates]:
             samples, estimates = self._samples(batch.tasks(chunk))
@@ -68,5 +68,5 @@ class Pretraining(GradientAgent):
         parts, products, estimates = zip(*self._map(build, len(batch.obs)), strict=True)
         objective = MetaObjective(parts, self._map, products)
         gradients = objective.gradients()
-        metrics = self._learning_metrics(gradients, objective.diagnostics(), [batch], [Estimates.cat(estimates)])
+        metrics = self._learning_metrics(gradients, objective.diagnostics(), batches, [Estimates.cat(estimates)])
         return objective, gradients, metrics | {"loss/before": objective.old_loss}
