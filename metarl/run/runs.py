@@ -81,6 +81,7 @@ def resume(run: Path, overrides: Sequence[str] = (), allow: Sequence[str] = ()) 
     run_files.expect_own_files(run)
     with run_dir.lock(run):
         opened = run_dir.open_run(run, allow)
+        _require_device(run, opened, overrides)
         config, found = loading.resume_config(opened.config, overrides), opened.checkpoint
         if config.iterations < found.iteration:
             raise ConfigError(
@@ -97,6 +98,16 @@ def resume(run: Path, overrides: Sequence[str] = (), allow: Sequence[str] = ()) 
             _introduce(trainer, opened.notices + loading.idle_notices(config, loading.keys_of(overrides)))
             trainer.run_to_end()
     return run
+
+
+def _require_device(run: Path, opened: run_dir.Opened, overrides: Sequence[str]) -> None:
+    """Raises ConfigError where a run's device is not there and nobody has said on which other one it is to go on."""
+    if opened.device != opened.config.device and "device" not in loading.keys_of(overrides):
+        here = opened.config.device
+        raise ConfigError(
+            f"device = {opened.device}: the run was trained on it, and this machine has none such; "
+            f"`metarl resume {run_dir.shown(run)} device={here}` goes on with {here}, where last bits differ"
+        )
 
 
 def evaluate(

@@ -104,7 +104,7 @@ class Trainer:
             self._save_before(stopped)
             raise stopped from error
         except BaseException as error:
-            told = explained(error)
+            told = explained(error, self.config.agent.less_memory)
             told = type(told)(f"{told}, after iteration {self.iteration}{self._keep_traceback(error)}")
             self._save_before(told)
             raise told from error
@@ -238,7 +238,8 @@ class Trainer:
             return trial.learn(adapted)
         except MetarlError:  # an agent's own errors leave it as it was
             raise
-        except BaseException:
+        except BaseException as error:
+            traceback.clear_frames(error.__traceback__)  # they hold what filled the memory, where that ran out
             self.experiment.agent.load_state(before)
             raise
 
