@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from metarl.learning.baselines import memory_of_fits
 from metarl.learning.inner_losses import Samples
 from metarl.learning.meta_objective import mean_cosine
 from metarl.learning.reduce import Parts
-from metarl.learning.samples import AdvantageNorm, Baseline, Estimates, policy_gradient_samples
+from metarl.learning.samples import LEARNED_FROM, AdvantageNorm, Baseline, Estimates, policy_gradient_samples
 from metarl.nn.derivatives import Scratch
 from metarl.nn.mlp import Activation
 from metarl.nn.normalization import RunningMoments
@@ -67,6 +68,10 @@ class GradientAgentConfig(AgentConfig):
                 "results would carry its name and not be comparable; leave out agent.lineage, or advantage_norm"
             )
         return self
+
+    def work(self, run: RunConfig) -> int:
+        per_step = sum(fan_in * fan_out for fan_in, fan_out in pairwise(self.hidden_sizes))
+        return per_step * run.meta_batch_size * run.rollouts_per_task * run.task.horizon
 
     def conflicts(self, run: RunConfig) -> list[str]:
         if self.baseline != "linear" or run.rollouts_per_task >= 2:
@@ -131,7 +136,8 @@ class GradientAgent(Agent):
         )
         self._moments = RunningMoments(spaces.observation.size) if config.normalize_obs else None
         self._loop = self._inner_loop(device)
-        self._map = TaskMap(threads=learner.threads, chunk=learner.tasks_per_chunk)
+        threads = learner.threads if device.type == "cpu" else 1  # a GPU is fed by one
+        self._map = TaskMap(threads=threads, chunk=learner.tasks_per_chunk)
         self._scratch = Scratch()
         self.psi = self._loop.initial(init_parameters(self._policy, config.init_std, rng).to(device))
         self._start_afresh()
@@ -148,7 +154,7 @@ class GradientAgent(Agent):
         return self.theta.repeat(num_tasks, 1)
 
     def adapt(self, adapted: Tensor, batch: Trajectory, *, step: int, rng: np.random.Generator) -> Tensor:
-        batch, adapted = batch.to(self.psi.device), adapted.to(self.psi.device)
+        batch, adapted = batch.on(self.psi.device, LEARNED_FROM), adapted.to(self.psi.device)
 
         def adapt_some(part: slice) -> Tensor:
             samples, _ = self._samples(batch.tasks(part))

@@ -20,7 +20,7 @@ from metarl.learning.adaptation.interface import Adapt
 from metarl.learning.inner_losses import INNER_LOSSES, InnerLossName, Samples
 from metarl.learning.meta_objective import MetaObjective, TaskObjective
 from metarl.learning.reduce import Parts
-from metarl.learning.samples import Estimates, thinning_keys
+from metarl.learning.samples import LEARNED_FROM, Estimates, thinning_keys
 from metarl.nn.optimizers import FlatOptimizer, OptimizerName
 from metarl.types import Metrics, Trajectory
 
@@ -153,10 +153,10 @@ class MAMLAgent(GradientAgent):
         """
         if len(batches) != self.num_adapt_steps + 1:
             raise ValueError(f"expected {self.num_adapt_steps + 1} phases, got {len(batches)}")
-        batches = [batch.to(self.psi.device) for batch in batches]
-        chunks = Parts.of_tasks(self._map, len(batches[0].obs))
+        data = [batch.on(self.psi.device, LEARNED_FROM) for batch in batches]
+        chunks = Parts.of_tasks(self._map, len(data[0].obs))
         # phases as samples with advantages, chunk by chunk
-        prepared = chunks.keep(lambda chunk: self._phases(batches, chunk))
+        prepared = chunks.keep(lambda chunk: self._phases(data, chunk))
         estimates = Estimates.of_phases(prepared.gather(lambda part: [e.state() for e in part.estimates]))
         # which steps the outer loss is about, and what each counts; E-MAML's credit takes all tasks to work out
         credits = self._credits(estimates)
@@ -166,7 +166,7 @@ class MAMLAgent(GradientAgent):
         products = None
         if fisher_fraction < 1:
             assert rng is not None
-            keys = [thinning_keys(batch, rng) for batch in batches]
+            keys = [thinning_keys(batch, rng).to(self.psi.device) for batch in batches]
             thinned = pairs.keep(lambda pair: pair[0].thinned(fisher_fraction, [key[pair[1]] for key in keys]))
             products = parts.beside(thinned).keep(lambda pair: pair[0].fisher_product(pair[1]))
         objective = MetaObjective(parts, products)

@@ -19,7 +19,7 @@ from metarl.learning.baselines import memory_of_fits
 from metarl.learning.critics import Critic, LinearCritic, TrialSteps, ValueHead
 from metarl.learning.reduce import Parts
 from metarl.learning.returns import discounted_returns, explained_variance, finite_horizon_gae, normalize
-from metarl.learning.trials import Credit, Trials, ends, seen, time_features
+from metarl.learning.trials import LEARNED_FROM, Credit, Trials, ends, seen, time_features
 from metarl.nn.memories.make import Kind, make_memory
 from metarl.nn.memories.memory import State
 from metarl.nn.memory_policy import FLAGS, MemoryParameters, MemoryPolicy, init_memory_parameters
@@ -35,6 +35,7 @@ class MemoryAgentConfig(AgentConfig):
     """Settings of the policy, its memory, and of advantages over trials."""
 
     usual_rollouts: ClassVar[int] = 2
+    less_memory: ClassVar[str] = "a smaller meta_batch_size or rollouts_per_task, in a new run"
     threads_matter: ClassVar[bool] = True  # each takes a part of the trials, and operations see other sizes
     episodes_per_trial: PositiveInt = Field(
         2, description="episodes of a trial in training, 2 or more; the memory lives as long"
@@ -85,6 +86,11 @@ class MemoryAgentConfig(AgentConfig):
         except ValueError as error:
             raise ValueError(f"memory = {self.memory} of memory_size = {self.memory_size}: {error}") from error
         return self
+
+    def work(self, run: RunConfig) -> int:
+        per_step = make_memory(self.memory, 1, self.memory_size, context=self.memory_context).num_parameters
+        episodes = run.meta_batch_size * run.rollouts_per_task * self.episodes_per_trial
+        return per_step * episodes * run.task.horizon
 
     def conflicts(self, run: RunConfig) -> list[str]:
         found = []
@@ -178,7 +184,7 @@ class MemoryAgent(Agent):
     def meta_update(self, batches: Sequence[Trajectory], adapted: Tensor, *, rng: np.random.Generator) -> Metrics:
         if len(batches) != 1:
             raise ValueError(f"expected 1 phase, got {len(batches)}")
-        batch = batches[0].to(self.theta.device)
+        batch = batches[0].on(self.theta.device, LEARNED_FROM)
         before = self.theta, [moments.state() for moments in self._critic.moments]
         # the batch as trials with values and advantages
         trials, metrics = self._trials(batch)
@@ -191,8 +197,8 @@ class MemoryAgent(Agent):
                 moments.load_state(state)
             raise
         # what the next batch is normalised by
-        self._update_normalisers(batch)
-        return metrics | _first_and_last_episode(batch)
+        self._update_normalisers(batches[0])
+        return metrics | _first_and_last_episode(batches[0])
 
     @abstractmethod
     def _improve(self, trials: Trials, rng: np.random.Generator) -> Metrics:

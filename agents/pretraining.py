@@ -13,7 +13,7 @@ from torch import Tensor
 
 from metarl.learning.meta_objective import FisherProduct, MetaObjective, TaskObjective
 from metarl.learning.reduce import Parts
-from metarl.learning.samples import Estimates, thinning_keys
+from metarl.learning.samples import LEARNED_FROM, Estimates, thinning_keys
 from metarl.learning.trust_region import TrustRegionConfig, trust_region_step
 from metarl.types import Metrics, Trajectory
 
@@ -55,8 +55,8 @@ class Pretraining(GradientAgent):
         """
         if len(batches) != 1:
             raise ValueError(f"expected 1 phase, got {len(batches)}")
-        batch, fraction = batches[0].to(self.psi.device), self.config.fisher_fraction
-        keys = thinning_keys(batch, rng) if fraction < 1 else None
+        batch, fraction = batches[0].on(self.psi.device, LEARNED_FROM), self.config.fisher_fraction
+        keys = thinning_keys(batches[0], rng).to(self.psi.device) if fraction < 1 else None
 
         def build(chunk: slice) -> tuple[TaskObjective, FisherProduct, Estimates]:
             samples, estimates = self._samples(batch.tasks(chunk))
@@ -70,5 +70,5 @@ class Pretraining(GradientAgent):
         estimates = Estimates.of_phases(built.gather(lambda part: [part[2].state()]))
         objective = MetaObjective(built.keep(lambda part: part[0]), built.keep(lambda part: part[1]))
         gradients = objective.gradients()
-        metrics = self._learning_metrics(gradients, objective.diagnostics(), [batch], estimates)
+        metrics = self._learning_metrics(gradients, objective.diagnostics(), batches, estimates)
         return objective, gradients, metrics | {"loss/before": objective.old_loss}

@@ -21,7 +21,7 @@ from metarl.learning.adaptation.inner_loop import InnerLoop
 from metarl.learning.inner_losses import Samples, clipped
 from metarl.learning.meta_objective import step_diagnostics
 from metarl.learning.reduce import Parts
-from metarl.learning.samples import Estimates
+from metarl.learning.samples import LEARNED_FROM, Estimates
 from metarl.nn.derivatives import Scratch
 from metarl.nn.optimizers import FlatOptimizer, OptimizerName, require_whole_schedule, schedule_conflicts, scheduled
 from metarl.nn.policies import MLPPolicy
@@ -110,16 +110,16 @@ class Reptile(GradientAgent):
     def _improve(self, batches: Sequence[Trajectory], rng: np.random.Generator) -> Metrics:
         if len(batches) != self.config.inner_steps:
             raise ValueError(f"expected {self.config.inner_steps} phases, got {len(batches)}")
-        batches = [batch.to(self.psi.device) for batch in batches]
+        data = [batch.on(self.psi.device, LEARNED_FROM) for batch in batches]
 
         def displace(part: slice) -> tuple[Tensor, dict[str, Tensor], list[dict[str, Tensor]]]:
-            phases, estimates = zip(*(self._samples(batch.tasks(part)) for batch in batches), strict=True)
+            phases, estimates = zip(*(self._samples(batch.tasks(part)) for batch in data), strict=True)
             path = [self.init_adapted(len(phases[0].obs))]
             for k, samples in enumerate(phases):
                 path.append(self._step(path[k], samples, k))
             return path[0] - path[-1], path_diagnostics(self._policy, path, phases), [e.state() for e in estimates]
 
-        parts = Parts.of_tasks(self._map, len(batches[0].obs)).gather(displace)
+        parts = Parts.of_tasks(self._map, len(data[0].obs)).gather(displace)
         displacements = torch.cat([part[0] for part in parts])
         if not bool(displacements.isfinite().all()):
             raise NumericError("expected finite parameters after the inner steps; the initial ones are unchanged")

@@ -97,6 +97,8 @@ class RL2PPOConfig(MemoryAgentConfig):
         ),
     }
 
+    less_memory: ClassVar[str] = "more agent.minibatches, in a new run"
+
     name: Literal["rl2_ppo"] = "rl2_ppo"
     lr: PositiveFloat = Field(3e-4, description="Adam's step size")
     lr_end: NonNegativeFloat | None = Field(None, description="where lr goes linearly; null = it is constant")
@@ -164,7 +166,7 @@ class RL2PPO(MemoryAgent):
         lr = scheduled(config.lr, config.lr_end, config.lr_iterations, self._updates)
         try:
             for epoch in range(config.epochs):
-                order = torch.from_numpy(rng.permutation(len(trials.inputs)))
+                order = torch.from_numpy(rng.permutation(len(trials.inputs))).to(self.theta.device)
                 parts = order.tensor_split(min(config.minibatches, len(order)))
                 for number, index in enumerate(parts):
                     last = epoch == config.epochs - 1 and number == len(parts) - 1
@@ -174,7 +176,7 @@ class RL2PPO(MemoryAgent):
             self._optimizer.load_state(moments)
             raise
         self._updates += 1
-        means = dict(zip(SUMS, sums.tolist(), strict=True))
+        means = dict(zip(SUMS, sums.cpu().tolist(), strict=True))
         if config.critic != "value_head":
             del means["loss/value"]  # of a head that does not learn
         return {
@@ -193,7 +195,7 @@ class RL2PPO(MemoryAgent):
         steps = longest(trials.valid)
         chunks = list(task_chunks(steps, self.config.bptt_steps or steps))
         scale = len(chunks) / float(trials.valid.sum())
-        sums, norms, mismatch = torch.zeros(len(SUMS)), [], 0.0
+        sums, norms, mismatch = self.theta.new_zeros(len(SUMS)), [], 0.0
         # an optimiser step behind each chunk of steps; the next one starts from the state that it has left
         for chunk in chunks:
             given = rows.beside(states)
@@ -209,7 +211,7 @@ class RL2PPO(MemoryAgent):
                 gradient *= self.config.max_grad_norm / norm
             self.theta = self._optimizer.step(self.theta, gradient, lr)
             states = shares.keep(lambda share: share.state)
-            sums += torch.stack(found).sum(0).cpu() / len(chunks)
+            sums += torch.stack(found).sum(0) / len(chunks)
             norms.append(norm)
         return sums, float(np.mean(norms)), mismatch
 

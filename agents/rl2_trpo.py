@@ -38,6 +38,8 @@ class RL2TRPOConfig(MemoryAgentConfig, TrustRegionConfig):
         ),
     }
 
+    less_memory: ClassVar[str] = "a smaller agent.fisher_fraction, meta_batch_size or rollouts_per_task, in a new run"
+
     name: Literal["rl2_trpo"] = "rl2_trpo"
     critic: Literal["linear", "linear_per_task"] = Field(
         "linear", description="linear feature baseline, fitted to all trials together or to each task's by themselves"
@@ -61,7 +63,7 @@ class RL2TRPO(MemoryAgent):
     def _improve(self, trials: Trials, rng: np.random.Generator) -> Metrics:
         # all trials for the loss and the line search, some of them for Fisher products, both in shares
         count = math.ceil(self.config.fisher_fraction * len(trials.inputs))
-        chosen = torch.from_numpy(np.sort(rng.permutation(len(trials.inputs))[:count]))
+        chosen = torch.from_numpy(np.sort(rng.permutation(len(trials.inputs))[:count])).to(self.theta.device)
         shares, fisher_shares = self.in_shares(trials), self.in_shares(trials.rows(chosen))
         surrogate = _Surrogate(self._policy, self.config.entropy_coef, float(trials.valid.sum()))
         # the step

@@ -31,6 +31,12 @@ class NumericError(MetarlError):
     exit_code = 4
 
 
+class DeviceMemoryError(MetarlError):
+    """The memory of a GPU ran out; parameters are untouched."""
+
+    exit_code = 4
+
+
 class WorkerError(MetarlError):
     """An environment or a rollout worker failed more often than its budget allows, or other code of the user's did."""
 

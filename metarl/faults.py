@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from metarl.errors import MetarlError, WorkerError
+from metarl.errors import DeviceMemoryError, MetarlError, WorkerError
 
 # What code of the user's raises, a family's, an agent's or an environment's. ``sys.exit`` in there ends no program.
 UNEXPECTED = (Exception, SystemExit, GeneratorExit)
@@ -29,7 +29,9 @@ PASSES = (KeyboardInterrupt, FromOutsideError)
 
 _CORE = Path(__file__).resolve().parent
 _LIBRARIES = tuple(sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib"))
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory")  # as torch says it, on a GPU and on a CPU
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory")  # as torch and others say it of the machine's own
+_OUT_OF_DEVICE_MEMORY = ("CUDA out of memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
+LESS_ON_A_GPU = "a smaller learner.tasks_per_chunk"
 
 
 @contextmanager
@@ -49,10 +51,15 @@ def no_child_leaves() -> Iterator[None]:
             os._exit(code & 0xFF)
 
 
-def explained(error: BaseException) -> MetarlError:
+def explained(error: BaseException, less_memory: str = LESS_ON_A_GPU) -> MetarlError:
     """The error that stands for an exception: its type, its message, and the file and line of the user's that it
-    comes from. Exit code 5; 1 where no code of the user's had a part in it."""
+    comes from. Exit code 5; 1 where no code of the user's had a part in it; 4 where the memory of a GPU ran out, of
+    which ``less_memory`` would take less."""
     words, place = sentence(error), origin(error)
+    if ran_out_on_a_gpu(error):
+        return DeviceMemoryError(
+            f"{words}{f' at {place}' if place else ''}; the GPU's memory ran out: less is needed with {less_memory}"
+        )
     if isinstance(error, SystemExit | GeneratorExit):
         words += " (an environment, a family or an agent must not end the program)"
     if isinstance(error, MemoryError) or any(part in words.lower() for part in _OUT_OF_MEMORY):
@@ -63,6 +70,14 @@ def explained(error: BaseException) -> MetarlError:
     frames = traceback.extract_tb(error.__traceback__)
     last = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
     return MetarlError(f"{words}{last}; no code of yours had a part in it: please report this as a fault of metarl")
+
+
+def ran_out_on_a_gpu(error: BaseException) -> bool:
+    """Whether it says so of a GPU's memory; torch's own error, or that of a library of the GPU's."""
+    if any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):
+        return True
+    words = str(error)
+    return isinstance(error, RuntimeError) and any(part in words for part in _OUT_OF_DEVICE_MEMORY)
 
 
 def sentence(error: BaseException) -> str:

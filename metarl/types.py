@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 Metrics = dict[str, float]
 WITHOUT_STEPS = ("final_obs", "diverged")  # the fields of a Trajectory that have no axis T
+ALIGNMENT = 256  # bytes: where tensors begin in a buffer that is sent to a device
 
 
 class PolicyInput(NamedTuple):
@@ -77,6 +78,20 @@ class Trajectory:
     def to(self, device: torch.device | str) -> Trajectory:
         """The same trajectory on another device."""
         return self._map(lambda tensor: tensor.to(device))
+
+    def on(self, device: torch.device, names: Sequence[str]) -> Trajectory:
+        """The same trajectory with the named fields on a device, by one transfer; other fields stay where they are.
+
+        The copy is kept for as long as this trajectory: who asks for it again has it without another transfer.
+        """
+        here = {name: tensor for name, tensor in self.tensors() if name in names and tensor.device != device}
+        if not here:
+            return self
+        kept: dict[Any, Trajectory] = vars(self).setdefault("_kept", {})
+        key = device, tuple(names)
+        if key not in kept:
+            kept[key] = replace(self, **moved(here, device))
+        return kept[key]
 
     def lanes(self, keep: Tensor) -> Trajectory:
         """Only the lanes in ``keep`` [N, E]; the others' steps become padding."""
@@ -146,3 +161,22 @@ class Trajectory:
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Trajectory:
         return Trajectory(**{name: function(tensor) for name, tensor in self.tensors()})
+
+
+def moved(tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """Copies of tensors on a device, by a single transfer of one buffer, which a GPU fetches by itself."""
+    sizes = {name: tensor.numel() * tensor.element_size() for name, tensor in tensors.items()}
+    starts, total = {}, 0
+    for name, size in sizes.items():
+        starts[name] = total
+        total += -(-size // ALIGNMENT) * ALIGNMENT
+    packed = torch.empty(total, dtype=torch.uint8, pin_memory=device.type == "cuda")
+
+    def part(buffer: Tensor, name: str) -> Tensor:
+        flat = buffer[starts[name] : starts[name] + sizes[name]].view(tensors[name].dtype)
+        return flat.view(tensors[name].shape)
+
+    for name, tensor in tensors.items():
+        part(packed, name).copy_(tensor)
+    sent = packed.to(device, non_blocking=True)
+    return {name: part(sent, name) for name in tensors}

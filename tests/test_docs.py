@@ -100,7 +100,9 @@ def test_every_metarl_command_runs(command: str, run: Path, tmp_path: Path, caps
             arguments += tiny_runs.short_chunks(arguments[1])
     if arguments[0] == "reproduce":  # tests/studies runs small ones from beginning to end
         arguments += ["--dry-run", "--out", str(tmp_path / "study")]
-    if "--out" in arguments and arguments[0] == "compare":
+    if "--every-agent" in arguments:  # tests/bench/test_device_bench.py; one is enough here
+        arguments.remove("--every-agent")
+    if "--out" in arguments and arguments[0] in ("compare", "bench"):
         place = arguments.index("--out") + 1
         arguments[place] = str(tmp_path / arguments[place])
     if arguments[0] == "sweep":  # tests/studies runs small ones

@@ -10,7 +10,8 @@ from metarl.api import policy_files
 from metarl.api.actor import Actor
 from metarl.api.adapted_policy import AdaptedPolicy
 from metarl.api.trained_agent import TrainedAgent, make_agent
-from metarl.errors import CheckpointError
+from metarl.config import devices
+from metarl.errors import CheckpointError, ConfigError
 from metarl.run import run_dir
 from metarl.run.interface import Interface
 
@@ -32,8 +33,11 @@ def load(
 
     Raises:
         CheckpointError: no such run or checkpoint, a damaged one, or one of a newer format.
-        ConfigError: the agent is not there, or not allowed.
+        ConfigError: the agent is not there, or not allowed; or no such device.
     """
+    missing = devices.missing(device)
+    if missing:
+        raise ConfigError(f"device = {device}: {missing}")
     path = Path(run).expanduser()
     if not run_files.is_run(path):
         raise CheckpointError(f"{str(run)!r}: expected a run directory, as `metarl train` prints it, found none there")

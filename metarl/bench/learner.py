@@ -53,7 +53,7 @@ def measure(config: RunConfig) -> dict[str, Any]:
         for round_ in in_rounds(ROUNDS + 1):  # the first one warms up
             agent.load_state(state)
             started = now(config.device)
-            _learn(agent, trial)
+            learn(agent, trial)
             updated = now(config.device)
             gemm_s = gemm_seconds(matrix, cores, config.device)
             if round_ > 0:
@@ -65,7 +65,7 @@ def measure(config: RunConfig) -> dict[str, Any]:
         alone = make_agent(_on_one_thread(config), experiment.distribution)  # counting follows a single thread
         alone.load_state(state)
         with CountMultiplications() as counted:
-            _learn(alone, trial)
+            learn(alone, trial)
     return {
         "config": f"{config.agent.name} on {config.task.name}",
         "tasks": config.meta_batch_size,
@@ -82,7 +82,7 @@ def measure(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def _learn(agent: Agent, trial: TrainingTrial) -> None:
+def learn(agent: Agent, trial: TrainingTrial) -> None:
     """All adaptation steps and the meta-update, on phases that have been gathered."""
     steps = agent.num_adapt_steps
     after_steps = adaptation(agent, len(trial.tasks), steps, gather=lambda _, k: trial.phases[k], rng=trial.rng)

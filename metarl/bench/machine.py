@@ -44,8 +44,8 @@ def in_rounds(count: int) -> Iterator[int]:
 
 def now(device: str) -> float:
     """Seconds, once the device has done all that it was given."""
-    if device == "cuda":
-        torch.cuda.synchronize()
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
     return time.perf_counter()
 
 

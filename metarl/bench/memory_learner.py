@@ -65,7 +65,7 @@ def measure(experiment: Experiment) -> dict[str, Any]:
 def _bare_passes(policy: MemoryPolicy, theta: Tensor, config: RunConfig, inputs: Tensor, valid: Tensor) -> None:
     """All epochs of a meta-update of θ [1, P], with the sum of all outputs as the loss, and no step."""
     settings: Any = config.agent
-    threads = config.learner.threads if config.device == "cpu" else 1
+    threads = config.learner.threads if theta.is_cpu else 1
     assert isinstance(threads, int)
     task_map = TaskMap(threads=threads, chunk=1)
 

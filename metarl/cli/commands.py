@@ -291,6 +291,8 @@ def doctor(options: argparse.Namespace) -> str:
 def bench(options: argparse.Namespace) -> str:
     """Measure speed."""
     _begin(" ".join(word for word in ("bench", options.part, options.config) if word))
+    if options.part != "device" and (options.every_agent or options.out):
+        raise ConfigError(f"bench {options.part}: expected neither --every-agent nor --out, which bench device takes")
     if options.part == "metaworld":
         if options.config is not None or options.overrides:
             raise ConfigError("bench metaworld always measures ML10: expected no CONFIG and no overrides")
@@ -306,11 +308,25 @@ def bench(options: argparse.Namespace) -> str:
     with results_only():
         loaded = loading.load(options.config, options.overrides, options.allow)
         _notify(loaded.notices)
+        if options.part == "device":
+            return _bench_device(options, loaded)
         from metarl.bench import iteration, learner, sampling
 
         part = {"sampling": sampling, "learner": learner, "iteration": iteration}[options.part]
         measured = part.measure(loaded.config)
     return json.dumps(measured)
+
+
+def _bench_device(options: argparse.Namespace, loaded: Any) -> str:
+    """What a GPU does with updates: a table, and a file of all numbers where one is wanted."""
+    from metarl.bench import device
+    from metarl.report.files import write_files
+
+    measured = device.measure(loaded, every_agent=options.every_agent, allow=options.allow)
+    if options.out is not None:
+        write_files({options.out: (json.dumps(measured, indent=1) + "\n").encode()})
+    head, *rest = device.notes(measured)
+    return "\n".join([head, table(*device.rows(measured)), *rest])
 
 
 def reproduce(options: argparse.Namespace) -> str:

@@ -17,18 +17,18 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
 from pydantic import ValidationError, create_model
 
 from metarl import run_files
-from metarl.config import lineage, lookup, messages, naming, strict_yaml
+from metarl.config import devices, lineage, lookup, messages, naming, strict_yaml
 from metarl.config.schema import AgentConfig, Frozen, RunConfig, SamplerConfig, TaskConfig
 from metarl.config.strict_yaml import Problems
 from metarl.errors import ConfigError, nearest
 
-EVALUATED = ("eval.*", "task.*", "device")  # what an evaluation may change
+EVALUATED = ("eval.*", "task.*", "device", "learner.tasks_per_chunk")  # what an evaluation may change
 RESUMABLE = (
     "iterations",
     "env_steps",
@@ -40,6 +40,7 @@ RESUMABLE = (
     "wandb.*",
     "tensorboard",
     "device",
+    "learner.tasks_per_chunk",
 )
 UNTUNED = {"iterations": 100, "meta_batch_size": 20}  # of a run that no configuration describes
 SectionClass = type[TaskConfig] | type[AgentConfig]
@@ -131,22 +132,28 @@ def _loaded(
     )
 
 
-def reload(saved: Mapping[str, Any], allow: Sequence[str] = ()) -> tuple[RunConfig, list[str]]:
-    """A run's configuration from the data that :func:`as_data` gave, and notices; ``allow`` as for :func:`load`.
+class Reloaded(NamedTuple):
+    """A run's configuration as it can be used here, notices for the user, and the device that the run had."""
 
-    The device belongs to the machine, not to the run: ``cuda`` becomes ``cpu`` where there is none.
+    config: RunConfig
+    notices: list[str]
+    device: str
+
+
+def reload(saved: Mapping[str, Any], allow: Sequence[str] = ()) -> Reloaded:
+    """A run's configuration from the data that :func:`as_data` gave; ``allow`` as for :func:`load`.
+
+    The device belongs to the machine, not to the run: where a GPU is not there, another one or the CPU takes its place.
 
     Raises:
         ConfigError: one line per problem.
     """
-    notices, data = [], dict(saved)
+    had, data = str(saved.get("device", "auto")), dict(saved)
+    data["device"], notices = devices.instead_of(had)
     learner = data.get("learner")
     if isinstance(learner, Mapping) and "shares" not in learner and "threads" in learner:  # of before: one per thread
-        data["learner"] = {**learner, "shares": learner["threads"] if data.get("device") == "cpu" else 1}
-    if data.get("device") == "cuda" and not _has_cuda():
-        data["device"] = "cpu"
-        notices.append("device = cpu, because this machine has no CUDA device; the run had cuda: last bits may differ")
-    return _check(data, allow, {})[0], notices
+        data["learner"] = {**learner, "shares": learner["threads"] if had == "cpu" else 1}
+    return Reloaded(_check(data, allow, {})[0], notices, had)
 
 
 def _check(raw: Mapping[str, Any], allow: Sequence[str], problems: Problems) -> tuple[RunConfig, list[str]]:
@@ -194,8 +201,9 @@ def check_combinations(config: RunConfig) -> list[str]:
         problems.append("tensorboard = true: expected its package; pip install 'metarl[tensorboard]', or leave it out")
     if isinstance(config.agent, AgentConfig):  # else its name is not known
         problems += config.agent.conflicts(config)
-    if config.device == "cuda" and not _has_cuda():
-        problems.append("device = cuda: no CUDA device was found; use auto or cpu")
+    missing = devices.missing(config.device)
+    if missing:
+        problems.append(f"device = {config.device}: {missing}")
     return problems
 
 
@@ -232,7 +240,7 @@ def dump_to_keep(config: RunConfig) -> str:
             f"this configuration could not be read again when its run goes on: {_error(problems)}; "
             "shorten its longest list (of numbers: give a range), or nest less deeply"
         )
-    again, _ = reload(data, (config.task.name, config.agent.name))
+    again = reload(data, (config.task.name, config.agent.name)).config
     if again != config:
         changed = differences(as_data(again), as_data(config)) or ["a number that JSON does not have"]
         raise ConfigError(f"this configuration would be read otherwise when its run goes on: {changed[0]}")
@@ -481,12 +489,6 @@ def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def _has_cuda() -> bool:
-    import torch  # the agent has imported it already
-
-    return torch.cuda.is_available()
 
 
 def _error(problems: Problems) -> ConfigError:

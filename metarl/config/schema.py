@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
@@ -63,8 +63,16 @@ class AgentConfig(Frozen):
     usual_rollouts: ClassVar[int] = 20  # rollouts_per_task where nothing says so
     threads_matter: ClassVar[bool] = False  # whether the learner.threads of a new run decide the last bits it learns
 
+    # what takes less of a GPU's memory where that has run out
+    less_memory: ClassVar[str] = "a smaller learner.tasks_per_chunk, which `metarl resume` takes, too"
+
     name: str = Field(description="module in agents/ that defines the agent")
     lineage: str | None = Field(None, description="published setting whose values fill in what is not given explicitly")
+
+    def work(self, run: RunConfig) -> int:
+        """Multiply-adds of the policy's hidden layers over a phase of that run: by it ``device: auto`` decides between
+        the CPU and a GPU. 0: the CPU."""
+        return 0
 
     def conflicts(self, run: RunConfig) -> list[str]:
         """What cannot work in that run, of which this is the agent, although every key on its own is valid: one line
@@ -154,6 +162,12 @@ class LearnerConfig(Frozen):
         description="gradient agents: tasks whose activations are computed together; auto fits the CPU's cache, or "
         "takes all on a GPU",
     )
+    tf32: bool = Field(
+        False, description="on a GPU, products and recurrent networks with inputs of 10 bits: faster, not float32"
+    )
+    deterministic: bool = Field(
+        False, description="on a GPU, the same bits in every run on the same model of card, at a price in speed"
+    )
 
 
 class EvalConfig(Frozen):
@@ -220,8 +234,10 @@ class RunConfig(Frozen):
     """One run. ``task`` and ``agent`` hold the family's and the agent's own validated configs."""
 
     seed: int = Field(0, ge=0, lt=2**32, description="root of every random stream")
-    device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="where the learner computes; workers stay on the CPU"
+    device: Literal["auto", "cpu", "cuda"] | Annotated[str, Field(pattern="^cuda:[0-9]{1,3}$")] = Field(
+        "auto",
+        description="where the learner computes; workers stay on the CPU; auto = a GPU where there is one and the "
+        "agent's network and batch are large",
     )
     iterations: PositiveInt = Field(description="meta-updates")
     env_steps: PositiveInt | None = Field(
@@ -259,4 +275,7 @@ class RunConfig(Frozen):
         if self.sampler.executor == "in_process" or self.sampler.workers == 0:
             for key in ("unit_timeout_s", "worker_restarts"):
                 found[f"sampler.{key}"] = "rollouts run in this process, not in workers"
+        if self.device == "cpu":
+            for key in ("tf32", "deterministic"):
+                found[f"learner.{key}"] = "it is about GPUs; a CPU computes in float32, the same bits every time"
         return found | self.task.without_effect(self) | self.agent.without_effect(self)

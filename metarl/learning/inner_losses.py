@@ -15,6 +15,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from metarl.learning.returns import scanned
+
 InnerLossName = Literal["log_prob", "ratio", "dice"]
 
 
@@ -128,6 +130,8 @@ INNER_LOSSES: dict[str, InnerLoss] = {"log_prob": log_prob, "ratio": ratio, "dic
 
 def episode_sum(values: Tensor, first: Tensor) -> Tensor:
     """Σ over the episode's steps up to and including each: [C, M]."""
+    if not values.is_cpu:  # where the order in which a GPU adds up a running sum is not fixed
+        return scanned(values.flip(1), (~first).to(values.dtype).flip(1)).flip(1)
     total = values.cumsum(1)
     steps = torch.arange(values.shape[1], device=values.device).expand_as(first)
     start = torch.where(first, steps, 0).cummax(1).values

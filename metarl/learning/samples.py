@@ -16,6 +16,7 @@ from metarl.learning.inner_losses import Samples
 from metarl.learning.returns import discounted_returns, explained_variance, finite_horizon_gae, normalize
 from metarl.types import Trajectory
 
+LEARNED_FROM = ("obs", "action", "reward", "terminated", "truncated", "first", "valid")  # fields of a trajectory
 Baseline = Literal["linear", "none"]
 AdvantageNorm = Literal["std", "var", "none"]
 

@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from metarl.errors import NumericError
+from metarl.learning import samples
 from metarl.learning.baselines import features, fit_predict, time_in_episode
 from metarl.learning.returns import discounted_returns
 from metarl.types import PolicyInput, Trajectory
 
+LEARNED_FROM = (*samples.LEARNED_FROM, "log_prob", "executed")  # fields of a trajectory
 Credit = Literal["trial", "episode"]
 
 

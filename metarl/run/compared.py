@@ -92,7 +92,7 @@ def _keys(run: ComparedRun) -> dict[tuple[str, str], frozenset[str]]:
 def _complete(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """A configuration with all keys that it has today; as it was where it cannot be loaded."""
     try:
-        return loading.as_data(loading.reload(config)[0])
+        return loading.as_data(loading.reload(config).config)
     except PASSES:
         raise
     except BaseException:  # whatever the classes' code raises

@@ -21,6 +21,7 @@ from metarl.nn.policies import Policy
 from metarl.parallel import available_cores, one_torch_thread
 from metarl.ranks import Ranks
 from metarl.run import memory
+from metarl.run.arithmetic import arithmetic
 from metarl.sampling.executors.base import Executor
 from metarl.sampling.executors.codec import encode
 from metarl.sampling.executors.make import make_executor
@@ -30,6 +31,7 @@ from metarl.seeding import Domain, generator
 from metarl.spaces import SpaceSpec
 from metarl.tasks import TaskDistribution
 
+GPU_FROM = 2**30  # multiply-adds of a phase from which ``device: auto`` takes a GPU; below, launches are most of it
 CPU_TASKS_PER_CHUNK = 4  # activations of 4 tasks × 2000 steps × 64 units fit a core's cache
 
 
@@ -39,9 +41,7 @@ def resolve(config: RunConfig) -> RunConfig:
     No number of ranks decides anything but the threads of each, which are this machine's cores by the ranks on it.
     wandb's environment variables come in as well: a resumed run goes on in the same project. Raises ConfigError.
     """
-    device = config.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = learner_device(config)
     threads, chunk, shares = config.learner.threads, config.learner.tasks_per_chunk, config.learner.shares
     if shares == "auto":
         whole = available_cores() if threads == "auto" else threads
@@ -54,6 +54,13 @@ def resolve(config: RunConfig) -> RunConfig:
     return config.model_copy(
         update={"device": device, "learner": learner, "wandb": wandb_sink.from_environment(config.wandb)}
     )
+
+
+def learner_device(config: RunConfig) -> str:
+    """The device of a configuration; ``auto`` is a GPU where there is one and the agent's work in a phase is large."""
+    if config.device != "auto":
+        return config.device
+    return "cuda" if config.agent.work(config) >= GPU_FROM and torch.cuda.is_available() else "cpu"
 
 
 @dataclass(frozen=True)
@@ -72,12 +79,13 @@ class Experiment:
 def build(config: RunConfig) -> Iterator[Experiment]:
     """Build a resolved configuration's parts; the executor's workers end with the context.
 
-    Meanwhile torch has one thread: rollouts and chunks of tasks are what runs in parallel, not tensor operations.
+    Meanwhile torch has one thread: rollouts and chunks of tasks are what runs in parallel, not tensor operations. The
+    agent comes first: while workers start, GPUs are hidden, and CUDA must not look for them then for the first time.
     """
     group = ranks.here()
     if config.device == "cuda":
         torch.cuda.set_device(group.local_rank % torch.cuda.device_count())
-    with one_torch_thread():
+    with one_torch_thread(), arithmetic(config):
         with redirect_stdout(sys.stderr):  # standard output is for results, not for what environments print
             distribution: TaskDistribution = lookup.task_distribution(config.task.name, _validated(config))(config.task)
             _require_spaces(config.task.name, getattr(distribution, "spaces", None))

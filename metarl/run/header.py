@@ -20,7 +20,7 @@ def header(run: Path, experiment: Experiment, wandb_mode: str) -> list[str]:
     task, parameters = task_in_words(config.task.model_dump()), agent.init_adapted(1).numel()
     training, final = training_steps(experiment), evaluation_steps(experiment)
     bound = "" if config.env_steps is None else f", at most {count(config.env_steps)} by env_steps"
-    every, threads = config.eval.every, counted(int(config.learner.threads), "thread")
+    every, threads = config.eval.every, f" with {counted(int(config.learner.threads), 'thread')}"
     when = (
         "at the end"
         if every is None
@@ -38,7 +38,7 @@ def header(run: Path, experiment: Experiment, wandb_mode: str) -> list[str]:
         f"agent       {config.agent.name}: {count(parameters)} parameters, seed {config.seed}",
         f"training    {counted(config.iterations, 'iteration')}, at most {count(training)} env steps{bound}",
         f"evaluation  {when}, {counted(config.eval.num_tasks, 'task')}, at most {count(final)} env steps",
-        f"on          {where}, learner on {config.device} with {threads}",
+        f"on          {where}, learner on {config.device}{threads if config.device == 'cpu' else ''}",
         f"wandb       {wandb}",
     ]
     if final > (training if config.env_steps is None else min(training, config.env_steps)) / 2:

@@ -23,8 +23,8 @@ CGROUP = Path("/sys/fs/cgroup")  # of the container; of the whole machine elsewh
 def check_learner(config: RunConfig, spaces: SpaceSpec) -> None:
     """Raises ConfigError where the learner of a resolved configuration needs more memory than is free."""
     needs = config.agent.memory_needs(config, spaces)
-    if config.device == "cuda":
-        free, where = float(torch.cuda.mem_get_info()[0]), "free on the GPU"
+    if torch.device(config.device).type == "cuda":
+        free, where = float(torch.cuda.mem_get_info(config.device)[0]), "free on the GPU"
     else:
         free, where = machine_memory()[0], "free"
     if sum(needs.values()) > free:

@@ -44,6 +44,15 @@ def cpu() -> dict[str, Any]:
     return {"model": fields["model name"], "flags": sorted(fields["flags"].split())}
 
 
+def gpus() -> list[str]:
+    """Models of the GPUs, where this process computes on one: results are the same bits on one model only."""
+    import torch  # versions are told without it
+
+    if not torch.cuda.is_initialized():
+        return []
+    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+
+
 def git() -> dict[str, Any] | None:
     """Commit of the source tree that metarl runs from, and whether tracked files differ from it; None = no git tree."""
     here = Path(__file__).parent

@@ -14,6 +14,7 @@ from typing import Any
 
 from metarl import run_files
 from metarl.config import loading, strict_yaml
+from metarl.config.loading import Reloaded
 from metarl.config.schema import RunConfig
 from metarl.errors import CheckpointError, ConfigError, StorageError
 from metarl.storage import replace_file
@@ -37,8 +38,8 @@ def write(run: Path, content: bytes) -> None:
         raise StorageError(f"cannot write {path}: {error}; free some space or fix permissions") from error
 
 
-def read(run: Path, kept: Mapping[str, Any] | None, allow: Sequence[str] = ()) -> tuple[RunConfig, list[str]]:
-    """A run's configuration, and notices for the user.
+def read(run: Path, kept: Mapping[str, Any] | None, allow: Sequence[str] = ()) -> Reloaded:
+    """A run's configuration, notices for the user, and the run's device.
 
     Args:
         run: the run's directory.
@@ -51,8 +52,9 @@ def read(run: Path, kept: Mapping[str, Any] | None, allow: Sequence[str] = ()) -
     """
     path = run / run_files.CONFIG
     if kept is not None and not path.exists():
-        config, notices = loading.reload(kept, allow)
-        return config, [f"{path} is missing: its copy in the newest checkpoint is taken", *notices]
+        found = loading.reload(kept, allow)
+        missing = f"{path} is missing: its copy in the newest checkpoint is taken"
+        return found._replace(notices=[missing, *found.notices])
     problems: strict_yaml.Problems = {}
     content = strict_yaml.read_file(path, problems)
     if content is None:
@@ -63,11 +65,11 @@ def read(run: Path, kept: Mapping[str, Any] | None, allow: Sequence[str] = ()) -
         raise CheckpointError(f"{path}: {damage}\n{_advice(path, kept)}")
     if data is None or problems:
         raise ConfigError("\n".join(problems.values()))
-    config, notices = loading.reload(data, allow)
-    changed = loading.differences(loading.as_data(config), kept or {}, free=loading.RESUMABLE)
+    found = loading.reload(data, allow)
+    changed = loading.differences(loading.as_data(found.config), kept or {}, free=loading.RESUMABLE)
     if changed:
         raise CheckpointError(f"{path}: expected this run's configuration: {_some(changed)}\n{_advice(path, kept)}")
-    return config, notices
+    return found
 
 
 def _damage(content: bytes, data: Mapping[str, Any] | None, kept: Mapping[str, Any] | None) -> str | None:

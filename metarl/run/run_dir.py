@@ -128,11 +128,13 @@ def checkpoints(run: Path) -> Path:
 
 @dataclass(frozen=True)
 class Opened:
-    """A run from the disk: its configuration, a checkpoint, and notices for the user."""
+    """A run from the disk: its configuration as it can be used here, a checkpoint, notices for the user, and the device
+    that its learner had."""
 
     config: RunConfig
     checkpoint: Checkpoint
     notices: list[str]
+    device: str
 
 
 def chosen_checkpoint(run: Path, iteration: int | None) -> Checkpoint:
@@ -159,8 +161,8 @@ def open_run(run: Path, allow: Sequence[str] = (), iteration: int | None = None)
         ConfigError: the configuration cannot be run here.
     """
     found = chosen_checkpoint(run, iteration)
-    config, notices = run_config.read(run, found.state.get("config"), allow)
-    return Opened(config, found, notices)
+    config, notices, device = run_config.read(run, found.state.get("config"), allow)
+    return Opened(config, found, notices, device)
 
 
 def read_config(run: Path, allow: Sequence[str] = ()) -> RunConfig:
@@ -174,6 +176,7 @@ def write_versions(run: Path) -> None:
         **provenance.versions(),
         "platform": platform.platform(),
         "cpu": provenance.cpu(),
+        "gpus": provenance.gpus(),
         "cores": available_cores(),
         **({"ranks": ranks.here().world} if ranks.here().world > 1 else {}),
         "git": provenance.git(),

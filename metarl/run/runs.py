@@ -70,7 +70,7 @@ def agreed(group: Ranks, given: RunConfig) -> RunConfig:
 
 def _as_on_first(group: Ranks, given: RunConfig) -> RunConfig:
     first = group.by_first(lambda: loading.as_data(resolve(given)))
-    resolved = loading.reload(first, _names_of(given))[0]
+    resolved = loading.reload(first, _names_of(given)).config
     config = given.model_copy(update={key: getattr(resolved, key) for key in ("device", "learner", "wandb")})
     for rank, found in enumerate(group.all(loading.as_data(config))):
         changed = loading.differences(found, first, free=("run_dir",))  # the first one's is where the run will be
@@ -144,7 +144,7 @@ def _go_on(
     """:func:`resume` on all ranks; the first one alone reads the run."""
     with ExitStack() as stack:
         found = group.by_first(lambda: _opened(stack, run, overrides, allow, group))
-        config = loading.reload(found["config"], allow)[0]
+        config = loading.reload(found["config"], allow).config
         group.timeout_s = config.sampler.rank_timeout_s
         with build(config) as experiment:
             experiment.agent.load_state(found["tensors"])
@@ -163,6 +163,7 @@ def _opened(
     run_files.expect_own_files(run)
     stack.enter_context(run_dir.lock(run))
     opened = run_dir.open_run(run, allow)
+    _require_device(run, opened, overrides)
     config, found = loading.resume_config(opened.config, overrides), opened.checkpoint
     if config.iterations < found.iteration:
         raise ConfigError(
@@ -178,6 +179,16 @@ def _opened(
     notices = opened.notices + loading.idle_notices(config, loading.keys_of(overrides))
     kept = {"config": loading.as_data(config), "tensors": found.tensors, "state": found.state}
     return {**kept, "notices": notices}
+
+
+def _require_device(run: Path, opened: run_dir.Opened, overrides: Sequence[str]) -> None:
+    """Raises ConfigError where a run's device is not there and nobody has said on which other one it is to go on."""
+    if opened.device != opened.config.device and "device" not in loading.keys_of(overrides):
+        here = opened.config.device
+        raise ConfigError(
+            f"device = {opened.device}: the run was trained on it, and this machine has none such; "
+            f"`metarl resume {run_dir.shown(run)} device={here}` goes on with {here}, where last bits differ"
+        )
 
 
 def evaluate(

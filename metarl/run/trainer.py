@@ -107,7 +107,7 @@ class Trainer:
             self._save_before(stopped)
             raise stopped from error
         except BaseException as error:
-            told = explained(error)
+            told = explained(error, self.config.agent.less_memory)
             told = type(told)(f"{told}, after iteration {self.iteration}{self._keep_traceback(error)}")
             self._save_before(told)
             raise told from error
@@ -255,7 +255,8 @@ class Trainer:
         try:
             metrics = trial.learn(adapted)
             self._agreement.on_state(agent, self.experiment.executor.faults)
-        except BaseException:
+        except BaseException as error:
+            traceback.clear_frames(error.__traceback__)  # they hold what filled the memory, where that ran out
             agent.load_state(before)
             raise
         return metrics

@@ -208,9 +208,9 @@ def usual_side_by_side(todo: Sequence[Job]) -> tuple[int, str]:
 
 
 def _on_gpu(config: RunConfig) -> bool:
-    import torch
+    from metarl.run.experiment import learner_device
 
-    return config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
+    return learner_device(config).startswith("cuda")
 
 
 # Running

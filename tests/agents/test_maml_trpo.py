@@ -353,23 +353,3 @@ def test_the_papers_network_is_finns_lineage():
 def test_settings_that_cannot_be_are_refused(wrong):
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         MAMLTRPOConfig(**wrong)
-
-
-@pytest.mark.gpu
-@KINDS
-@VARIANTS
-def test_a_gpu_learns_what_the_cpu_learns(kind, variant):
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device here")
-    agents = [
-        make_agent(kind, chunk=9, device=device, num_adapt_steps=2, **STEADY, **variant) for device in ("cpu", "cuda")
-    ]
-    batches, adapted = trial(agents[0])
-    psi = agents[0].psi.clone()
-    on_gpu = agents[1].adapt(agents[1].init_adapted(TASKS), batches[0], step=0, rng=RNG)
-    torch.testing.assert_close(on_gpu.cpu(), adapted[1], rtol=1e-4, atol=1e-5)
-    metrics = [update(agent, batches) for agent in agents]
-    assert metrics[1]["loss/before"] == pytest.approx(metrics[0]["loss/before"], rel=1e-3, abs=1e-6)
-    assert agents[1].psi.is_cuda
-    difference = float((agents[1].psi.cpu() - agents[0].psi).norm())
-    assert difference < 2e-2 * float((agents[0].psi - psi).norm())

@@ -85,6 +85,7 @@ BAD_OVERRIDES = [
     ("rollouts_per_task=1", "rollouts_per_task = 1: expected at least 2, because agent.baseline = linear"),
     ("time_limit_s=0", "time_limit_s = 0: expected a number > 0 or null"),
     ("device=gpu", 'device = "gpu": expected one of "auto", "cpu", "cuda"'),
+    ("device=cuda:x", 'device = "cuda:x": expected one of "auto", "cpu", "cuda" or text matching ^cuda:[0-9]{1,3}$'),
     ("run_dir=''", 'run_dir = "": expected text that is not empty'),
     ('run_dir="a\\0b"', "run_dir: 'a\\x00b': expected text without control characters"),
     ("run_dir=${oc.env:HOME}", "run_dir: '${oc.env:HOME}': interpolation is not supported"),

@@ -9,7 +9,7 @@ import pytest
 
 import metarl.agents
 import metarl.envs
-from metarl.config import loading, lookup
+from metarl.config import devices, loading, lookup
 from metarl.config.schema import RunConfig
 from metarl.errors import ConfigError
 
@@ -280,13 +280,16 @@ def test_messages_of_a_configs_own_validators_are_shown_as_they_are(base):
 
 
 def test_combinations_that_cannot_work_are_refused(base, monkeypatch):
-    monkeypatch.setattr(loading, "_has_cuda", lambda: False)
+    monkeypatch.setattr(devices, "count", lambda: 0)
     lines = problems(base, "sampler.executor=in_process", "sampler.workers=2", "device=cuda")
     assert [line.partition(" = ")[0] for line in lines] == ["sampler.workers", "device"]
     assert loading.load(base, ["sampler.executor=in_process", "sampler.workers=0"]).config.sampler.workers == 0
     assert loading.load(base, ["rollouts_per_task=1"]).config.rollouts_per_task == 1
-    monkeypatch.setattr(loading, "_has_cuda", lambda: True)
-    assert loading.load(base, ["device=cuda"]).config.device == "cuda"
+    monkeypatch.setattr(devices, "count", lambda: 2)
+    for device in ("cuda", "cuda:1"):
+        assert loading.load(base, [f"device={device}"]).config.device == device
+    (line,) = problems(base, "device=cuda:2")
+    assert line == "device = cuda:2: expected one of cuda:0 to cuda:1, which this machine has"
 
 
 # --- what is saved
@@ -384,6 +387,10 @@ IDLE = {  # overrides of a shipped configuration → keys among them that change
         "learner.tasks_per_chunk": "a share for each thread",
         "eval.adapt_steps": "what it remembers",
         "eval.adapt_episodes": "what it remembers",
+    },
+    ("rl2_ppo_half_cheetah_vel", "device=cpu", "learner.tf32=true", "learner.deterministic=true"): {
+        "learner.tf32": "it is about GPUs",
+        "learner.deterministic": "it is about GPUs",
     },
     ("rl2_ppo_half_cheetah_vel", "agent.memory=lstm", "agent.memory_context=500"): {
         "agent.memory_context": "agent.memory = lstm looks up no earlier steps"

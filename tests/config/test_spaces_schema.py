@@ -78,7 +78,7 @@ def test_what_is_not_given_has_the_documented_defaults() -> None:
             "worker_restarts": 10,
             "max_diverged": 0.01,
         },
-        "learner": {"threads": "auto", "tasks_per_chunk": "auto"},
+        "learner": {"threads": "auto", "tasks_per_chunk": "auto", "tf32": False, "deterministic": False},
         "eval": {
             "every": 10,
             "num_tasks": 40,

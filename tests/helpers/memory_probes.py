@@ -133,18 +133,22 @@ def ragged(**config: Any) -> ProbeDistribution:
     return ProbeDistribution(ProbeConfig(**{"ends": "random"} | config))
 
 
-def ppo(distribution: TaskDistribution, *, threads: int = 1, seed: int = 0, **config: Any) -> RL2PPO:
+def ppo(
+    distribution: TaskDistribution, *, threads: int = 1, seed: int = 0, device: str = "cpu", **config: Any
+) -> RL2PPO:
     settings = RL2PPOConfig(**{"memory_size": 16, "minibatches": 2} | config)
     learner = LearnerConfig(threads=threads, tasks_per_chunk=1)
     rng = generator(seed, Domain.INIT)
-    return RL2PPO(distribution.spaces, settings, learner, device=torch.device("cpu"), rng=rng)
+    return RL2PPO(distribution.spaces, settings, learner, device=torch.device(device), rng=rng)
 
 
-def trpo(distribution: TaskDistribution, *, threads: int = 1, seed: int = 0, **config: Any) -> RL2TRPO:
+def trpo(
+    distribution: TaskDistribution, *, threads: int = 1, seed: int = 0, device: str = "cpu", **config: Any
+) -> RL2TRPO:
     settings = RL2TRPOConfig(**{"memory_size": 16} | config)
     learner = LearnerConfig(threads=threads, tasks_per_chunk=1)
     rng = generator(seed, Domain.INIT)
-    return RL2TRPO(distribution.spaces, settings, learner, device=torch.device("cpu"), rng=rng)
+    return RL2TRPO(distribution.spaces, settings, learner, device=torch.device(device), rng=rng)
 
 
 def make(kind: str, distribution: TaskDistribution, **config: Any) -> MemoryAgent:

@@ -6,8 +6,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from on_a_device import needs_fake_device
 
-from metarl.learning.returns import discounted_returns, explained_variance, gae, normalize, successor_values
+from metarl.bench.fake_device import fake_device
+from metarl.learning.inner_losses import episode_sum
+from metarl.learning.returns import (
+    discounted_returns,
+    explained_variance,
+    gae,
+    normalize,
+    scanned,
+    successor_values,
+)
 
 
 def row(*values: float) -> torch.Tensor:
@@ -193,3 +203,52 @@ def test_shapes_that_differ_are_refused():
 def test_values_of_another_shape_are_refused():
     with pytest.raises(ValueError, match="expected equal shapes"):
         gae(REWARD, VALUE[:1], NEXT, flags("001"), flags("001"), gamma=0.5, lam=0.5)
+
+
+# Where a loop over time is slow: log-depth passes
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 7, 8, 9, 64, 65, 1000])
+def test_passes_that_double_their_reach_are_the_loop(steps):
+    generator = torch.Generator().manual_seed(steps)
+    values = torch.randn(3, 2, steps, generator=generator, dtype=torch.float64)
+    carry = torch.rand(3, 2, steps, generator=generator, dtype=torch.float64)
+    carry[torch.rand(carry.shape, generator=generator) < 0.1] = 0.0
+    before = values.clone(), carry.clone()
+    expected = values.clone()
+    for t in reversed(range(steps - 1)):
+        expected[..., t] += carry[..., t] * expected[..., t + 1]
+    torch.testing.assert_close(scanned(values, carry), expected, rtol=1e-12, atol=1e-12)
+    assert torch.equal(values, before[0]) and torch.equal(carry, before[1])
+
+
+def test_passes_by_hand():
+    # 4;  3 + 0·4 = 3;  2 + 0.5·3 = 3.5;  1 + 0.5·3.5 = 2.75: the third step ends an episode
+    approx(scanned(row(1, 2, 3, 4), row(0.5, 0.5, 0, 0.5)), [2.75, 3.5, 3, 4])
+
+
+@needs_fake_device
+@pytest.mark.parametrize("gamma", [0.0, 0.9, 1.0])
+def test_returns_elsewhere_are_those_of_a_cpu(gamma):
+    """Several episodes in a row, and padding behind them, which stays zero."""
+    generator = torch.Generator().manual_seed(1)
+    reward, end = torch.randn(4, 50, generator=generator), torch.rand(4, 50, generator=generator) < 0.1
+    reward[:, 40:], end[:, 40:] = 0.0, False
+    end[:, 39] = True
+    with fake_device() as (device, counts):
+        there = discounted_returns(reward.to(device), end.to(device), gamma=gamma)
+        assert counts.launches.total() < 60  # a loop would have launched two for every step
+        assert not there[:, 40:].cpu().any()
+        torch.testing.assert_close(there.cpu(), discounted_returns(reward, end, gamma=gamma))
+
+
+@needs_fake_device
+def test_sums_within_an_episode_elsewhere_are_those_of_a_cpu():
+    """Without a running sum of floats, which has no fixed order on a GPU."""
+    generator = torch.Generator().manual_seed(1)
+    values, first = torch.randn(3, 30, generator=generator), torch.rand(3, 30, generator=generator) < 0.2
+    first[:, 0] = True
+    with fake_device() as (device, counts):
+        there = episode_sum(values.to(device), first.to(device))
+        assert "cumsum" not in counts.launches
+        torch.testing.assert_close(there.cpu(), episode_sum(values, first), rtol=1e-5, atol=1e-6)

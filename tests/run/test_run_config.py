@@ -249,54 +249,6 @@ def test_every_shipped_configuration_can_be_read_back() -> None:
         assert loading.dump_to_keep(config) == loading.dump(config)
 
 
-# The device
-
-
-@pytest.fixture
-def from_a_gpu(run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run as a machine with a GPU leaves it; this one has none."""
-    config = run_dir.read_config(run).model_copy(update={"device": "cuda"})
-    newest = checkpoint.latest(run_dir.checkpoints(run))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loading, "_has_cuda", lambda: True)
-        run_config.write(run, run_config.encode(config))
-    state = {**newest.state, "config": loading.as_data(config)}
-    checkpoint.save(run_dir.checkpoints(run), newest.iteration, newest.tensors, state, keep=3)
-    monkeypatch.setattr(loading, "_has_cuda", lambda: False)
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    return run
-
-
-NO_GPU = "device = cpu, because this machine has no CUDA device; the run had cuda: last bits may differ"
-
-
-@pytest.mark.parametrize("changes", [[], ["device=cpu"], ["device=auto"]], ids=str)
-def test_a_run_of_a_gpu_is_evaluated_without_one(
-    changes: list[str], from_a_gpu: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    before = tree(from_a_gpu)
-    assert metarl("evaluate", from_a_gpu, "--json", *changes) == 0
-    assert NO_GPU in capsys.readouterr().err
-    assert tree(from_a_gpu) == before
-
-
-def test_a_run_of_a_gpu_goes_on_without_one(
-    from_a_gpu: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert metarl("resume", from_a_gpu, "iterations=3") == 0
-    assert NO_GPU in capsys.readouterr().err
-    assert run_dir.read_config(from_a_gpu).device == saved_state(from_a_gpu)["config"]["device"] == "cpu"
-    assert run_dir.digest(from_a_gpu) == run_dir.digest(tiny_runs.train(tmp_path / "longer", *SIZE, "iterations=3"))
-
-
-def test_a_device_that_is_not_there_is_refused_where_it_is_asked_for(
-    from_a_gpu: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for command in ("evaluate", "resume"):
-        assert metarl(command, from_a_gpu, "device=cuda") == 2
-        assert "no CUDA device was found" in capsys.readouterr().err
-
-
 # Links in a run from elsewhere
 
 

@@ -6,6 +6,7 @@ arXiv:1707.09835, eq. 3 (Meta-SGD).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -49,7 +50,7 @@ class InnerLoop:
         if self.learned == "none":
             alpha = torch.full_like(theta, self.rate)
         else:
-            alpha = learned if self.learned == "per_parameter" else learned[..., self._tensor_of(psi)]
+            alpha = learned if self.learned == "per_parameter" else self._spread(learned)
         return theta, alpha if self.mask is None else alpha * self.mask
 
     def join(self, by_theta: Tensor, by_alpha: Tensor) -> Tensor:
@@ -58,8 +59,7 @@ class InnerLoop:
             return by_theta
         by_alpha = by_alpha if self.mask is None else by_alpha * self.mask
         if self.learned == "per_tensor":
-            by_tensor = by_alpha.new_zeros(len(by_alpha), len(self.policy.shapes()))
-            by_alpha = by_tensor.index_add_(1, self._tensor_of(by_alpha), by_alpha)
+            by_alpha = self._gathered(by_alpha)
         return torch.cat([by_theta, by_alpha], dim=1)
 
     def change(self, direction: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -68,7 +68,19 @@ class InnerLoop:
             return direction, None
         return self.split(direction)
 
-    def _tensor_of(self, like: Tensor) -> Tensor:
-        """Which of the policy's tensors each parameter belongs to, [P]."""
-        sizes = torch.tensor([torch.Size(shape).numel() for shape in self.policy.shapes().values()])
-        return torch.repeat_interleave(torch.arange(len(sizes)), sizes).to(like.device)
+    def _spread(self, rates: Tensor) -> Tensor:
+        """Every tensor's step size [..., tensors] for each of its parameters, [..., P]."""
+        one_by_one = zip(rates.split(1, dim=-1), self._sizes, strict=True)
+        return torch.cat([rate.expand(*rates.shape[:-1], size) for rate, size in one_by_one], dim=-1)
+
+    def _gathered(self, by_alpha: Tensor) -> Tensor:
+        """Gradients by step sizes of single parameters [C, P], summed over those of every tensor: [C, tensors]."""
+        if not by_alpha.is_cpu:  # where many threads would add to one number, in whatever order
+            return torch.stack([part.sum(1) for part in by_alpha.split(self._sizes, dim=1)], dim=1)
+        owner = torch.repeat_interleave(torch.arange(len(self._sizes)), torch.tensor(self._sizes))
+        return by_alpha.new_zeros(len(by_alpha), len(self._sizes)).index_add_(1, owner, by_alpha)
+
+    @property
+    def _sizes(self) -> list[int]:
+        """Parameters of each of the policy's tensors."""
+        return [math.prod(shape) for shape in self.policy.shapes().values()]

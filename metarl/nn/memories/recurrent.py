@@ -142,7 +142,8 @@ class GRU(Recurrent):
         if x.is_cpu:
             hidden = _GRUScan.apply(x, state[0], *layer)
             return hidden, (hidden[-1].clone(),)
-        hidden, last = torch.gru(x, state[0][None], _as_torch_has_them(layer), True, 1, 0.0, True, False, False)
+        train = torch.is_grad_enabled()
+        hidden, last = torch.gru(x, state[0][None], _as_torch_has_them(layer), True, 1, 0.0, train, False, False)
         return hidden, (last[0],)
 
 
@@ -266,7 +267,12 @@ def _split(pre: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
 
 
 def _as_torch_has_them(layer: RecurrentLayer) -> list[Tensor]:
-    return [layer.weight_ih.mT.contiguous(), layer.weight_hh.mT.contiguous(), layer.bias_ih, layer.bias_hh]
+    parts = [layer.weight_ih.mT, layer.weight_hh.mT, layer.bias_ih, layer.bias_hh]
+    if layer.weight_ih.is_cpu:
+        return [part.contiguous() for part in parts]
+    flat = torch.cat([part.flatten() for part in parts])  # cuDNN's order: it need not copy them once more
+    pieces = flat.split([part.numel() for part in parts])
+    return [piece.view(part.shape) for piece, part in zip(pieces, parts, strict=True)]
 
 
 def orthogonal(size: int, rng: np.random.Generator) -> NDArray[np.float64]:
