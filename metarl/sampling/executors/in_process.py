@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -10,6 +11,8 @@ from typing import Any
 from metarl.parallel import one_torch_thread
 from metarl.sampling.executors.base import Call, Executor, Function
 from metarl.sampling.executors.codec import FaultError, answer
+
+log = logging.getLogger(__name__)
 
 
 class InProcess(Executor):
@@ -33,6 +36,7 @@ class InProcess(Executor):
                 except FaultError as fault:
                     self.faults[fault.kind] += 1
                     call.run_again(index, fault)
+                    log.warning("a unit is run again: %s", str(fault).partition("\n")[0])
         return call.results
 
     def close(self) -> None:
