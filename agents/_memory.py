@@ -152,7 +152,7 @@ class MemoryAgent(Agent):
         self.config = config
         self.episodes_per_trial = config.episodes_per_trial
         self._threads = learner.threads if device.type == "cpu" else 1
-        self._map = TaskMap(threads=self._threads, chunk=1)
+        self._map = TaskMap(threads=self._threads, chunk=1, interrupt=lambda: self.interrupt())
         self._policy = make_memory_policy(spaces, config)
         self._moments = RunningMoments(spaces.observation.size) if config.normalize_obs else None
         self._rewards = RunningMoments(1, name="rewards") if config.normalize_reward else None
