@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,19 @@ from metarl import run_files
 from metarl.config import loading
 from metarl.config.loading import Loaded
 from metarl.config.schema import RunConfig
-from metarl.errors import CheckpointError, ConfigError, StorageError
-from metarl.faults import UNEXPECTED
+from metarl.errors import CheckpointError, ConfigError
 from metarl.monitor.console import Console
+from metarl.monitor.curve_text import counted
 from metarl.monitor.logger import Logger
 from metarl.monitor.metrics_file import MetricsFile
 from metarl.run import checkpoint, memory, run_config, run_dir
+from metarl.run.checkpoint import Checkpoint
 from metarl.run.evaluation import Evaluator
 from metarl.run.experiment import Experiment, build, resolve
 from metarl.run.header import header
-from metarl.run.trainer import OnIteration, Progress, Trainer
+from metarl.run.restore import Candidates, Notify, begin_from, restore
+from metarl.run.saved_state import Counters, SavedState
+from metarl.run.trainer import OnIteration, Trainer, is_finished
 from metarl.tasks import Task, TaskDistribution
 from metarl.tasks.distribution import give_tasks, make_lanes
 
@@ -34,10 +37,10 @@ def train(loaded: Loaded, on_iteration: OnIteration | None = None) -> Path:
     """
     config = resolve(loaded.config)
     content = run_config.encode(config)
-    parameters, root = _initial_parameters(config), run_dir.absolute(config.run_dir)
+    start, root = _initial(config), run_dir.absolute(config.run_dir)
     with build(config) as experiment:
-        if parameters is not None:
-            experiment.agent.load_parameters(parameters)
+        if start is not None:
+            begin_from(experiment.agent, start)
         memory.check_trajectories(config, experiment.distribution.spaces, experiment.agent)
         # everything that can be wrong with a configuration has been found: only now is anything created
         with run_dir.made(str(root), loaded.name, config.seed, content, loaded.suffix) as run:
@@ -48,16 +51,18 @@ def train(loaded: Loaded, on_iteration: OnIteration | None = None) -> Path:
 
 
 def _begin(run: Path, loaded: Loaded, experiment: Experiment) -> Trainer:
-    """A new run's trainer, with its first checkpoint. Where code of the user's raises, or there is no space for it
-    (StorageError), the run is deleted: it has never begun."""
+    """A new run's trainer, with its first checkpoint. Whatever goes wrong, as where there is no space for it
+    (StorageError) or code of the user's raises, the run is deleted: it has never begun."""
     try:
-        trainer = assemble(run, experiment, Progress(title=loaded.title))
+        trainer = assemble(
+            run, experiment, SavedState(counters=Counters(iteration=0, env_steps=0), title=loaded.title), saved=-1
+        )
         try:
             trainer.save()
-        except StorageError:
+        except BaseException:
             trainer.logger.close()
             raise
-    except UNEXPECTED:
+    except BaseException:
         run_dir.discard(run)
         raise
     _introduce(trainer, loaded.notices)
@@ -71,29 +76,49 @@ def _introduce(trainer: Trainer, notices: Sequence[str]) -> None:
         trainer.logger.message(line)
 
 
-def resume(run: Path, overrides: Sequence[str] = (), allow: Sequence[str] = ()) -> Path:
+def resume(
+    run: Path,
+    overrides: Sequence[str] = (),
+    allow: Sequence[str] = (),
+    notify: Notify = lambda notices: None,
+    *,
+    auto: bool = False,
+) -> Path:
     """Go on from a run's newest checkpoint, as if it had never stopped; ``iterations=…`` extends it.
 
-    ``allow`` names classes of the user's own that the run's configuration may use, as for
-    :func:`metarl.config.loading.load`.
+    Args:
+        run: the run's directory.
+        overrides: ``key=value``.
+        allow: classes of the user's own that the run's configuration may use, as for
+            :func:`metarl.config.loading.load`.
+        notify: is told what ``auto`` has passed over, and why nothing is done.
+        auto: as job scripts want it: from the newest checkpoint that is valid, and a finished run is left alone.
+
+    Raises:
+        CheckpointError: there is no checkpoint to go on from; a run is never begun afresh.
     """
     run = run.resolve()
     run_files.expect_own_files(run)
     with run_dir.lock(run):
-        opened = run_dir.open_run(run, allow)
-        config, found = loading.resume_config(opened.config, overrides), opened.checkpoint
-        if config.iterations < found.iteration:
+        candidates = Candidates(run, auto, notify)
+        first = candidates.first
+        opened = run_dir.opened(run, first, allow)
+        config = loading.resume_config(opened.config, overrides)
+        if auto and is_finished(config, first.state.counters) and (run / run_files.SUMMARY).exists():
+            notify([f"{run_dir.shown(run)} is finished: all {counted(first.iteration, 'iteration')} are done"])
+            return run
+        if config.iterations < first.iteration:
             raise ConfigError(
-                f"iterations = {config.iterations}: expected at least the {found.iteration} done; nothing was changed"
+                f"iterations = {config.iterations}: expected at least the {first.iteration} done; nothing was changed"
             )
         config = resolve(config)
-        run_config.write(run, run_config.encode(config))
-        # what lies behind the checkpoint has not happened
-        for name in (run_files.METRICS, run_files.EVALUATIONS):
-            MetricsFile.cut_back(run / name, found.iteration)
         with build(config) as experiment:
-            experiment.agent.load_state(found.tensors)
-            trainer = assemble(run, experiment, Progress.from_state(found.state))
+            found = candidates.restore(experiment.agent)
+            run_config.write(run, run_config.encode(config))
+            # what lies behind the checkpoint has not happened
+            for name in (run_files.METRICS, run_files.EVALUATIONS):
+                MetricsFile.cut_back(run / name, found.iteration)
+            trainer = assemble(run, experiment, found.state, saved=found.iteration)
             _introduce(trainer, opened.notices + loading.idle_notices(config, loading.keys_of(overrides)))
             trainer.run_to_end()
     return run
@@ -103,7 +128,7 @@ def evaluate(
     run: Path,
     overrides: Sequence[str] = (),
     allow: Sequence[str] = (),
-    notify: Callable[[Sequence[str]], None] = lambda notices: None,
+    notify: Notify = lambda notices: None,
     *,
     iteration: int | None = None,
     tasks: Sequence[Task] | None = None,
@@ -128,7 +153,7 @@ def evaluate(
     changed = loading.differences(loading.as_data(config)["task"], loading.as_data(opened.config)["task"])
     notify(opened.notices + loading.idle_notices(config, loading.keys_of(overrides)))
     with build(config) as experiment, closing(Console(config.iterations)) as console:
-        experiment.agent.load_state(found.tensors)
+        restore(experiment.agent, found)
         if tasks is not None:
             _require_tasks(experiment.distribution, tasks)
         elif every_task:
@@ -142,18 +167,18 @@ def evaluate(
         "run": str(run),
         "task": config.task.name,
         "on": ", ".join(["held-out tasks" if tasks is None else "chosen tasks", *(f"task.{line}" for line in changed)]),
-        **found.state["counters"],
+        **found.state.counters.model_dump(),
         **curve.summary(config.seed),
     }
 
 
-def assemble(run: Path, experiment: Experiment, progress: Progress) -> Trainer:
-    """A run's trainer with everything that it uses."""
+def assemble(run: Path, experiment: Experiment, before: SavedState, saved: int) -> Trainer:
+    """A run's trainer with everything that it uses; ``before`` and ``saved`` as for :class:`Trainer`."""
     config = experiment.config
-    title = progress.title or run.parent.name
-    logger = Logger(run, config, name=title, run_id=progress.wandb_id, start=progress.iteration)
+    title = before.title or run.parent.name
+    logger = Logger(run, config, name=title, run_id=before.wandb_id, start=before.iteration)
     evaluator = Evaluator(experiment.sampler, config.eval, seed=config.seed, on_part=logger.console.evaluation)
-    return Trainer(run, experiment, evaluator, logger, progress)
+    return Trainer(run, experiment, evaluator, logger, before, saved)
 
 
 def _all_equally_often(size: int | None, least: int) -> int:
@@ -173,11 +198,11 @@ def _require_tasks(distribution: TaskDistribution, tasks: Sequence[Task]) -> Non
                 raise ConfigError(f"tasks: {error}") from error
 
 
-def _initial_parameters(config: RunConfig) -> dict[str, Any] | None:
-    """The parameters named by ``init_from``; read before anything is created."""
+def _initial(config: RunConfig) -> Checkpoint | None:
+    """The checkpoint named by ``init_from``; read before anything is created."""
     if config.init_from is None:
         return None
     source = Path(os.path.expanduser(config.init_from))
     if not run_files.is_run(source):
         raise CheckpointError(f"init_from = {config.init_from}: expected a run directory, found none there")
-    return dict(checkpoint.latest(run_dir.checkpoints(source)).tensors)
+    return checkpoint.latest(run_dir.checkpoints(source))

@@ -17,6 +17,7 @@ from metarl import storage
 from metarl.config import loading
 from metarl.errors import CheckpointError, ConfigError, StorageError
 from metarl.run import checkpoint, run_config, run_dir
+from metarl.run.saved_state import Counters, SavedState
 from metarl.run.trainer import Trainer
 
 pytestmark = pytest.mark.mistakes
@@ -260,8 +261,8 @@ def from_a_gpu(run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loading, "_has_cuda", lambda: True)
         run_config.write(run, run_config.encode(config))
-    state = {**newest.state, "config": loading.as_data(config)}
-    checkpoint.save(run_dir.checkpoints(run), newest.iteration, newest.tensors, state, keep=3)
+    state = newest.state.model_copy(update={"config": loading.as_data(config)})
+    checkpoint.save(run_dir.checkpoints(run), newest.tensors, state, keep=3)
     monkeypatch.setattr(loading, "_has_cuda", lambda: False)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     return run
@@ -338,7 +339,7 @@ def test_no_part_of_metarl_writes_through_a_link_by_itself(run: Path, tmp_path: 
     (run / "checkpoints").symlink_to(elsewhere)
     before = tree(elsewhere)
     with pytest.raises(StorageError, match="found a link"):
-        checkpoint.save(run / "checkpoints", 9, {}, {}, keep=1)
+        checkpoint.save(run / "checkpoints", {}, SavedState(counters=Counters(iteration=9, env_steps=9)), keep=1)
     assert secret.read_text() == "mine" and tree(elsewhere) == before and not (tmp_path / "file").is_symlink()
 
 
