@@ -137,7 +137,7 @@ class GradientAgent(Agent):
         self._moments = RunningMoments(spaces.observation.size) if config.normalize_obs else None
         self._loop = self._inner_loop(device)
         threads = learner.threads if device.type == "cpu" else 1  # a GPU is fed by one
-        self._map = TaskMap(threads=threads, chunk=learner.tasks_per_chunk)
+        self._map = TaskMap(threads=threads, chunk=learner.tasks_per_chunk, interrupt=lambda: self.interrupt())
         self._scratch = Scratch()
         self.psi = self._loop.initial(init_parameters(self._policy, config.init_std, rng).to(device))
         self._start_afresh()

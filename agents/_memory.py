@@ -162,7 +162,8 @@ class MemoryAgent(Agent):
         self.config = config
         self._shares = learner.threads if learner.shares == "auto" else learner.shares
         self.episodes_per_trial = config.episodes_per_trial
-        self._map = TaskMap(threads=learner.threads if device.type == "cpu" else 1, chunk=1)
+        threads = learner.threads if device.type == "cpu" else 1
+        self._map = TaskMap(threads=threads, chunk=1, interrupt=lambda: self.interrupt())
         self._policy = make_memory_policy(spaces, config)
         self._moments = RunningMoments(spaces.observation.size) if config.normalize_obs else None
         self._rewards = RunningMoments(1, name="rewards") if config.normalize_reward else None

@@ -18,7 +18,7 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 
 from metarl.config.schema import Frozen, TaskConfig
 from metarl.errors import ConfigError, MetarlError, nearest
-from metarl.faults import UNEXPECTED
+from metarl.faults import PASSES
 from metarl.surroundings import import_without_graphics
 from metarl.tasks import Floats, Split, Task, TaskDistribution, VectorTaskEnv, balanced_sample, hold_out
 from metarl.tasks.closing import close_quietly
@@ -218,7 +218,9 @@ class GymnasiumEnvDistribution(TaskDistribution):
                     vector.set_tasks([task])
                     vector.reset(seed=[0])
                     vector.step(np.zeros_like(vector.action_space.sample()))
-        except UNEXPECTED as error:
+        except PASSES:
+            raise
+        except BaseException as error:
             text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             reason = str(error) if isinstance(error, MetarlError) else text
             raise ConfigError(f"task.env_id = {config.env_id}: {reason}") from error
@@ -361,7 +363,7 @@ class ParametrisedEnv(gymnasium.Env[Any, Any]):
         try:
             env = config.wrappers().around(env)
             self._nominal = _nominal_values(config.parameters, env.unwrapped)
-        except Exception:
+        except BaseException:
             close_quietly(env)
             raise
         self.observation_space, self.action_space, self.metadata = env.observation_space, env.action_space, env.metadata

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -18,6 +18,10 @@ from metarl.spaces import SpaceSpec
 from metarl.types import Metrics, Trajectory
 
 
+def _go_on() -> None:
+    """Nobody asks for a stop."""
+
+
 class Agent(ABC):
     """Learns from trajectories; never sees an environment, a sampler or a logger.
 
@@ -29,6 +33,11 @@ class Agent(ABC):
     config_class: ClassVar[type[AgentConfig]]
     num_adapt_steps: int  # K adaptation steps per training trial; 0 for memory agents
     episodes_per_trial: int = 1  # consecutive episodes of one lane; more than 1 for memory agents
+
+    # Raises where a signal asks for a stop; a run puts its own function here. Agents whose updates take long call it
+    # between their optimiser steps, minibatches or chunks. They need not put anything back: what is saved is how they
+    # were when the iteration began.
+    interrupt: Callable[[], None] = staticmethod(_go_on)
 
     @abstractmethod
     def __init__(

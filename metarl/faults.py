@@ -11,9 +11,6 @@ from pathlib import Path
 
 from metarl.errors import DeviceMemoryError, MetarlError, WorkerError
 
-# What code of the user's raises, a family's, an agent's or an environment's. ``sys.exit`` in there ends no program.
-UNEXPECTED = (Exception, SystemExit, GeneratorExit)
-
 
 class FromOutsideError(BaseException):
     """Ends code of the user's from outside; no handler of what that code raises may take it for the code's own."""
@@ -23,10 +20,11 @@ class RaisedBelowError(RuntimeError):
     """What code of the user's raised, in a sentence that says where; its cause is the exception itself."""
 
 
-# What passes by where all else that code of the user's raises is caught, whatever it derives from: asyncio's
-# CancelledError and the panics of libraries in Rust, for instance, are no Exceptions.
+# What passes by where all else that code of the user's raises is caught, whatever it derives from: ``sys.exit`` in
+# there ends no program, and asyncio's CancelledError and the panics of libraries in Rust are no Exceptions.
 PASSES = (KeyboardInterrupt, FromOutsideError)
 
+_home: int | None = None  # the process in which code of the user's was begun
 _CORE = Path(__file__).resolve().parent
 _LIBRARIES = tuple(sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory")  # as torch and others say it of the machine's own
@@ -38,17 +36,26 @@ LESS_ON_A_GPU = "a smaller learner.tasks_per_chunk"
 def no_child_leaves() -> Iterator[None]:
     """Code of the user's runs in here. A child process that it forks and that does not end in there, as ``sys.exit``
     does not end it, ends here: it would go on with the run beside its parent, and write to the same files."""
-    process, code = os.getpid(), 0
+    global _home
+    before, _home = _home, os.getpid()
     try:
         yield
     except BaseException as error:
-        code = 1
-        if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
-            code = error.code or 0
+        end_child(error)
         raise
     finally:
-        if os.getpid() != process:
-            os._exit(code & 0xFF)
+        end_child(None)
+        _home = before
+
+
+def end_child(error: BaseException | None) -> None:
+    """End this process, if it is a child that was forked in :func:`no_child_leaves`, as ``error`` says, if one does."""
+    if _home in (None, os.getpid()):
+        return
+    code = 0 if error is None else 1
+    if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
+        code = error.code or 0
+    os._exit(code & 0xFF)
 
 
 def explained(error: BaseException, less_memory: str = LESS_ON_A_GPU) -> MetarlError:
@@ -60,8 +67,6 @@ def explained(error: BaseException, less_memory: str = LESS_ON_A_GPU) -> MetarlE
         return DeviceMemoryError(
             f"{words}{f' at {place}' if place else ''}; the GPU's memory ran out: less is needed with {less_memory}"
         )
-    if isinstance(error, SystemExit | GeneratorExit):
-        words += " (an environment, a family or an agent must not end the program)"
     if isinstance(error, MemoryError) or any(part in words.lower() for part in _OUT_OF_MEMORY):
         hint = "less is needed with a smaller meta_batch_size, rollouts_per_task or learner.tasks_per_chunk"
         return WorkerError(f"{words}{f' at {place}' if place else ''}; memory ran out: {hint}")
@@ -85,7 +90,10 @@ def sentence(error: BaseException) -> str:
     if isinstance(error, RaisedBelowError):
         return str(error)
     text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    words = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    if isinstance(error, SystemExit | GeneratorExit):
+        words += " (an environment, a family or an agent must not end the program)"
+    return words
 
 
 def frames(error: BaseException) -> str:

@@ -75,10 +75,13 @@ class TaskMap:
 
     Chunks fit a core's cache and threads take one each, which is faster than splitting every operation over cores;
     as each chunk is computed on one thread (torch releases the interpreter lock), their number changes no bit.
+
+    ``interrupt`` is called before every chunk; what it raises ends the call.
     """
 
-    def __init__(self, *, threads: int, chunk: int) -> None:
+    def __init__(self, *, threads: int, chunk: int, interrupt: Callable[[], None] = lambda: None) -> None:
         self.chunk = chunk
+        self._interrupt = interrupt
         # A new thread does not take over how many threads its operations may use, and two give other bits than one.
         import torch
 
@@ -91,4 +94,9 @@ class TaskMap:
 
     def over(self, function: Callable[[T], R], parts: Sequence[T]) -> list[R]:
         """``function`` of parts that an earlier call has made."""
-        return list(self._pool.map(function, parts) if self._pool else map(function, parts))
+
+        def one(part: T) -> R:
+            self._interrupt()
+            return function(part)
+
+        return list(self._pool.map(one, parts) if self._pool else map(one, parts))

@@ -66,6 +66,22 @@ def no_follow(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
+def plain(path: str, flags: int) -> int:
+    """An ``opener`` for :func:`open` that refuses a pipe, a device or a folder, whose reading may never end. Raises
+    OSError."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK)  # else a pipe that nobody writes to is waited for here
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(f"{path}: expected a plain file, found something else")
+    return descriptor
+
+
+def read_plain(path: Path) -> bytes:
+    """The content of a file that is one. Raises OSError."""
+    with open(path, "rb", opener=plain) as file:
+        return file.read()
+
+
 def expect_plain(path: Path, *, folder: bool = False) -> None:
     """Refuse a link, a pipe or the like where a file (or ``folder``) of ours is to be written; none at all is fine.
 

@@ -38,6 +38,21 @@ def test_an_error_in_a_chunk_reaches_the_caller(threads):
     assert task_map(lambda part: part.start, 3) == [0, 1, 2]  # and the map goes on
 
 
+@THREADS
+def test_what_interrupts_is_asked_before_every_chunk_and_ends_the_call(threads):
+    asked, done = [], []
+
+    def interrupt():
+        asked.append(None)
+        if len(asked) == 3:
+            raise InterruptedError
+
+    task_map = TaskMap(threads=threads, chunk=1, interrupt=interrupt)
+    with pytest.raises(InterruptedError):
+        task_map(lambda part: done.append(part.start), 9)
+    assert len(asked) <= 9 and len(done) == len(asked) - 1
+
+
 @pytest.mark.parametrize(
     ("group", "files", "slurm", "expected"),
     [

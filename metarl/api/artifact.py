@@ -16,7 +16,7 @@ from torch import Tensor
 
 from metarl.errors import CheckpointError, StorageError
 from metarl.run.checkpoint import require_format, tensor_bytes
-from metarl.storage import sync_directory, write_file
+from metarl.storage import read_plain, sync_directory, write_file
 from metarl.version import __version__
 
 FORMAT_VERSION = 1
@@ -65,8 +65,8 @@ def read(folder: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise CheckpointError(f"{path}: expected at most {MAX_JSON_BYTES} bytes")
-        data = json.loads(path.read_bytes())
-        content = (folder / TENSORS).read_bytes()
+        data = json.loads(read_plain(path))
+        content = read_plain(folder / TENSORS)
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{folder}: expected {kind}.json and {TENSORS}, got: {error}") from error
     require_format(data.get("format_version") if isinstance(data, dict) else None, FORMAT_VERSION, str(path))

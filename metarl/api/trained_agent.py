@@ -29,6 +29,7 @@ from metarl.config.schema import EvalConfig, LearnerConfig
 from metarl.errors import ConfigError, EnvError
 from metarl.run.checkpoint import Checkpoint
 from metarl.run.interface import Interface
+from metarl.run.restore import restore
 from metarl.seeding import Domain, generator
 from metarl.tasks import Task, TaskDistribution, held_out_tasks
 from metarl.tasks.registration import AutoresetTaskEnv, TaskEnv, task_vector
@@ -59,7 +60,7 @@ class TrainedAgent:
             "interface": self.interface.state(),
         }
         self._agent = make_agent(self._described, self.interface, allow, device)
-        self._agent.load_state(found.tensors)
+        restore(self._agent, found)
 
     @property
     def name(self) -> str:
@@ -216,8 +217,8 @@ class TrainedAgent:
 
     def _interface(self, found: Checkpoint) -> Interface:
         """What the checkpoint says; of a run of before, which has none, what its task family says."""
-        if "interface" in found.state:
-            return Interface.from_state(found.state["interface"], f"checkpoint {self.iteration} of {self.run}")
+        if found.state.interface is not None:
+            return Interface.from_state(found.state.interface, f"checkpoint {self.iteration} of {self.run}")
         notice(f"{self.run}, made by an older metarl, does not hold what its policy sees: its task family is asked")
         return Interface.of(self.distribution())
 
@@ -332,10 +333,8 @@ def _outcome(answer: Any) -> tuple[Any, ...]:
 
 def _config(run: Path, found: Checkpoint) -> Mapping[str, Any]:
     """The configuration's data, from the checkpoint; of a run of before, from its own file."""
-    kept = found.state.get("config")
-    if kept is not None:
-        data: Mapping[str, Any] = kept
-        return data
+    if found.state.config is not None:
+        return found.state.config
     problems: strict_yaml.Problems = {}
     parsed = strict_yaml.load(run / run_files.CONFIG, problems)
     if parsed is None or problems:

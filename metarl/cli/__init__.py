@@ -20,6 +20,8 @@ from metarl.cli import commands
 from metarl.cli.tables import write
 from metarl.errors import ConfigError, Interrupted, MetarlError, nearest
 from metarl.faults import PASSES, explained
+from metarl.monitor.patience import patient_errors
+from metarl.run.signals import Terminated, unwound_by_sigterm
 from metarl.version import __version__
 
 DESCRIPTION = "metarl: meta-train robot policies that adapt within a few episodes, and measure that adaptation."
@@ -31,6 +33,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError, OSError, ValueError):  # none, or not a stream of text
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # "∞" on a terminal that has only ASCII
+    with patient_errors():
+        try:
+            with unwound_by_sigterm():
+                return _main(argv)
+        except Terminated:
+            print("terminated", file=sys.stderr)
+            return 143
+
+
+def _main(argv: Sequence[str] | None) -> int:
     try:
         options = _parse(list(sys.argv[1:] if argv is None else argv))
         text = _run(options)
@@ -187,6 +199,11 @@ def _add_sweep(parser: _Parser) -> None:
 def _add_commands_on_runs(command: Callable[..., _Parser]) -> None:
     """The commands that take a run."""
     resume = command("resume", commands.resume, "go on with a run from its newest checkpoint")
+    resume.add_argument(
+        "--auto",
+        action="store_true",
+        help="for job scripts: from the newest checkpoint that is valid; a finished run is left alone",
+    )
     evaluate = command("evaluate", commands.evaluate, "measure how the agent of a run adapts to held-out tasks")
     evaluate.add_argument("--json", action="store_true", help="print one JSON object")
     evaluate.add_argument("--out", type=_path, metavar="FILE", help="write that object to a file, too")

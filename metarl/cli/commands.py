@@ -30,6 +30,7 @@ from metarl.cli.tables import (
 from metarl.config import lookup
 from metarl.errors import CheckpointError, ConfigError, WorkerError
 from metarl.parallel import available_cores
+from metarl.run.signals import Terminated
 from metarl.version import __version__
 
 LATEST = "latest"  # what the run that was written to last may be called
@@ -57,17 +58,20 @@ def train(options: argparse.Namespace) -> str:
     try:
         with results_only():  # classes that are allowed are imported
             loaded = loading.load_words(options.config, options.overrides, options.allow)
+        if options.help:
+            return f"{options.parser.format_help()}\nkeys of {loaded.name}:\n\n{loading.describe(loaded)}"
+        if options.print_config:
+            _notify(loaded.notices)
+            return loading.dump(loaded.config)
+        from metarl.run import runs
     except BaseException:
         _stop_fork_server()
         raise
-    if options.help:
-        return f"{options.parser.format_help()}\nkeys of {loaded.name}:\n\n{loading.describe(loaded)}"
-    if options.print_config:
-        _notify(loaded.notices)
-        return loading.dump(loaded.config)
-    from metarl.run import runs
-
-    return str(runs.train(loaded))
+    try:
+        return str(runs.train(loaded))
+    except Terminated:
+        _stop_fork_server()
+        raise
 
 
 def _start_fork_server(options: argparse.Namespace) -> None:
@@ -94,7 +98,7 @@ def resume(options: argparse.Namespace) -> str:
     _check_overrides(options, "resume")
     from metarl.run import runs
 
-    return str(runs.resume(run, options.overrides, options.allow))
+    return str(runs.resume(run, options.overrides, options.allow, _notify, auto=options.auto))
 
 
 def evaluate(options: argparse.Namespace) -> str:

@@ -1,6 +1,6 @@
 """Configuration: a YAML file and ``key=value`` overrides become one validated :class:`~metarl.config.schema.RunConfig`.
 
-OmegaConf reads and merges, pydantic validates; ``task`` and ``agent`` are validated by the ``config_class`` of the
+OmegaConf reads, pydantic validates; ``task`` and ``agent`` are validated by the ``config_class`` of the
 family and the agent that they name. All that is wrong is reported at once. Validation is strict with JSON's types:
 ``list`` and ``tuple`` fields take YAML lists, an integer does for a float but not the other way round, and no number is
 made from text.
@@ -387,8 +387,7 @@ def _merge(given: Mapping[str, Any], changes: Mapping[str, Any]) -> tuple[dict[s
     for key, value in changes.items():
         if isinstance(value, dict) and "." in key:
             _drop(base, key.split("."))
-    merged: dict[str, Any] = OmegaConf.to_container(OmegaConf.merge(base, nested), resolve=False)
-    return merged, notices
+    return strict_yaml.merged(base, nested), notices
 
 
 def _drop(tree: Any, path: Sequence[str]) -> None:

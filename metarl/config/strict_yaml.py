@@ -18,6 +18,8 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from metarl.storage import plain
+
 Problems = dict[str, str]
 
 MAX_BYTES = 1_000_000
@@ -45,7 +47,7 @@ def read_file(path: Path, problems: Problems) -> bytes | None:
                 "not a folder" if path.is_dir() else "found none"
             )
             return None
-        with path.open("rb") as file:
+        with open(path, "rb", opener=plain) as file:
             content = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:  # ValueError: a path with a null byte
         problems[str(path)] = f"{str(path)!r}: cannot be read ({error})"
@@ -109,18 +111,30 @@ def parse_overrides(overrides: Sequence[str], problems: Problems) -> dict[str, A
             ]
         except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
             problems[key] = f"{key}: {_brief(error)}"
+    for key, value in changes.items():
+        inner = [other for other in changes if other.startswith(f"{key}.")]
+        if inner and not isinstance(value, dict):
+            problems[key] = f"{key}: given as a value and, with {inner[0]}, as a section on the command line"
     return changes
 
 
 def nested(changes: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted key → value as a tree of sections; of two values of one key the later one holds."""
-    tree = OmegaConf.create({})
+    tree: dict[str, Any] = {}
     for key, value in changes.items():
         for part in reversed(key.split(".")):
             value = {part: value}
-        tree = OmegaConf.merge(tree, value)
-    plain: dict[str, Any] = OmegaConf.to_container(tree, resolve=False)
-    return plain
+        tree = merged(tree, value)
+    return tree
+
+
+def merged(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A tree of sections under changes to it: sections are merged, any other value takes the place of what was."""
+    found = dict(tree)
+    for key, value in changes.items():
+        old = found.get(key)
+        found[key] = merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return found
 
 
 def _compose(text: str, source: str, problems: Problems) -> _Node | None:

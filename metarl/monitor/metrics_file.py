@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from metarl.errors import StorageError
-from metarl.storage import no_follow, replace_file
+from metarl.storage import no_follow, read_plain, replace_file
 
 
 class MetricsFile:
@@ -59,7 +59,7 @@ class MetricsFile:
             StorageError: the file exists but cannot be read.
         """
         try:
-            lines = path.read_bytes().splitlines()
+            lines = read_plain(path).splitlines()
         except FileNotFoundError:
             return []
         except OSError as error:

@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,15 +24,16 @@ from torch import Tensor
 
 from metarl import run_files
 from metarl.errors import CheckpointError, StorageError
-from metarl.run import provenance
+from metarl.run import provenance, saved_state
+from metarl.run.saved_state import SavedState
 from metarl.run_files import numbered_checkpoints
-from metarl.storage import expect_plain, sync_directory, write_file
+from metarl.storage import expect_plain, plain, read_plain, sync_directory, write_file
 
 FORMAT_VERSION = 1
 TENSORS = "agent.safetensors"
 STATE = run_files.STATE
 MANIFEST = "manifest.json"
-MAX_JSON_BYTES = {STATE: 64 * 2**20, MANIFEST: 2**20}
+MAX_BYTES = {TENSORS: 16 * 2**30, STATE: 64 * 2**20, MANIFEST: 2**20}  # more is not read, and so not written
 
 # Prefixes of names inside the checkpoint directory that are not <iteration>.
 _TEMP = ".tmp-"  # unfinished or being deleted: never read, swept by the next save
@@ -43,14 +44,21 @@ _REPLACED = run_files.REPLACED  # the old <iteration> while a new one takes its 
 class Checkpoint:
     """The content of one verified checkpoint; tensors are on the CPU and share no memory with the files."""
 
-    iteration: int
+    path: Path
     tensors: dict[str, Tensor]
-    state: dict[str, Any]
+    state: SavedState
+
+    @property
+    def iteration(self) -> int:
+        """Iterations done."""
+        return self.state.iteration
 
 
-def save(
-    directory: Path, iteration: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], *, keep: int
-) -> Path:
+class NewerFormatError(CheckpointError):
+    """Made by a newer metarl: whole, as far as this one can tell, and not to be deleted or passed over."""
+
+
+def save(directory: Path, tensors: Mapping[str, Tensor], state: SavedState, *, keep: int) -> Path:
     """Write ``directory/<iteration>``, replacing one of that iteration, then delete all but the ``keep`` newest.
 
     One process writes at a time (hold the run's lock); any number may read. Killed at any moment, even by SIGKILL or a
@@ -58,20 +66,21 @@ def save(
 
     Args:
         directory: the run's checkpoint directory; made if missing.
-        iteration: finished iterations, >= 0.
         tensors: dense tensors on any device; views and shared memory are fine.
-        state: JSON data without NaN or infinities.
+        state: the rest; its counters have the iteration.
         keep: checkpoints to keep, this one included, >= 1. Damaged ones and later iterations do not count and stay.
 
     Raises:
         StorageError: it cannot be written (full disk, permissions); nothing is left of it, older ones are untouched.
-        ValueError: an argument is out of range, or ``state`` is not JSON data.
+        ValueError: ``keep`` is out of range, ``state`` is not JSON data, or more than can be read back.
     """
-    if iteration < 0 or keep < 1:
-        raise ValueError(f"expected iteration >= 0 and keep >= 1, got iteration {iteration} and keep {keep}")
-    files = {TENSORS: tensor_bytes(tensors), STATE: _json_bytes(state)}
-    if len(files[STATE]) > MAX_JSON_BYTES[STATE]:
-        raise ValueError(f"expected at most {MAX_JSON_BYTES[STATE]} bytes of state, got {len(files[STATE])}")
+    if keep < 1:
+        raise ValueError(f"expected keep >= 1, got {keep}")
+    iteration = state.iteration
+    files = {TENSORS: tensor_bytes(tensors), STATE: _json_bytes(state.model_dump())}
+    for name, data in files.items():
+        if len(data) > MAX_BYTES[name]:
+            raise ValueError(f"expected at most {MAX_BYTES[name]} bytes of {name}, got {len(data)}")
     path, temp = directory / str(iteration), directory / f"{_TEMP}{os.getpid()}"
     try:
         expect_plain(directory, folder=True)  # a link could lead to checkpoints that are not ours to delete
@@ -91,19 +100,20 @@ def save(
 
 
 def load(path: Path) -> Checkpoint:
-    """Read one checkpoint after checking its manifest and every file's size and SHA-256.
+    """Read one checkpoint after checking its manifest, every file's size and SHA-256, and what its state says.
 
     Raises:
-        CheckpointError: a file is missing, damaged or of a newer format; says which, what was expected and what came.
+        NewerFormatError: it is of a newer format.
+        CheckpointError: a file is missing or damaged; says which, what was expected and what came.
     """
     manifest = _verify(path)
-    _, state = _read_json(path / STATE)
+    state = saved_state.checked(_read_json(path / STATE)[1], manifest["iteration"], str(path / STATE))
     try:
         # clone: loaded tensors may be mapped from the file, which a later save deletes
         tensors = {name: t.clone() for name, t in safetensors.torch.load_file(path / TENSORS).items()}
     except (safetensors.SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path / TENSORS}: expected safetensors, got: {error}") from error
-    return Checkpoint(manifest["iteration"], tensors, state)
+    return Checkpoint(path, tensors, state)
 
 
 def complete(directory: Path) -> list[Path]:
@@ -115,29 +125,60 @@ def latest(directory: Path) -> Checkpoint:
     """The newest checkpoint.
 
     Raises:
+        NewerFormatError: it is of a newer format.
         CheckpointError: there is none, or the newest is damaged; then the message names the newest valid one, if any.
     """
-    paths = numbered_checkpoints(directory)
-    if not paths:
-        raise CheckpointError(f"expected a checkpoint in {directory}, found none; nothing to go on from")
+    paths = _numbered(directory)
     seen = _identity(paths[-1])
     try:
         return load(paths[-1])
+    except NewerFormatError:
+        raise
     except CheckpointError as error:
         again = numbered_checkpoints(directory)
         if again and (again[-1], _identity(again[-1])) != (paths[-1], seen):
             return latest(directory)  # a run that goes on has put another in its place meanwhile
         valid = next((path for path in reversed(paths[:-1]) if _is_valid(path)), None)
-        advice = f"delete {paths[-1]} to go on from {valid}, which is valid" if valid else "no older one is valid"
+        auto = f"`metarl resume {directory.parent} --auto` goes on from {valid}, which is valid"
+        advice = auto if valid else "no older one is valid"
         raise CheckpointError(f"the newest checkpoint is damaged: {error}; {advice}") from error
 
 
+def from_newest(directory: Path, refuse: Callable[[CheckpointError], None]) -> Iterator[Checkpoint]:
+    """The valid checkpoints, the newest first; ``refuse`` is told about every one that is passed over.
+
+    Raises:
+        NewerFormatError: one is of a newer format: what it holds must not be lost by going on from before.
+        CheckpointError: there is no checkpoint at all.
+    """
+    for path in reversed(_numbered(directory)):
+        try:
+            found = load(path)
+        except NewerFormatError:
+            raise
+        except CheckpointError as error:
+            refuse(error)
+        else:
+            yield found
+
+
+def _numbered(directory: Path) -> list[Path]:
+    """All checkpoints by iteration, at least one. Raises CheckpointError."""
+    paths = numbered_checkpoints(directory)
+    if not paths:
+        raise CheckpointError(f"expected a checkpoint in {directory}, found none; nothing to go on from")
+    return paths
+
+
 def require_format(version: Any, newest: int, where: str) -> None:
-    """Raise CheckpointError unless ``version`` is one that this metarl reads, 1 to ``newest``."""
-    if not isinstance(version, int) or version < 1:
+    """Raise CheckpointError unless ``version`` is one that this metarl reads, 1 to ``newest``; NewerFormatError for a
+    later one."""
+    if type(version) is not int or version < 1:
         raise CheckpointError(f"{where}: expected format_version 1..{newest}, got {version!r}")
     if version > newest:
-        raise CheckpointError(f"{where}: expected format_version <= {newest}, got {version}; upgrade metarl to read it")
+        raise NewerFormatError(
+            f"{where}: made by a newer metarl (format {version}, this one reads up to {newest}): upgrade metarl"
+        )
 
 
 def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
@@ -249,7 +290,7 @@ def _verify(path: Path) -> dict[str, Any]:
     manifest = _read_manifest(path)
     for name, entry in manifest["files"].items():
         try:
-            with open(path / name, "rb") as file:
+            with open(path / name, "rb", opener=plain) as file:
                 actual = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
             raise CheckpointError(f"{path / name}: expected a readable file, got: {error}") from error
@@ -285,7 +326,7 @@ def _is_entry(entry: Any) -> bool:
 
 
 def _expect_size(file: Path, size: int | None) -> None:
-    """Refuse what is not a plain file, has another size, or is JSON too large to parse without risk."""
+    """Refuse what is not a plain file, has another size, or is too large to be read without risk."""
     if not file.is_file():
         raise CheckpointError(f"{file}: expected a file, found {'something else' if file.exists() else 'nothing'}")
     try:
@@ -294,18 +335,31 @@ def _expect_size(file: Path, size: int | None) -> None:
         raise CheckpointError(f"{file}: expected a readable file, got: {error}") from error
     if size is not None and actual != size:
         raise CheckpointError(f"{file}: damaged: expected {size} bytes, got {actual}")
-    limit = MAX_JSON_BYTES.get(file.name)
-    if limit is not None and actual > limit:
+    limit = MAX_BYTES[file.name]
+    if actual > limit:
         raise CheckpointError(f"{file}: expected at most {limit} bytes, got {actual}")
 
 
 def _read_json(file: Path) -> tuple[bytes, dict[str, Any]]:
     """The bytes of a file and the JSON object in them."""
     try:
-        data = file.read_bytes()
-        content = json.loads(data)
+        data = read_plain(file)
+        content = json.loads(data, object_pairs_hook=_without_doubles, parse_constant=_refuse_constant)
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{file}: expected readable JSON, got: {error}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{file}: expected a JSON object, got {type(content).__name__}")
     return data, content
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys are all different. Raises ValueError."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is given twice")
+    return found
+
+
+def _refuse_constant(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")

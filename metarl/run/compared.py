@@ -18,6 +18,7 @@ from metarl.report.comparison.runs import ComparedRun, State
 from metarl.report.curves import Curves, config_of, read_curves
 from metarl.run import listing
 from metarl.run.held_out import task_names
+from metarl.storage import read_plain
 
 DEPTH = 5  # folders between a study's folder and a run: task, method, seed, configuration
 
@@ -131,7 +132,7 @@ def _task_names(run: ComparedRun) -> Sequence[str] | None:
 
 def _versions(run: Path) -> dict[str, Any]:
     with suppress(OSError, ValueError):
-        found = json.loads((run / run_files.VERSIONS).read_bytes())
+        found = json.loads(read_plain(run / run_files.VERSIONS))
         if isinstance(found, dict):
             return found
     return {}

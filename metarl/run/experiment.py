@@ -16,6 +16,7 @@ from metarl.agent import Agent
 from metarl.config import lookup
 from metarl.config.schema import RunConfig, SamplerConfig
 from metarl.errors import ConfigError
+from metarl.faults import PASSES
 from metarl.monitor import wandb_sink
 from metarl.nn.policies import Policy
 from metarl.parallel import available_cores, one_torch_thread
@@ -162,7 +163,9 @@ def _require_picklable(name: str, part: TaskDistribution | Policy) -> None:
     """Raises ConfigError for what cannot be sent to workers; units travel as bytes in one process, too."""
     try:
         encode(part)
-    except Exception as error:
+    except PASSES:
+        raise
+    except BaseException as error:
         raise ConfigError(
             f"{name}: its {type(part).__name__} cannot be sent to rollout workers ({' '.join(str(error).split())}): "
             "keep no lambda, local function, open file or environment in it; make environments in make_vector"

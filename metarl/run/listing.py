@@ -15,6 +15,7 @@ from metarl import run_files
 from metarl.config.naming import task_in_words
 from metarl.errors import CheckpointError
 from metarl.monitor.metrics_file import MetricsFile
+from metarl.storage import plain, read_plain
 
 DEPTH = 7  # folders between that of all runs and a run: sweeps/<name>/<setting>/s<seed>/<task>/<agent>
 
@@ -114,7 +115,7 @@ def newest_state(run: Path) -> Mapping[str, Any] | None:
     """The JSON part of the newest checkpoint that has one."""
     for folder in reversed(run_files.numbered_checkpoints(run / run_files.CHECKPOINTS)):
         with suppress(OSError, ValueError):
-            state = json.loads((folder / run_files.STATE).read_bytes())
+            state = json.loads(read_plain(folder / run_files.STATE))
             if isinstance(state, dict):
                 return state
     return None
@@ -132,7 +133,7 @@ def _changed(run: Path) -> float:
 def is_locked(run: Path) -> bool:
     """Whether a process trains in it."""
     try:
-        with open(run / run_files.LOCK, "rb") as file:
+        with open(run / run_files.LOCK, "rb", opener=plain) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

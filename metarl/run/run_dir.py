@@ -30,7 +30,7 @@ from metarl.errors import CheckpointError, ConfigError, StorageError
 from metarl.parallel import available_cores
 from metarl.run import checkpoint, provenance, run_config
 from metarl.run.checkpoint import Checkpoint
-from metarl.storage import NOT_SUPPORTED, expect_plain, no_follow, replace_file
+from metarl.storage import NOT_SUPPORTED, expect_plain, no_follow, read_plain, replace_file
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +75,8 @@ def create(root: str, name: str, seed: int, suffix: str = "") -> Path:
                 continue
             break
     except OSError as error:
+        with suppress(OSError):
+            parent.rmdir()  # if nothing else is in it
         raise StorageError(f"cannot make a run directory in {parent}: {error}; choose another run_dir") from error
     return run
 
@@ -108,10 +110,53 @@ def made(root: str, name: str, seed: int, config: bytes, suffix: str = "") -> It
             stack.enter_context(lock(run))
             run_config.write(run, config)
             write_versions(run)
-        except StorageError:
+        except BaseException:
             discard(run)
             raise
         yield run
+
+
+class HeldFolder:
+    """A run's folder that is known again wherever it is moved to on its disk."""
+
+    def __init__(self, path: Path) -> None:
+        """Hold the folder at ``path`` until :meth:`close`. Raises StorageError."""
+        self.path = path
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            raise StorageError(f"cannot open {path}: {error}") from error
+
+    def follow(self) -> bool:
+        """Whether it has been moved from ``path``, which then is where it is now.
+
+        Raises:
+            StorageError: it has been deleted, or it cannot be told where it is.
+        """
+        held = os.fstat(self._descriptor)
+        if _is_at(held, self.path):
+            return False
+        try:
+            now = Path(os.readlink(f"/proc/self/fd/{self._descriptor}"))
+        except OSError:
+            now = self.path
+        if not held.st_nlink or not _is_at(held, now):
+            raise StorageError(f"{self.path} was deleted, or moved to another disk, while it was training")
+        self.path = now
+        return True
+
+    def close(self) -> None:
+        """Hold it no longer."""
+        os.close(self._descriptor)
+
+
+def _is_at(folder: os.stat_result, path: Path) -> bool:
+    """Whether it is that folder that is at ``path``."""
+    try:
+        found = path.stat()
+    except OSError:
+        return False
+    return os.path.samestat(folder, found)
 
 
 def discard(run: Path) -> None:
@@ -160,8 +205,12 @@ def open_run(run: Path, allow: Sequence[str] = (), iteration: int | None = None)
         CheckpointError: the checkpoint or ``config.yaml`` is missing, damaged or changed; says what to do.
         ConfigError: the configuration cannot be run here.
     """
-    found = chosen_checkpoint(run, iteration)
-    config, notices, device = run_config.read(run, found.state.get("config"), allow)
+    return opened(run, chosen_checkpoint(run, iteration), allow)
+
+
+def opened(run: Path, found: Checkpoint, allow: Sequence[str] = ()) -> Opened:
+    """A run with that checkpoint of it. Arguments and errors are those of :func:`open_run`."""
+    config, notices, device = run_config.read(run, found.state.config, allow)
     return Opened(config, found, notices, device)
 
 
@@ -227,7 +276,7 @@ def lock(run: Path) -> Iterator[None]:
 def _holder(path: Path) -> str:
     """Who wrote a lock file, in words."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_plain(path))
         return f"process {content['pid']} on {content['host']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"
@@ -236,19 +285,17 @@ def _holder(path: Path) -> str:
 def digest(run: Path) -> str:
     """SHA-256 of what training computed, for comparing runs bit by bit.
 
-    Covers the newest checkpoint's tensors (name, dtype, shape and bytes, by name) and ``state["counters"]``, nothing
+    Covers the newest checkpoint's tensors (name, dtype, shape and bytes, by name) and ``state.counters``, nothing
     else: evaluation, logging, wall-clock time and survived faults leave it as it is.
 
     Raises:
-        CheckpointError: there is no valid newest checkpoint, or it has no counters.
+        CheckpointError: there is no valid newest checkpoint.
     """
     newest = checkpoint.latest(checkpoints(run))
-    if "counters" not in newest.state:
-        raise CheckpointError(f"expected 'counters' in the state of {run}, got {sorted(newest.state)}")
     sha256 = hashlib.sha256()
     for name, tensor in sorted(newest.tensors.items()):
         # JSON first: its closing bracket and the shape say where the bytes begin and end
         sha256.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
         sha256.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    sha256.update(json.dumps(newest.state["counters"], sort_keys=True).encode())
+    sha256.update(json.dumps(newest.state.counters.model_dump(), sort_keys=True).encode())
     return sha256.hexdigest()

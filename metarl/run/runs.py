@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 from metarl import ranks, run_files
+from metarl.agent import Agent
 from metarl.config import loading
 from metarl.config.loading import Loaded
 from metarl.config.schema import RunConfig
-from metarl.errors import CheckpointError, ConfigError, StorageError
-from metarl.faults import UNEXPECTED
+from metarl.errors import CheckpointError, ConfigError
 from metarl.monitor.console import Console
+from metarl.monitor.curve_text import counted
 from metarl.monitor.logger import Logger, SilentLogger
 from metarl.monitor.metrics_file import MetricsFile
 from metarl.ranks import Ranks
@@ -23,7 +24,9 @@ from metarl.run import checkpoint, memory, run_config, run_dir
 from metarl.run.evaluation import Evaluator
 from metarl.run.experiment import Experiment, build, resolve
 from metarl.run.header import header
-from metarl.run.trainer import OnIteration, Progress, Trainer
+from metarl.run.restore import Candidates, Notify, begin_from, restore
+from metarl.run.saved_state import Counters, SavedState
+from metarl.run.trainer import OnIteration, Trainer, is_finished
 from metarl.tasks import Task, TaskDistribution
 from metarl.tasks.distribution import give_tasks, make_lanes
 
@@ -39,14 +42,14 @@ def train(loaded: Loaded, on_iteration: OnIteration | None = None) -> Path:
     with ranks.together() as group:
         before = group.by_first(lambda: _run_before(group))
         if before is not None:
-            return _go_on(Path(before), [], _names_of(loaded.config), group, on_iteration)
+            return _go_on(_Resumption(Path(before), [], _names_of(loaded.config), group), on_iteration)
         config = agreed(group, loaded.config)
         content = run_config.encode(config)
-        parameters = group.by_first(lambda: _initial_parameters(config))
+        start = group.by_first(lambda: _initial(config))
         root = run_dir.absolute(config.run_dir)
         with build(config) as experiment, ExitStack() as stack:
-            if parameters is not None:
-                experiment.agent.load_parameters(parameters)
+            if start is not None:
+                begin_from(experiment.agent, start["tensors"], Path(start["path"]))
             memory.check_trajectories(config, experiment.distribution.spaces, experiment.agent)
             # everything that can be wrong with a configuration has been found: only now is anything created
             made = run_dir.made(str(root), loaded.name, config.seed, content, loaded.suffix)
@@ -101,16 +104,18 @@ def _names_of(config: RunConfig) -> list[str]:
 
 
 def _begin(run: Path, loaded: Loaded, experiment: Experiment) -> Trainer:
-    """A new run's trainer, with its first checkpoint. Where code of the user's raises, or there is no space for it
-    (StorageError), the run is deleted: it has never begun."""
+    """A new run's trainer, with its first checkpoint. Whatever goes wrong, as where there is no space for it
+    (StorageError) or code of the user's raises, the run is deleted: it has never begun."""
     try:
-        trainer = assemble(run, experiment, Progress(title=loaded.title))
+        trainer = assemble(
+            run, experiment, SavedState(counters=Counters(iteration=0, env_steps=0), title=loaded.title), saved=-1
+        )
         try:
             trainer.save()
-        except StorageError:
+        except BaseException:
             trainer.logger.close()
             raise
-    except UNEXPECTED:
+    except BaseException:
         if experiment.ranks.first:
             run_dir.discard(run)
         raise
@@ -128,27 +133,46 @@ def _introduce(trainer: Trainer, notices: Sequence[str]) -> None:
         trainer.logger.message(line)
 
 
-def resume(run: Path, overrides: Sequence[str] = (), allow: Sequence[str] = ()) -> Path:
+def resume(
+    run: Path,
+    overrides: Sequence[str] = (),
+    allow: Sequence[str] = (),
+    notify: Notify = lambda notices: None,
+    *,
+    auto: bool = False,
+) -> Path:
     """Go on from a run's newest checkpoint, as if it had never stopped; ``iterations=…`` extends it.
 
-    ``allow`` names classes of the user's own that the run's configuration may use, as for
-    :func:`metarl.config.loading.load`.
+    Args:
+        run: the run's directory.
+        overrides: ``key=value``.
+        allow: classes of the user's own that the run's configuration may use, as for
+            :func:`metarl.config.loading.load`.
+        notify: is told what ``auto`` has passed over, and why nothing is done.
+        auto: as job scripts want it: from the newest checkpoint that is valid, and a finished run is left alone.
+
+    Raises:
+        CheckpointError: there is no checkpoint to go on from; a run is never begun afresh.
     """
     with ranks.together() as group:
-        return _go_on(run.resolve(), overrides, allow, group)
+        return _go_on(_Resumption(run.resolve(), overrides, allow, group, notify, auto))
 
 
-def _go_on(
-    run: Path, overrides: Sequence[str], allow: Sequence[str], group: Ranks, on_iteration: OnIteration | None = None
-) -> Path:
+def _go_on(resumption: _Resumption, on_iteration: OnIteration | None = None) -> Path:
     """:func:`resume` on all ranks; the first one alone reads the run."""
+    run, group = resumption.run, resumption.group
     with ExitStack() as stack:
-        found = group.by_first(lambda: _opened(stack, run, overrides, allow, group))
-        config = loading.reload(found["config"], allow).config
+        opened = group.by_first(lambda: resumption.open(stack))
+        if opened is None:
+            return run
+        config = loading.reload(opened, resumption.allow).config
         group.timeout_s = config.sampler.rank_timeout_s
         with build(config) as experiment:
-            experiment.agent.load_state(found["tensors"])
-            trainer = assemble(run, experiment, Progress.from_state(found["state"]))
+            found = group.by_first(lambda: resumption.restore(experiment.agent, config))
+            if not group.first:
+                experiment.agent.load_state(found["tensors"])
+            state = SavedState.model_validate(found["state"])
+            trainer = assemble(run, experiment, state, saved=state.iteration)
             trainer.on_iteration = on_iteration
             group.train_in(str(run))
             _introduce(trainer, found["notices"])
@@ -156,29 +180,55 @@ def _go_on(
     return run
 
 
-def _opened(
-    stack: ExitStack, run: Path, overrides: Sequence[str], allow: Sequence[str], group: Ranks
-) -> dict[str, Any]:
-    """A run that is to go on, locked, and cut back to its newest checkpoint; as plain data."""
-    run_files.expect_own_files(run)
-    stack.enter_context(run_dir.lock(run))
-    opened = run_dir.open_run(run, allow)
-    _require_device(run, opened, overrides)
-    config, found = loading.resume_config(opened.config, overrides), opened.checkpoint
-    if config.iterations < found.iteration:
-        raise ConfigError(
-            f"iterations = {config.iterations}: expected at least the {found.iteration} done; nothing was changed"
-        )
-    config = resolve(config)
-    if group.world > 1:
-        _require_parts(group, config)
-    run_config.write(run, run_config.encode(config))
-    # what lies behind the checkpoint has not happened
-    for name in (run_files.METRICS, run_files.EVALUATIONS):
-        MetricsFile.cut_back(run / name, found.iteration)
-    notices = opened.notices + loading.idle_notices(config, loading.keys_of(overrides))
-    kept = {"config": loading.as_data(config), "tensors": found.tensors, "state": found.state}
-    return {**kept, "notices": notices}
+class _Resumption:
+    """A run that is to go on, as the first rank sees it: the arguments of :func:`resume`, and what they lead to."""
+
+    def __init__(
+        self,
+        run: Path,
+        overrides: Sequence[str],
+        allow: Sequence[str],
+        group: Ranks,
+        notify: Notify = lambda notices: None,
+        auto: bool = False,
+    ) -> None:
+        self.run, self.allow, self.group = run, allow, group
+        self._overrides, self._notify, self._auto = overrides, notify, auto
+        self._candidates: Candidates
+        self._opened: run_dir.Opened
+
+    def open(self, stack: ExitStack) -> dict[str, Any] | None:
+        """Lock the run until ``stack`` ends; the configuration that it goes on with. None: it is finished."""
+        run_files.expect_own_files(self.run)
+        stack.enter_context(run_dir.lock(self.run))
+        self._candidates = Candidates(self.run, self._auto, self._notify)
+        first = self._candidates.first
+        self._opened = run_dir.opened(self.run, first, self.allow)
+        _require_device(self.run, self._opened, self._overrides)
+        config = loading.resume_config(self._opened.config, self._overrides)
+        if self._auto and is_finished(config, first.state.counters) and (self.run / run_files.SUMMARY).exists():
+            done = counted(first.iteration, "iteration")
+            self._notify([f"{run_dir.shown(self.run)} is finished: all {done} are done"])
+            return None
+        if config.iterations < first.iteration:
+            raise ConfigError(
+                f"iterations = {config.iterations}: expected at least the {first.iteration} done; nothing was changed"
+            )
+        config = resolve(config)
+        if self.group.world > 1:
+            _require_parts(self.group, config)
+        return loading.as_data(config)
+
+    def restore(self, agent: Agent, config: RunConfig) -> dict[str, Any]:
+        """Give the agent the state that the run goes on from, and cut the run back to it; returns it as plain data."""
+        found = self._candidates.restore(agent)
+        run_config.write(self.run, run_config.encode(config))
+        # what lies behind the checkpoint has not happened
+        for name in (run_files.METRICS, run_files.EVALUATIONS):
+            MetricsFile.cut_back(self.run / name, found.iteration)
+        notices = self._opened.notices + loading.idle_notices(config, loading.keys_of(self._overrides))
+        others = found.tensors if self.group.world > 1 else {}
+        return {"tensors": others, "state": found.state.model_dump(), "notices": notices}
 
 
 def _require_device(run: Path, opened: run_dir.Opened, overrides: Sequence[str]) -> None:
@@ -195,7 +245,7 @@ def evaluate(
     run: Path,
     overrides: Sequence[str] = (),
     allow: Sequence[str] = (),
-    notify: Callable[[Sequence[str]], None] = lambda notices: None,
+    notify: Notify = lambda notices: None,
     *,
     iteration: int | None = None,
     tasks: Sequence[Task] | None = None,
@@ -220,7 +270,7 @@ def evaluate(
     changed = loading.differences(loading.as_data(config)["task"], loading.as_data(opened.config)["task"])
     notify(opened.notices + loading.idle_notices(config, loading.keys_of(overrides)))
     with build(config) as experiment, closing(Console(config.iterations)) as console:
-        experiment.agent.load_state(found.tensors)
+        restore(experiment.agent, found)
         if tasks is not None:
             _require_tasks(experiment.distribution, tasks)
         elif every_task:
@@ -234,22 +284,22 @@ def evaluate(
         "run": str(run),
         "task": config.task.name,
         "on": ", ".join(["held-out tasks" if tasks is None else "chosen tasks", *(f"task.{line}" for line in changed)]),
-        **found.state["counters"],
+        **found.state.counters.model_dump(),
         **curve.summary(config.seed),
     }
 
 
-def assemble(run: Path, experiment: Experiment, progress: Progress) -> Trainer:
-    """A run's trainer with everything that it uses."""
+def assemble(run: Path, experiment: Experiment, before: SavedState, saved: int) -> Trainer:
+    """A run's trainer with everything that it uses; ``before`` and ``saved`` as for :class:`Trainer`."""
     config = experiment.config
-    title = progress.title or run.parent.name
+    title = before.title or run.parent.name
     logger = (
-        Logger(run, config, name=title, run_id=progress.wandb_id, start=progress.iteration)
+        Logger(run, config, name=title, run_id=before.wandb_id, start=before.iteration)
         if experiment.ranks.first
         else SilentLogger()
     )
     evaluator = Evaluator(experiment.sampler, config.eval, seed=config.seed, on_part=logger.on_part)
-    return Trainer(run, experiment, evaluator, logger, progress)
+    return Trainer(run, experiment, evaluator, logger, before, saved)
 
 
 def _all_equally_often(size: int | None, least: int) -> int:
@@ -269,11 +319,12 @@ def _require_tasks(distribution: TaskDistribution, tasks: Sequence[Task]) -> Non
                 raise ConfigError(f"tasks: {error}") from error
 
 
-def _initial_parameters(config: RunConfig) -> dict[str, Any] | None:
-    """The parameters named by ``init_from``; read before anything is created."""
+def _initial(config: RunConfig) -> dict[str, Any] | None:
+    """The checkpoint named by ``init_from``, its tensors and its path; read before anything is created."""
     if config.init_from is None:
         return None
     source = Path(os.path.expanduser(config.init_from))
     if not run_files.is_run(source):
         raise CheckpointError(f"init_from = {config.init_from}: expected a run directory, found none there")
-    return dict(checkpoint.latest(run_dir.checkpoints(source)).tensors)
+    found = checkpoint.latest(run_dir.checkpoints(source))
+    return {"tensors": found.tensors, "path": str(found.path)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,10 @@ from metarl.config.naming import UNNAMED
 from metarl.errors import ConfigError
 from metarl.report.estimates import over_seeds
 from metarl.run import run_dir
+from metarl.run.restore import Notify
 from metarl.run.runs import evaluate
 from metarl.tasks import Task
 
-Notify = Callable[[Sequence[str]], None]
 SHARED = ("task", "on", "unit", "steps")  # what the results of all seeds have alike
 
 

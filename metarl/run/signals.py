@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import select
 import signal
 import sys
 import threading
@@ -12,11 +13,37 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 from metarl.errors import Interrupted
+from metarl.faults import FromOutsideError
+from metarl.monitor.patience import UnblockedStream
 
 INSISTENT = (signal.SIGINT, signal.SIGTERM)  # people and schedulers send these again where the first is not enough
 # Sent once, or again and again (SIGXCPU: every second), where a terminal closes or a scheduler's limit comes near.
 WARNINGS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+class Terminated(FromOutsideError):
+    """SIGTERM has come where no run was there to save anything."""
+
+
+@contextmanager
+def unwound_by_sigterm() -> Iterator[None]:
+    """In this context SIGTERM raises :class:`Terminated`, as Ctrl-C raises KeyboardInterrupt: what has been started is
+    ended, and temporary files go. A second one ends the process at once. Runs have :meth:`StopRequest.heard` within."""
+    here = threading.current_thread() is threading.main_thread()
+    if not here or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def end(signum: int, frame: FrameType | None) -> None:
+        signal.signal(signum, signal.SIG_DFL)
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class StopRequest:
@@ -46,7 +73,7 @@ class StopRequest:
             if self.signum is None:
                 self.signum = signum
                 again = "Ctrl-C again" if signum == signal.SIGINT else f"another {signal.Signals(signum).name}"
-                self._say(f"stopping after this iteration; {again} stops now, {loss()}")
+                self._say(f"stopping, as soon as the last whole iteration can be saved; {again} stops now, {loss()}")
             elif signum in INSISTENT:
                 self._say(f"ended at once by a second signal, {loss()}")
                 signal.signal(signum, signal.SIG_DFL)
@@ -81,6 +108,10 @@ def follow_parent(parent: int) -> None:
 
 
 def _say(text: str) -> None:
-    """A line on standard error, past Python's buffers, which a signal may find half-way through another line."""
-    with suppress(OSError):  # the terminal is gone
-        os.write(2, f"\n{text}\n".encode())
+    """A line on standard error, where a signal may have come half-way through another one."""
+    line = f"\n{text}\n"
+    if isinstance(sys.stderr, UnblockedStream):
+        sys.stderr.write(line)
+    elif select.select([], [2], [], 0)[1]:  # else it would wait for a reader
+        with suppress(OSError):  # the terminal is gone
+            os.write(2, line.encode())

@@ -7,7 +7,8 @@ import signal
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from metarl import run_files
 from metarl.config.loading import as_data
+from metarl.config.schema import RunConfig
 from metarl.errors import Interrupted, MetarlError, NumericError, StorageError
 from metarl.faults import explained
 from metarl.monitor.logger import Logger
@@ -25,45 +27,25 @@ from metarl.run.divergence import DivergenceBudget
 from metarl.run.evaluation import Evaluator
 from metarl.run.experiment import Experiment
 from metarl.run.interface import Interface
+from metarl.run.rejected_steps import RejectedSteps
+from metarl.run.saved_state import Counters, SavedState
 from metarl.run.signals import StopRequest
 from metarl.sampling.trial import TrainingTrial, training_tasks
-from metarl.storage import no_follow, replace_file
+from metarl.storage import no_follow, read_plain, replace_file
 from metarl.types import Metrics, Trajectory
 
 MAX_MISSED_SAVES = 3  # multiples of checkpoint.every that may pass without a checkpoint
 
 
-@dataclass
-class Progress:
-    """How far a run is, and what it has met on its way: the JSON part of its checkpoints."""
-
-    iteration: int = 0  # done
-    env_steps: int = 0
-    seconds: float = 0.0  # of training, evaluation and saving, before this process
-    faults: dict[str, int] = field(default_factory=dict)  # survived before this process, by kind
-    wandb_id: str | None = None
-    title: str | None = None  # what the run is called after
-    saved: int = -1  # the iteration of the newest checkpoint
-
-    @staticmethod
-    def from_state(state: dict[str, Any]) -> Progress:
-        """The progress that a checkpoint holds."""
-        known = {name: state[name] for name in ("seconds", "faults", "wandb_id", "title") if name in state}
-        return Progress(**state["counters"], **known, saved=state["counters"]["iteration"])
-
-    def state(self) -> dict[str, Any]:
-        """Itself as JSON data; the digest of a run covers ``counters`` alone."""
-        counters = {"iteration": self.iteration, "env_steps": self.env_steps}
-        return {
-            "counters": counters,
-            "faults": self.faults,
-            "seconds": self.seconds,
-            "wandb_id": self.wandb_id,
-            "title": self.title,
-        }
-
-
 OnIteration = Callable[[Metrics], bool | None]  # is shown an iteration's metrics; False stops the run behind it
+
+
+@dataclass(frozen=True)
+class _Boundary:
+    """The end of an iteration: what a checkpoint of it holds, and no later change of the agent changes."""
+
+    counters: Counters
+    tensors: dict[str, Tensor]
 
 
 class Trainer:
@@ -73,22 +55,26 @@ class Trainer:
     """
 
     def __init__(
-        self, run: Path, experiment: Experiment, evaluator: Evaluator, logger: Logger, progress: Progress
+        self, run: Path, experiment: Experiment, evaluator: Evaluator, logger: Logger, before: SavedState, saved: int
     ) -> None:
+        """Go on from what there was ``before``, of which iteration ``saved`` has a checkpoint; -1: none has."""
         self.on_iteration: OnIteration | None = None
         self.run, self.experiment, self.config = run, experiment, experiment.config
         self.evaluator, self.logger = evaluator, logger
-        self.iteration, self.env_steps = progress.iteration, progress.env_steps
-        self._before = progress
+        self.iteration, self.env_steps = before.counters.iteration, before.counters.env_steps
+        self._before = before
         self._started = time.monotonic()
-        self._saved = progress.saved
+        self._saved = saved
+        self._begun: _Boundary | None = None  # where the latest iteration began
+        self._folder: run_dir.HeldFolder | None = None  # while the run goes on; the first rank's alone
+        self._rejected = RejectedSteps(before.rejected_steps, notify=self._notice)
         self.ranks = experiment.ranks
         self._evaluated = self.ranks.by_first(lambda: _last_evaluation(run))
         self._divergences = DivergenceBudget(self.config.sampler.max_diverged)
         self._stop = StopRequest(quiet=not self.ranks.first)
         self._agreement = Agreement(self.ranks, logger.message)
-        experiment.executor.interrupt = self._look_around
-        experiment.sampler.notify = lambda text: logger.message(f"notice: {text}")
+        experiment.executor.interrupt = experiment.agent.interrupt = self._look_around
+        experiment.sampler.notify = self._notice
 
     def run_to_end(self) -> None:
         """Iterate, evaluate and save until the configured end, the time limit or a signal.
@@ -96,6 +82,16 @@ class Trainer:
         Whatever ends it earlier, the last complete iteration is saved first. What is no MetarlError becomes one; its
         traceback is written to the run.
         """
+        try:
+            if not self.ranks.first:
+                return self._run_and_save()
+            with closing(run_dir.HeldFolder(self.run)) as self._folder:
+                self._run_and_save()
+        finally:
+            self._folder = None
+            self.logger.close()
+
+    def _run_and_save(self) -> None:
         try:
             with self._stop.heard(self._loss):
                 self._loop()
@@ -111,8 +107,6 @@ class Trainer:
             told = type(told)(f"{told}, after iteration {self.iteration}{self._keep_traceback(error)}")
             self._save_before(told)
             raise told from error
-        finally:
-            self.logger.close()
 
     def _loop(self) -> None:
         if self._evaluation_is_due():  # a stop came between the iteration and its evaluation
@@ -121,6 +115,8 @@ class Trainer:
             metrics = self.iterate()
             metrics = {"iteration": self.iteration, "env_steps": self.env_steps, **metrics}
             self.logger.log(metrics)
+            self._rejected.count(metrics)
+            self._require_folder()
             if self._evaluation_is_due():
                 self.evaluate()
             if self._is_told_to_stop(metrics) and not self._finished():
@@ -154,7 +150,7 @@ class Trainer:
             self.logger.message(f"curves:  {run_dir.shown(picture)}")
             videos = sorted((self.run / run_files.VIDEOS).glob("*.mp4"))
             checkpoint_folder = run_dir.checkpoints(self.run) / str(self.iteration)
-            self.logger.results(json.loads(summary.read_bytes()), picture, videos, checkpoint_folder)
+            self.logger.results(json.loads(read_plain(summary)), picture, videos, checkpoint_folder)
         except Exception as error:
             what = str(error) if isinstance(error, MetarlError) else f"{type(error).__name__}: {error}"
             self.logger.message(f"warning: the run is complete, but its report could not be written: {what}")
@@ -166,6 +162,7 @@ class Trainer:
             NumericError: something is not finite; what it was computed from is written to the run.
         """
         config, experiment = self.config, self.experiment
+        self._begun = self._boundary()
         started, sampled_before, together_before = time.monotonic(), experiment.sampler.seconds, self.ranks.seconds
         # K+1 phases of data, and the meta-update
         where = {"seed": config.seed, "iteration": self.iteration}
@@ -175,7 +172,8 @@ class Trainer:
             adapted = trial.run()
             self._divergences.spend(trial.phases)
             self._agreement.to_go_on(self._stop.signum)
-            metrics = self._learn(trial, adapted)
+            metrics = trial.learn(adapted)
+            self._agreement.on_state(experiment.agent, experiment.executor.faults)
         except NumericError as error:
             raise NumericError(f"{error}{self._keep_offending(trial.phases)}") from error
         # from here on the iteration counts
@@ -202,6 +200,7 @@ class Trainer:
         self._evaluated = self.iteration
 
     def _keep_evaluation(self, record: dict[str, Any]) -> None:
+        self._require_folder()
         path = self.run / run_files.EVALUATIONS
         records = [before for before in MetricsFile.read(path) if before["iteration"] < self.iteration]
         try:
@@ -211,30 +210,35 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint of the current boundary, unless it is there already, or for another rank to write."""
-        if self._saved == self.iteration or not self.ranks.first:
-            return
-        now = replace(
-            self._before,
-            iteration=self.iteration,
-            env_steps=self.env_steps,
+        if self._saved != self.iteration and self.ranks.first:
+            self._require_folder()
+            # where an iteration has begun and is not over, the agent may be half changed
+            begun = self._begun
+            self._write(begun if begun and begun.counters.iteration == self.iteration else self._boundary())
+
+    def _boundary(self) -> _Boundary:
+        """A copy of what there is now, at the end of an iteration."""
+        tensors = {name: tensor.clone() for name, tensor in self.experiment.agent.state().items()}
+        return _Boundary(Counters(iteration=self.iteration, env_steps=self.env_steps), tensors)
+
+    def _write(self, boundary: _Boundary) -> None:
+        """Write a checkpoint."""
+        state = SavedState(
+            counters=boundary.counters,
             seconds=self._seconds(),
             faults=self._faults(),
+            rejected_steps=self._rejected.in_a_row,
             wandb_id=self.logger.run_id,
+            title=self._before.title,
+            config=as_data(self.config),
+            interface=Interface.of(self.experiment.distribution).state(),
+            nodes=self.experiment.executor.nodes,
         )
-        folder, keep = run_dir.checkpoints(self.run), self.config.checkpoint.keep
-        state = {
-            **now.state(),
-            "config": as_data(self.config),  # its copy, for when the run's own is lost
-            "interface": Interface.of(self.experiment.distribution).state(),
-            "nodes": self.experiment.executor.nodes,
-        }
-        checkpoint.save(folder, self.iteration, self.experiment.agent.state(), state, keep=keep)
-        self._saved = self.iteration
+        checkpoint.save(run_dir.checkpoints(self.run), boundary.tensors, state, keep=self.config.checkpoint.keep)
+        self._saved = boundary.counters.iteration
 
     def _finished(self) -> bool:
-        """Whether the last iteration is done: by their number, or by the environment steps they took."""
-        limit = self.config.env_steps
-        return self.iteration >= self.config.iterations or (limit is not None and self.env_steps >= limit)
+        return is_finished(self.config, Counters(iteration=self.iteration, env_steps=self.env_steps))
 
     def _evaluation_is_due(self) -> bool:
         """Whether a multiple of ``eval.every`` has passed since the last evaluation; the final one comes behind all."""
@@ -247,19 +251,6 @@ class Trainer:
         """How many multiples of ``checkpoint.every`` have passed since the newest checkpoint."""
         every = self.config.checkpoint.every
         return self.iteration // every - max(self._saved, 0) // every
-
-    def _learn(self, trial: TrainingTrial, adapted: Tensor) -> Metrics:
-        """The meta-update, the same on all ranks; where anything ends it half-way, the agent is as it was before."""
-        agent = self.experiment.agent
-        before = {name: tensor.clone() for name, tensor in agent.state().items()}
-        try:
-            metrics = trial.learn(adapted)
-            self._agreement.on_state(agent, self.experiment.executor.faults)
-        except BaseException as error:
-            traceback.clear_frames(error.__traceback__)  # they hold what filled the memory, where that ran out
-            agent.load_state(before)
-            raise
-        return metrics
 
     def _keep_offending(self, batches: Sequence[Trajectory]) -> str:
         """Write the phases of a failed iteration beside the checkpoints; returns what to tell about it."""
@@ -276,6 +267,7 @@ class Trainer:
     def _try_to_save(self) -> None:
         """Save; a failure is passed over with a message, as the next iteration tries again and there is an older
         checkpoint, until three multiples of ``checkpoint.every`` are without one."""
+        self._require_folder()
         try:
             self.save()
         except StorageError as error:
@@ -290,15 +282,37 @@ class Trainer:
             StorageError: it cannot be saved; says both.
         """
         try:
-            self.save()
+            if self._folder is not None and self._folder.follow():
+                self.run = self._folder.path
+            self._save_what_there_is()
         except StorageError as failed:
             if failed is error or str(failed) == str(error):
                 return
             raise StorageError(f"{error}\nand then iteration {self.iteration} was not saved: {failed}") from error
         if isinstance(error, Interrupted):
-            self.logger.message(f"saved at iteration {self.iteration}; {self._go_on()}")
+            self.logger.message(f"saved at iteration {self._saved}; {self._go_on()}")
         else:
             self.logger.message(f"failed after iteration {self.iteration}; the run is in {run_dir.shown(self.run)}")
+
+    def _save_what_there_is(self) -> None:
+        """Save the last boundary; where the agent does not give its state, the one before."""
+        try:
+            self.save()
+        except MetarlError:
+            raise
+        except BaseException as failed:
+            self.logger.message(f"iteration {self.iteration} was not saved: {explained(failed)}")
+            if self._begun is not None and self._begun.counters.iteration > self._saved and self.ranks.first:
+                self._write(self._begun)
+
+    def _require_folder(self) -> None:
+        """Raises StorageError where the run's folder has been moved or deleted; ``run`` is where it is from then on."""
+        if self._folder is not None and self._folder.follow():
+            before, self.run = self.run, self._folder.path
+            raise StorageError(
+                f"{before} was moved to {self.run} while it was training; "
+                f"iteration {self.iteration} is saved there, to go on from with: metarl resume {self.run}"
+            )
 
     def _keep_traceback(self, error: BaseException) -> str:
         """Add an exception's traceback to the run's file of them; returns what to tell about it."""
@@ -312,6 +326,9 @@ class Trainer:
         except OSError as failed:
             return f"; its traceback could not be written ({failed}):\n{story}"
         return f"; its traceback is in {path}"
+
+    def _notice(self, text: str) -> None:
+        self.logger.message(f"notice: {text}")
 
     def _go_on(self) -> str:
         return f"go on with: metarl resume {run_dir.shown(self.run)}"
@@ -336,6 +353,12 @@ class Trainer:
         """Raise what ends this rank's sampling: a signal, or the failure of another rank."""
         self._stop.raise_if_made()
         self.ranks.raise_if_another_failed()
+
+
+def is_finished(config: RunConfig, counters: Counters) -> bool:
+    """Whether the last iteration is done: by their number, or by the environment steps they took."""
+    limit = config.env_steps
+    return counters.iteration >= config.iterations or (limit is not None and counters.env_steps >= limit)
 
 
 def _last_evaluation(run: Path) -> int:

@@ -25,6 +25,7 @@ from metarl.errors import ConfigError, MetarlError
 from metarl.monitor.curve_text import counted
 from metarl.report.files import write_files
 from metarl.run import checkpoint, run_dir
+from metarl.storage import read_plain
 from metarl.studies import jobs, sweep
 from metarl.studies.grid import Setting
 from metarl.studies.jobs import Failure, Job
@@ -184,7 +185,7 @@ def _queued(submitit: Any, out: Path, todo: Sequence[Job]) -> set[str]:
     known: dict[str, tuple[Any, float]] = {}
     for job in todo:
         with suppress(OSError, ValueError, KeyError, TypeError):
-            found = json.loads((out / str(job.entry) / RECORD).read_bytes())
+            found = json.loads(read_plain(out / str(job.entry) / RECORD))
             known[str(job.entry)] = kind(out.absolute() / FOLDER, str(found["job_id"])), float(found["submitted"])
     queued = set()
     for name, (job, submitted) in known.items():

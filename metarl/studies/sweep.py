@@ -26,7 +26,7 @@ from metarl.monitor.console import duration
 from metarl.monitor.curve_text import counted
 from metarl.parallel import available_cores
 from metarl.run import memory, run_dir
-from metarl.storage import expect_plain, no_follow
+from metarl.storage import expect_plain, no_follow, plain
 from metarl.studies import grid, jobs
 from metarl.studies.grid import Setting
 from metarl.studies.jobs import Failure, Job
@@ -358,7 +358,7 @@ def open_log(folder: Path) -> IO[bytes]:
 def log_lines(folder: Path, start: int = 0) -> list[str]:
     """The lines of a run's log from a byte on, without empty ones."""
     try:
-        with open(folder / LOG, "rb") as file:
+        with open(folder / LOG, "rb", opener=plain) as file:
             file.seek(start)
             text = file.read().decode("utf-8", errors="replace")
     except OSError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import Any, Protocol
 
-from metarl.faults import UNEXPECTED
+from metarl.faults import PASSES
 
 
 class Closable(Protocol):
@@ -19,5 +19,7 @@ def close_quietly(env: Closable) -> None:
     """Close an environment; where its own ``close`` raises, that is a warning: the work is done by then."""
     try:
         env.close()
-    except UNEXPECTED as error:
+    except PASSES:
+        raise
+    except BaseException as error:
         warnings.warn(f"closing {env} raised {type(error).__name__}: {error}", RuntimeWarning, stacklevel=2)

@@ -12,7 +12,7 @@ import numpy as np
 
 from metarl.config import lineage, loading, lookup, messages, strict_yaml
 from metarl.errors import ConfigError, MetarlError, WorkerError
-from metarl.faults import UNEXPECTED
+from metarl.faults import PASSES, RaisedBelowError, sentence
 from metarl.spaces import Space
 from metarl.tasks.distribution import TaskDistribution
 
@@ -38,16 +38,18 @@ def build(name: str, overrides: Sequence[str] = (), allow: Sequence[str] = ()) -
         family = lookup.task_distribution(name, allow)
     except ConfigError as error:
         raise ConfigError(f"{name!r}: {error}") from error
-    except UNEXPECTED as error:
+    except PASSES:
+        raise
+    except BaseException as error:
         raise WorkerError(f"importing {name} failed: {explain(error)}") from error
     validated = lineage.checked({**given, "name": name}, family.config_class, prefix="task.")
     lookup.require_allowed(validated, allow)
     try:
         made: TaskDistribution = family(validated)
         return made
-    except MetarlError:
+    except (MetarlError, *PASSES):
         raise
-    except UNEXPECTED as error:
+    except BaseException as error:
         raise WorkerError(f"building {family.__name__} failed: {explain(error)}") from error
 
 
@@ -75,9 +77,10 @@ def explain(error: BaseException) -> str:
     """An exception in one line, with the file and line that raised it; an error of ours says all in its message."""
     if isinstance(error, MetarlError):
         return " ".join(str(error).split())
-    frames = traceback.extract_tb(error.__traceback__)
+    raised = error.__cause__ if isinstance(error, RaisedBelowError) and error.__cause__ is not None else error
+    frames = traceback.extract_tb(raised.__traceback__)
     place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"
+    return sentence(error) + place
 
 
 def _describe(name: str) -> dict[str, Any]:
@@ -96,5 +99,7 @@ def _describe(name: str) -> dict[str, Any]:
         spaces = distribution.spaces
         space_words = {"observation": describe_space(spaces.observation), "action": describe_space(spaces.action)}
         return row | space_words | {"train": distribution.size("train"), "test": distribution.size("test")}
-    except UNEXPECTED as error:  # one broken family must not hide the others
+    except PASSES:
+        raise
+    except BaseException as error:  # one broken family must not hide the others
         return {"problem": " ".join(str(error).split()) or type(error).__name__}

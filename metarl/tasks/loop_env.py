@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from metarl.config.schema import TaskConfig
 from metarl.errors import ConfigError, EnvError, MetarlError, NumericError
-from metarl.faults import RaisedBelowError, sentence
+from metarl.faults import PASSES, RaisedBelowError, end_child, sentence
 from metarl.spaces import Space, SpaceSpec
 from metarl.tasks.answers import read_reset, read_step, read_success
 from metarl.tasks.closing import close_quietly
@@ -116,7 +116,9 @@ class LoopEnv(VectorTaskEnv):
                 env.unwrapped.set_task(copy.deepcopy(dict(task)))  # type: ignore[attr-defined]
             except ValueError as error:
                 raise ValueError(f"{error} (lane {lane}, task {dict(task)})") from error
-            except Exception as error:
+            except PASSES:
+                raise
+            except BaseException as error:
                 raise self._failure(lane, "taking its task", error) from error
             self._check_spaces(lane, env)
             self.render_fps = float(env.metadata.get("render_fps") or VectorTaskEnv.render_fps)
@@ -158,7 +160,9 @@ class LoopEnv(VectorTaskEnv):
                 unstable.require_contacts()
                 self._require_same_spaces(lane, env)
                 self._obs[lane] = read_reset(self._checked[lane][0], answer)
-            except Exception as error:
+            except PASSES:
+                raise
+            except BaseException as error:
                 raise self._failure(lane, "reset", error) from error
             if self._success is not None:
                 self._success[lane] = False
@@ -180,7 +184,9 @@ class LoopEnv(VectorTaskEnv):
                     unstable.require_contacts()
                     self._diverged[lane] = unstable.any_new()
                 success = self._success is not None and read_success(info, SUCCESS_KEYS)
-            except Exception as error:
+            except PASSES:
+                raise
+            except BaseException as error:
                 raise self._failure(lane, f"step {self._elapsed[lane] + 1} of its episode", error) from error
             if truncated:
                 self._truncated[lane] = True
@@ -207,7 +213,9 @@ class LoopEnv(VectorTaskEnv):
                 picture: Any = env.render()
         except gymnasium.error.DependencyNotInstalled as error:
             raise ConfigError(f"{env} cannot be drawn: {sentence(error)}") from error
-        except Exception as error:
+        except PASSES:
+            raise
+        except BaseException as error:
             raise self._failure(lane, "drawing it", error) from error
         is_picture = isinstance(picture, np.ndarray) and picture.ndim == 3 and picture.shape[2] == 3
         if not is_picture or picture.dtype != np.uint8:
@@ -216,8 +224,9 @@ class LoopEnv(VectorTaskEnv):
         frame: Frame = picture.copy()
         return frame
 
-    def _failure(self, lane: int, when: str, error: Exception) -> Exception:
+    def _failure(self, lane: int, when: str, error: BaseException) -> Exception:
         """What to raise for an environment's own exception; the environment is not used again."""
+        end_child(error)  # which must not close what its parent has open
         env, self._envs[lane] = self._envs[lane], None
         where = f"at {when}, in lane {lane} with task {dict(self._tasks[lane])}"
         if env is not None:

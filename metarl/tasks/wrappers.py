@@ -10,6 +10,7 @@ import numpy as np
 from gymnasium.spaces import Box, Dict
 
 from metarl.errors import ConfigError, nearest
+from metarl.faults import PASSES
 from metarl.tasks.loop_env import Env, not_numbers
 from metarl.tasks.vector_env import Floats
 
@@ -59,7 +60,9 @@ class Wrappers(NamedTuple):
             given = {key: _tuples(value) for key, value in arguments.items()}
             try:
                 env = getattr(gymnasium.wrappers, name)(env, **given)
-            except Exception as error:
+            except PASSES:
+                raise
+            except BaseException as error:
                 text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
                 raise ConfigError(
                     f"the wrapper {name} cannot be put around an environment with observations "

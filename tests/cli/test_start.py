@@ -5,8 +5,10 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import tiny_runs
 from tiny_runs import POINT
 
 from metarl import cli
@@ -43,6 +45,21 @@ def test_one_core_imports_torch_once() -> None:
     arguments = ["train", POINT, "iterations=none"]
     done = subprocess.run([sys.executable, "-c", PROGRAM % 1, *arguments], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, ""), done.stderr
+
+
+def test_sigterm_while_the_command_starts_leaves_no_process_and_no_temporary_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As soon as there is a fork server, which imports torch for seconds."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    start = "import sys\nfrom metarl import cli\ncli.commands.available_cores = lambda: 2\n"
+    process = tiny_runs.start("-c", f"{start}sys.exit(cli.main(sys.argv[1:]))", "train", POINT, "sampler.workers=2")
+    while len(family := tiny_runs.family(process)) < 2:  # and a resource tracker
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate()[1] == "terminated\n" and process.returncode == 143
+    assert tiny_runs.all_gone(family)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_refused_configuration_leaves_no_process_behind() -> None:

@@ -441,3 +441,39 @@ def test_a_key_that_is_set_and_changes_nothing_is_named(given: tuple[str, ...]) 
 @pytest.mark.parametrize("name", lookup.available("configs"))
 def test_all_that_a_shipped_configuration_sets_has_an_effect(name: str) -> None:
     assert loading.load(name).notices == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["agent=[]"], "agent = []: expected a section whose name is one of "),
+        (["agent=null"], "missing key agent.name: expected one of "),
+        (["agent=[]", "agent.inner_lr=0.1"], "agent: given as a value and, with agent.inner_lr, as a section"),
+        (["agent.inner_lr=0.1", "agent=3"], "agent = 3: expected a section whose name is one of "),
+        (["task=3"], "task = 3: expected a section whose name is one of "),
+        (["task=[1]"], "task = [1]: expected a section whose name is one of "),
+        (["sampler=[1]"], "sampler = [1]: expected a section with keys "),
+        (["sampler=null", "sampler.workers=0"], "sampler: given as a value and, with sampler.workers, as a section"),
+        (["eval=text"], 'eval = "text": expected a section with keys '),
+        (["agent.hidden_sizes.first=3"], "agent.hidden_sizes = "),
+    ],
+    ids=str,
+)
+def test_what_stands_where_a_section_belongs_is_refused_in_words(overrides: list[str], words: str) -> None:
+    """On the command line, and in a file likewise."""
+    with pytest.raises(ConfigError) as refusal:
+        loading.load("maml_trpo_point", overrides)
+    assert any(line.startswith(words) for line in str(refusal.value).splitlines()), str(refusal.value)
+
+
+@pytest.mark.parametrize("section", ["task", "agent", "sampler", "wandb"])
+@pytest.mark.parametrize("value", ["[]", "[1]", "3", "text", "null"])
+def test_a_file_with_something_else_than_a_section_is_refused_in_words(
+    section: str, value: str, tmp_path: Path
+) -> None:
+    numbers = {"iterations": "1", "meta_batch_size": "2", "rollouts_per_task": "2"}
+    given = {"task": "{name: point}", "agent": "{name: maml_trpo}", **numbers, section: value}
+    text = "".join(f"{key}: {content}\n" for key, content in given.items())
+    (tmp_path / "odd.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=section):
+        loading.load(str(tmp_path / "odd.yaml"))

@@ -82,7 +82,7 @@ def parameters(run: Path) -> dict[str, Tensor]:
 
 def saved_state(run: Path) -> dict[str, Any]:
     """The JSON part of a run's newest checkpoint."""
-    return checkpoint.latest(run_dir.checkpoints(run)).state
+    return checkpoint.latest(run_dir.checkpoints(run)).state.model_dump()
 
 
 def lines(file: Path) -> list[dict[str, Any]]:
@@ -176,11 +176,11 @@ def send_self(signum: signal.Signals) -> Callable[[], None]:
     return lambda: os.kill(os.getpid(), signum)
 
 
-def start(*command: object) -> subprocess.Popen[str]:
-    """A Python program that finds metarl, installed or not."""
+def start(*command: object, into: int = subprocess.PIPE) -> subprocess.Popen[str]:
+    """A Python program that finds metarl, installed or not; its output goes ``into`` a descriptor, or pipes."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     argv = [sys.executable, *map(str, command)]
-    return subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(argv, env=environment, stdout=into, stderr=into, text=True)
 
 
 def wait_for_iteration(root: Path, iteration: int, process: subprocess.Popen[str], seconds: float = 200) -> Path:

@@ -16,9 +16,15 @@ import torch
 
 from metarl.errors import CheckpointError, StorageError
 from metarl.run import checkpoint
+from metarl.run.saved_state import Counters, SavedState
 
-STATE = {"counters": {"iteration": 3, "env_steps": 300}, "rng": 2**127 + 1, "lr": 0.1}
 FILES = ["agent.safetensors", "state.json", "manifest.json"]
+
+
+def state(iteration: int, **more: object) -> SavedState:
+    """With keys beside the known ones, as a newer version may have them."""
+    counters = Counters(iteration=iteration, env_steps=100 * iteration)
+    return SavedState(counters=counters, rng=2**127 + 1, lr=0.1, number=iteration, **more)
 
 
 def tensors(iteration: int, size: int = 5) -> dict[str, torch.Tensor]:
@@ -28,7 +34,7 @@ def tensors(iteration: int, size: int = 5) -> dict[str, torch.Tensor]:
 
 
 def save(directory: Path, iteration: int, keep: int = 3) -> Path:
-    return checkpoint.save(directory, iteration, tensors(iteration), {**STATE, "number": iteration}, keep=keep)
+    return checkpoint.save(directory, tensors(iteration), state(iteration), keep=keep)
 
 
 def names(directory: Path) -> list[str]:
@@ -38,10 +44,10 @@ def names(directory: Path) -> list[str]:
 def test_round_trip_is_exact(tmp_path):
     special = torch.tensor([float("nan"), float("inf"), -0.0], dtype=torch.float64)
     given = {**tensors(3), "special": special, "half": torch.ones(2, 3, dtype=torch.bfloat16).t()}
-    path = checkpoint.save(tmp_path / "a" / "b", 3, given, STATE, keep=1)
+    path = checkpoint.save(tmp_path / "a" / "b", given, state(3), keep=1)
     assert path == tmp_path / "a" / "b" / "3" and names(path) == sorted(FILES)
     loaded = checkpoint.load(path)
-    assert loaded.iteration == 3 and loaded.state == STATE and set(loaded.tensors) == set(given)
+    assert loaded.iteration == 3 and loaded.state == state(3) and set(loaded.tensors) == set(given)
     for name, tensor in given.items():
         assert loaded.tensors[name].dtype == tensor.dtype and loaded.tensors[name].shape == tensor.shape
         assert torch.equal(loaded.tensors[name].isnan(), tensor.isnan())
@@ -84,9 +90,9 @@ def test_pruning_leaves_later_and_damaged_checkpoints(tmp_path):
 
 def test_the_same_iteration_is_replaced_whole(tmp_path):
     save(tmp_path, 5)
-    checkpoint.save(tmp_path, 5, {"other": torch.ones(1)}, {"new": True}, keep=3)
+    checkpoint.save(tmp_path, {"other": torch.ones(1)}, state(5, new=True), keep=3)
     loaded = checkpoint.latest(tmp_path)
-    assert loaded.state == {"new": True} and list(loaded.tensors) == ["other"]
+    assert loaded.state == state(5, new=True) and list(loaded.tensors) == ["other"]
     assert names(tmp_path) == ["5"]
 
 
@@ -125,7 +131,7 @@ def test_every_flipped_byte_is_found(tmp_path, name):
 def test_a_damaged_file_is_named_with_expected_and_actual_sum(tmp_path):
     path = save(tmp_path, 2) / "state.json"
     expected = json.loads((path.parent / "manifest.json").read_text())["files"]["state.json"]["sha256"]
-    path.write_bytes(path.read_bytes().replace(b"300", b"301"))
+    path.write_bytes(path.read_bytes().replace(b"200", b"201"))
     with pytest.raises(
         CheckpointError, match=rf"2/state\.json: damaged: expected sha256 {expected}, got [0-9a-f]{{64}}"
     ):
@@ -155,9 +161,10 @@ def test_other_formats_and_nonsense_are_refused(tmp_path):
     good = (path / "manifest.json").read_bytes()
     entries = json.loads(good)["files"]
     for changes, message in [
-        ({"format_version": 2}, "format_version <= 1, got 2; upgrade"),
+        ({"format_version": 2}, r"made by a newer metarl \(format 2, this one reads up to 1\): upgrade"),
         ({"format_version": 0}, r"format_version 1\.\.1, got 0"),
         ({"format_version": None}, "got None"),
+        ({"format_version": True}, "got True"),
         ({"iteration": 3}, "iteration of 2, got 3"),
         ({"files": []}, "expected size and sha256"),
         ({"files": {**entries, "../../x": entries["state.json"]}}, "expected size and sha256"),
@@ -213,7 +220,8 @@ def test_latest_names_the_damaged_one_and_the_valid_older_one(tmp_path):
         save(tmp_path, iteration)
     for iteration in (2, 3):
         os.truncate(tmp_path / str(iteration) / "agent.safetensors", 10)
-    with pytest.raises(CheckpointError, match=rf"{tmp_path}/3/agent.*delete {tmp_path}/3 to go on from {tmp_path}/1,"):
+    auto = rf"`metarl resume {tmp_path.parent} --auto` goes on from {tmp_path}/1, which is valid"
+    with pytest.raises(CheckpointError, match=rf"{tmp_path}/3/agent.*{auto}"):
         checkpoint.latest(tmp_path)
     (tmp_path / "1" / "state.json").unlink()
     with pytest.raises(CheckpointError, match="no older one is valid"):
@@ -222,9 +230,9 @@ def test_latest_names_the_damaged_one_and_the_valid_older_one(tmp_path):
 
 
 def test_arguments_are_checked_before_anything_is_written(tmp_path):
-    for iteration, keep, state in [(-1, 1, {}), (1, 0, {}), (1, 1, {"x": float("nan")}), (1, 1, {"x": np.zeros(2)})]:
+    for keep, more in [(0, {}), (1, {"x": float("nan")}), (1, {"x": np.zeros(2)}), (1, {"x": "a" * (64 << 20)})]:
         with pytest.raises(ValueError, match="expected"):
-            checkpoint.save(tmp_path / "new", iteration, {}, state, keep=keep)
+            checkpoint.save(tmp_path / "new", {}, state(1, **more), keep=keep)
     assert not (tmp_path / "new").exists()
 
 
@@ -236,7 +244,7 @@ def test_a_full_disk_leaves_the_older_checkpoints(tmp_path):
     )  # files cannot grow beyond: EFBIG, where a full disk has ENOSPC
     try:
         with pytest.raises(StorageError, match=rf"cannot write checkpoint {tmp_path}/2.*older ones are untouched"):
-            checkpoint.save(tmp_path, 2, {"theta": torch.zeros(100_000)}, STATE, keep=1)
+            checkpoint.save(tmp_path, {"theta": torch.zeros(100_000)}, state(2), keep=1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert names(tmp_path) == ["1"] and checkpoint.latest(tmp_path).iteration == 1
@@ -268,8 +276,8 @@ def save_forever(directory: Path, ready: "multiprocessing.connection.Connection"
     ready.send(iteration)
     while True:
         iteration += 1
-        checkpoint.save(directory, iteration, tensors(iteration, 50_000), {"number": iteration}, keep=keep)
-        checkpoint.save(directory, iteration, tensors(iteration, 50_000), {"number": iteration}, keep=keep)  # replaced
+        checkpoint.save(directory, tensors(iteration, 50_000), state(iteration), keep=keep)
+        checkpoint.save(directory, tensors(iteration, 50_000), state(iteration), keep=keep)  # replaced
 
 
 def all_load(directory: Path) -> bool:
@@ -316,7 +324,7 @@ def test_killed_before_any_step_of_a_save_the_newest_still_loads(tmp_path):
         child.start()
         child.join()
         loaded = checkpoint.latest(tmp_path)
-        assert loaded.iteration == 2 and loaded.state["number"] == 2, f"step {step}"
+        assert loaded.iteration == 2 and loaded.state.number == 2, f"step {step}"
         assert all_load(tmp_path)
         if child.exitcode == 0:
             break
@@ -338,7 +346,7 @@ def test_killed_at_random_moments_every_load_succeeds(tmp_path):
         os.kill(child.pid, signal.SIGKILL)
         child.join()
         loaded = checkpoint.latest(tmp_path)
-        assert loaded.iteration >= last and loaded.state["number"] == loaded.iteration
+        assert loaded.iteration >= last and loaded.state.number == loaded.iteration
         assert loaded.tensors["count"].item() == loaded.iteration
         assert all_load(tmp_path)
         last = loaded.iteration
@@ -376,7 +384,7 @@ def test_reading_beside_a_process_that_keeps_one_checkpoint(tmp_path):
         end, reads, last = time.monotonic() + 2.0, 0, 0
         while time.monotonic() < end:
             found = checkpoint.latest(tmp_path)
-            assert found.state["number"] == found.iteration >= last
+            assert found.state.number == found.iteration >= last
             reads, last = reads + 1, found.iteration
     finally:
         child.kill()

@@ -57,8 +57,8 @@ def made_on(device: str, run: Path) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         have(patch, 8)
         run_config.write(run, run_config.encode(config))
-    state = {**newest.state, "config": loading.as_data(config)}
-    checkpoint.save(run_dir.checkpoints(run), newest.iteration, newest.tensors, state, keep=3)
+    state = newest.state.model_copy(update={"config": loading.as_data(config)})
+    checkpoint.save(run_dir.checkpoints(run), newest.tensors, state, keep=3)
     return run
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
 import threading
 from multiprocessing import forkserver
@@ -13,7 +14,7 @@ from typing import Any
 import faulty_envs
 import pytest
 from faulty_envs import LOG, Forks, SampleFails, opened_and_closed
-from tiny_runs import POINT, metarl, only_run, overrides, saved_state, start, training
+from tiny_runs import POINT, metarl, on_call, only_run, overrides, saved_state, start, training, tree
 
 from metarl.agents.maml_trpo import MAMLTRPO
 from metarl.config import loading
@@ -74,6 +75,90 @@ def test_a_fault_in_the_users_code_saves_and_names_its_line(
     assert run_dir.digest(run) == run_dir.digest(undisturbed(tmp_path / "good", 5))
 
 
+class PanicError(BaseException):
+    """As of a library in Rust, or of a test framework: no Exception."""
+
+
+PLACES = [  # method of an agent, its call that raises, and the iterations that are saved then
+    ("adapt", 3, 2),
+    ("meta_update", 3, 2),
+    ("policy", 20, None),
+    ("state", 5, 2),  # asked for before the run, for its start, and where each iteration begins
+]
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), GeneratorExit(), PanicError("lost")], ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize(("method", "call", "saved"), PLACES, ids=[place[0] for place in PLACES])
+def test_whatever_an_agent_raises_wherever_the_run_ends_with_5_and_is_saved(
+    method: str,
+    call: int,
+    saved: int | None,
+    error: BaseException,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail() -> None:
+        raise error
+
+    on_call(monkeypatch, MAMLTRPO, method, call, fail)
+    assert metarl("train", POINT, *overrides(tmp_path, "checkpoint.every=100", "eval.every=null")) == 5
+    said = capsys.readouterr().err
+    assert f"error: {type(error).__name__}" in said and f" at {__file__}:" in said and "Traceback" not in said
+    run = only_run(tmp_path)
+    done = saved_state(run)["counters"]["iteration"]
+    assert done == saved if saved is not None else done > 0
+    assert "in fail\n    raise error" in (run / "errors.log").read_text()
+
+
+def test_an_agent_that_no_longer_gives_its_state_is_saved_as_the_last_iteration_found_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state, calls = MAMLTRPO.state, iter(range(100))
+
+    def no_longer(self: MAMLTRPO) -> Any:  # asked for before the run, for its start, and where each iteration begins
+        if next(calls) >= 4:
+            raise SystemExit(1)
+        return state(self)
+
+    monkeypatch.setattr(MAMLTRPO, "state", no_longer)
+    assert metarl("train", POINT, *overrides(tmp_path, "checkpoint.every=100", "eval.every=null")) == 5
+    assert "iteration 2 was not saved: SystemExit: 1" in capsys.readouterr().err
+    assert saved_state(only_run(tmp_path))["counters"]["iteration"] == 1
+
+
+@pytest.mark.parametrize("method", ["load_state", "state"])
+def test_an_agent_that_cannot_take_over_a_checkpoint_leaves_the_run_as_it_was(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert metarl("train", POINT, *overrides(tmp_path, "iterations=1", "eval.every=null")) == 0
+    run = only_run(tmp_path)
+    before = tree(run)
+
+    def fail(*args: Any) -> None:
+        raise SystemExit(0)
+
+    monkeypatch.setattr(MAMLTRPO, method, fail)
+    assert metarl("resume", run, "iterations=2") == 5
+    assert f"error: SystemExit: 0 (an environment, a family or an agent must not end the program) at {__file__}:" in (
+        capsys.readouterr().err
+    )
+    assert tree(run) | {"lock": ""} == before | {"lock": ""}
+
+
+@pytest.mark.parametrize("method", ["__init__", "state", "policy"])
+def test_an_agent_that_ends_the_program_when_it_is_made_leaves_nothing(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise SystemExit(0)
+
+    monkeypatch.setattr(MAMLTRPO, method, fail)
+    assert metarl("train", POINT, *overrides(tmp_path)) == 5
+    assert f" at {__file__}:" in capsys.readouterr().err.splitlines()[-1]
+    assert not any(tmp_path.rglob("*"))
+
+
 def test_a_keyboard_interrupt_that_passes_by_the_runs_own_signals_saves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -123,9 +208,10 @@ def test_an_environment_cannot_end_the_program(
     family: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert metarl("check-env", f"faulty_envs:{family}", "task.horizon=5") == 5
-    assert f"error: interface: raised {words}" in capsys.readouterr().err
+    assert re.search(rf"error: interface: .* raised {words}", capsys.readouterr().err)
     assert metarl("train", *arguments(tmp_path, family)) == 5
-    assert f"error: {words}\n  in tasks " in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert f" raised {words}" in told and " at step 1 of its episode, in lane 0 with task {" in told
     assert saved_state(only_run(tmp_path))["counters"]["iteration"] == 0
 
 
@@ -181,6 +267,29 @@ def test_an_environment_that_leaves_the_working_directory_leaves_the_run_where_i
     assert capsys.readouterr().out.splitlines()[-1] == str(run)
     assert saved_state(run)["counters"]["iteration"] == 2 and len(training(run)) == 2
     assert (run / "evaluations.jsonl").exists() and (run / "report" / "curves.png").exists()
+
+
+def test_an_environment_that_ends_the_program_in_its_close_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def leave(self: Any) -> None:
+        raise SystemExit(3)
+
+    monkeypatch.setattr(faulty_envs.Unclosable, "close", leave)
+    with pytest.warns(RuntimeWarning, match=r"closing .*Unclosable.* raised SystemExit: 3"):
+        assert metarl("train", *arguments(tmp_path, "UnclosableFamily", "iterations=1", "eval.every=null")) == 0
+
+
+def test_a_unit_that_is_run_again_in_this_process_is_told(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    changes = ["sampler.workers=0", "sampler.unit_retries=1"]
+    assert metarl("train", *arguments(tmp_path, "RaisesFamily", *changes)) == 5
+    (told,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert told.startswith("a unit is run again: ") and "raised KeyError: 'no more rows" in told
 
 
 def test_an_environment_that_cannot_be_closed_is_a_warning(tmp_path: Path) -> None:

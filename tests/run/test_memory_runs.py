@@ -9,7 +9,7 @@ import pytest
 import tiny_runs
 from tiny_runs import evaluations, lines, metarl, outcome, overrides, saved_state, training
 
-from metarl.agents.rl2_ppo import RL2PPO
+from metarl.agents.rl2_ppo import RL2PPO, RL2PPOConfig
 from metarl.agents.rl2_trpo import RL2TRPO
 from metarl.config import loading
 from metarl.run import run_dir, runs
@@ -88,14 +88,18 @@ def test_every_memory_gives_one_digest_on_robots_too(memory: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 2])
-def test_stopped_by_a_signal_and_resumed_with_other_workers(
+def test_stopped_by_a_signal_between_minibatches_and_resumed_with_other_workers(
     workers: int, reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """In the third iteration θ and the optimiser have moved already: what is saved is how the second one ended."""
+    config = loading.load(MDP).config.agent
+    assert isinstance(config, RL2PPOConfig)
+    minibatches = config.epochs * config.minibatches
     with monkeypatch.context() as patch:
-        tiny_runs.on_call(patch, RL2PPO, "meta_update", 3, tiny_runs.send_self(signal.SIGTERM))
+        tiny_runs.on_call(patch, RL2PPO, "_descend", 2 * minibatches + 3, tiny_runs.send_self(signal.SIGTERM))
         assert metarl("train", MDP, *arguments(tmp_path, f"sampler.workers={workers}")) == 143
     run = tiny_runs.only_run(tmp_path)
-    assert saved_state(run)["counters"]["iteration"] == 3
+    assert saved_state(run)["counters"]["iteration"] == 2
     assert metarl("resume", run, f"sampler.workers={2 - workers}") == 0
     assert outcome(run) == outcome(reference)
 

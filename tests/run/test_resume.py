@@ -32,9 +32,12 @@ from tiny_runs import (
 from metarl.agents.maml_trpo import MAMLTRPO
 from metarl.config import loading
 from metarl.errors import StorageError, WorkerError
+from metarl.learning import trust_region
+from metarl.monitor.logger import Logger
 from metarl.report import run_report
 from metarl.run import run_dir, trainer
 from metarl.run.evaluation import Evaluator
+from metarl.run.saved_state import SavedState
 from metarl.run.signals import WARNINGS
 from metarl.run.trainer import Trainer
 from metarl.sampling.sampler import Sampler
@@ -70,8 +73,9 @@ def cut_power() -> None:
 PLACES: dict[str, tuple[Any, str, int, int]] = {  # where the signal comes: owner, function, its call, iterations done
     "sampling": (Sampler, "collect", 10, 3),  # two per iteration, and three in the evaluation at iteration 2
     "adapting": (MAMLTRPO, "adapt", 4, 2),  # one per iteration, and one in the evaluation at iteration 2
-    "learning": (MAMLTRPO, "meta_update", 3, 3),
-    "learning before an evaluation": (MAMLTRPO, "meta_update", 4, 4),
+    "learning": (MAMLTRPO, "meta_update", 3, 2),
+    "in the middle of learning": (trust_region, "line_search", 3, 2),
+    "logging before an evaluation": (Logger, "log", 4, 4),
     "evaluating": (Evaluator, "evaluate", 2, 4),
     "evaluating at the end": (Evaluator, "evaluate", 3, 5),
     "saving": (trainer.checkpoint, "save", 3, 4),
@@ -132,7 +136,8 @@ def test_a_signal_to_a_real_process_and_another_number_of_workers_afterwards(
     assert process.returncode == 128 + signum
     assert errors.endswith(f"stopped by signal {signum.value}\n")
     again = "Ctrl-C again" if signum == signal.SIGINT else f"another {signum.name}"
-    assert f"stopping after this iteration; {again} stops now, which loses what came after iteration " in errors
+    assert "stopping, as soon as the last whole iteration can be saved; " in errors
+    assert f"; {again} stops now, which loses what came after iteration " in errors
     assert f"go on with: metarl resume {run}" in errors
     assert tiny_runs.all_gone(family)
     undisturbed = resume_beside_an_undisturbed_run(run, tmp_path, f"sampler.workers={workers_after}")
@@ -290,11 +295,11 @@ def test_a_save_that_failed_is_tried_again_in_the_next_iteration(
     """Every second iteration is due. The save at 2 fails, so that the next ones are at 3 and 4; the last is at 5."""
     save, saved = trainer.checkpoint.save, []
 
-    def save_but_once(directory: Path, iteration: int, *args: Any, **kwargs: Any) -> Path:
-        saved.append(iteration)
+    def save_but_once(directory: Path, tensors: Any, state: SavedState, **kwargs: Any) -> Path:
+        saved.append(state.iteration)
         if saved.count(2) and len(saved) == 2:
             raise StorageError("no space left")
-        return save(directory, iteration, *args, **kwargs)
+        return save(directory, tensors, state, **kwargs)
 
     monkeypatch.setattr(trainer.checkpoint, "save", save_but_once)
     run = tiny_runs.train(tmp_path)
@@ -387,7 +392,7 @@ def test_a_damaged_newest_checkpoint_is_refused_by_name(
     file.write_bytes(data)
     errors = refused(capsys, finished, 3)
     assert f"{file}: " in errors
-    assert f"delete {checkpoints / '5'} to go on from {checkpoints / '4'}, which is valid" in errors
+    assert f"`metarl resume {finished} --auto` goes on from {checkpoints / '4'}, which is valid" in errors
     assert metarl("hash", finished) == metarl("evaluate", finished) == 3
     shutil.rmtree(checkpoints / "5")
     assert metarl("resume", finished) == 0

@@ -17,6 +17,7 @@ from metarl import storage
 from metarl.config import loading
 from metarl.errors import CheckpointError, ConfigError, StorageError
 from metarl.run import checkpoint, run_config, run_dir
+from metarl.run.saved_state import Counters, SavedState
 from metarl.run.trainer import Trainer
 
 pytestmark = pytest.mark.mistakes
@@ -124,7 +125,7 @@ def test_the_file_trains_again_and_a_resumed_run_rewrites_it(run: Path, referenc
 
 def test_an_older_run_without_a_sum_is_opened_unless_its_end_is_cut_off(tmp_path: Path) -> None:
     run = Path(shutil.copytree(OLD, tmp_path / "run"))
-    assert "config" not in saved_state(run)
+    assert saved_state(run)["config"] is None
     config = run_dir.read_config(run)
     good = (run / "config.yaml").read_bytes()
     last_key = good.index(b"  tags")
@@ -290,7 +291,7 @@ def test_no_part_of_metarl_writes_through_a_link_by_itself(run: Path, tmp_path: 
     (run / "checkpoints").symlink_to(elsewhere)
     before = tree(elsewhere)
     with pytest.raises(StorageError, match="found a link"):
-        checkpoint.save(run / "checkpoints", 9, {}, {}, keep=1)
+        checkpoint.save(run / "checkpoints", {}, SavedState(counters=Counters(iteration=9, env_steps=9)), keep=1)
     assert secret.read_text() == "mine" and tree(elsewhere) == before and not (tmp_path / "file").is_symlink()
 
 

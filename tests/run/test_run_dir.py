@@ -22,6 +22,7 @@ import metarl
 from metarl import run_files
 from metarl.errors import CheckpointError, ConfigError, StorageError
 from metarl.run import checkpoint, provenance, run_dir
+from metarl.run.saved_state import SavedState
 
 ROOT = Path(metarl.__file__).resolve().parent.parent
 
@@ -180,8 +181,8 @@ TENSORS = {"b": torch.tensor([1.0, 2.0]), "a": torch.tensor(3), "e": torch.zeros
 COUNTERS = {"iteration": 5, "env_steps": 100}
 
 
-def digest(run: Path, tensors: dict[str, torch.Tensor], state: dict, iteration: int = 5) -> str:
-    checkpoint.save(run_dir.checkpoints(run), iteration, tensors, state, keep=2)
+def digest(run: Path, tensors: dict[str, torch.Tensor], state: dict) -> str:
+    checkpoint.save(run_dir.checkpoints(run), tensors, SavedState(**state), keep=2)
     return run_dir.digest(run)
 
 
@@ -203,13 +204,11 @@ def test_the_digest_covers_tensors_and_counters_and_nothing_else(tmp_path):
 
 
 def test_the_digest_is_of_the_newest_checkpoint(tmp_path):
-    first = digest(tmp_path, TENSORS, {"counters": COUNTERS}, iteration=9)
-    second = digest(tmp_path, {"a": torch.ones(1)}, {"counters": COUNTERS}, iteration=10)
+    first = digest(tmp_path, TENSORS, {"counters": {**COUNTERS, "iteration": 9}})
+    second = digest(tmp_path, TENSORS, {"counters": {**COUNTERS, "iteration": 10}})
     assert first != second
 
 
-def test_no_digest_without_checkpoint_or_counters(tmp_path):
+def test_no_digest_without_a_checkpoint(tmp_path):
     with pytest.raises(CheckpointError, match="found none"):
         run_dir.digest(tmp_path)
-    with pytest.raises(CheckpointError, match="counters"):
-        digest(tmp_path, TENSORS, {})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,6 @@ from metarl.errors import MetarlError, NumericError, WorkerError
 from metarl.learning.meta_objective import TaskObjective
 from metarl.run import run_dir, runs
 from metarl.run.experiment import resolve
-from metarl.run.trainer import Progress
 from metarl.sampling.sampler import Sampler
 from metarl.types import Trajectory
 
@@ -349,9 +347,3 @@ def test_an_unwritable_run_dir_is_a_storage_error(tmp_path: Path, capsys: pytest
     assert metarl("train", POINT, *overrides(tmp_path / "file" / "runs")) == 6
     assert "choose another run_dir" in capsys.readouterr().err
     assert tree(tmp_path).keys() == {"file"}
-
-
-def test_progress_comes_back_from_a_checkpoint_which_needs_no_saving_again() -> None:
-    made = Progress(3, 900, 12.5, {"worker_died": 2}, "abc")
-    assert Progress.from_state(made.state()) == replace(made, saved=3)
-    assert Progress().saved == -1  # a run that begins saves its start

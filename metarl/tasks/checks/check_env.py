@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from metarl.errors import MetarlError, WorkerError
-from metarl.faults import PASSES
+from metarl.faults import PASSES, RaisedBelowError
 from metarl.tasks.checks import env_checks, episode_checks
 from metarl.tasks.checks.env_probe import CheckFailed, NotJudged, make_env, probing, random_actions
 from metarl.tasks.checks.leakage import check_leakage
@@ -152,6 +152,5 @@ def _run(check: Check, distribution: TaskDistribution, rng: np.random.Generator)
     except PASSES:
         raise
     except BaseException as error:  # whatever the family's own code raises
-        return CheckResult(
-            check.name, "failed", explain(error) if isinstance(error, MetarlError) else f"raised {explain(error)}"
-        )
+        says_all = isinstance(error, MetarlError | RaisedBelowError)
+        return CheckResult(check.name, "failed", explain(error) if says_all else f"raised {explain(error)}")
