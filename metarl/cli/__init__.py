@@ -128,7 +128,7 @@ def _parser(argv: Sequence[str]) -> tuple[argparse.ArgumentParser, list[str]]:
     command("doctor", commands.doctor, "print versions and surroundings, to paste into a report")
 
     bench = command("bench", commands.bench, "measure speed; prints one JSON object")
-    parts = ["sampling", "learner", "iteration", "metaworld"]
+    parts = ["sampling", "learner", "iteration", "faults", "metaworld"]
     bench.add_argument("part", choices=parts, metavar="|".join(parts))
     _add_config(bench, optional=True)
 

@@ -306,9 +306,10 @@ def bench(options: argparse.Namespace) -> str:
     with results_only():
         loaded = loading.load(options.config, options.overrides, options.allow)
         _notify(loaded.notices)
-        from metarl.bench import iteration, learner, sampling
+        from metarl.bench import faults, iteration, learner, sampling
 
-        part = {"sampling": sampling, "learner": learner, "iteration": iteration}[options.part]
+        parts = {"sampling": sampling, "learner": learner, "iteration": iteration, "faults": faults}
+        part = parts[options.part]
         measured = part.measure(loaded.config)
     return json.dumps(measured)
 
