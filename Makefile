@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install train test mistakes test-slow lint clean
+.PHONY: install train test mistakes faults chaos soak test-slow lint clean
 
 install: $(INSTALLED)
 
@@ -33,6 +33,15 @@ test: lint ## everything but the tests marked slow; under 8 minutes on 2 cores
 
 mistakes: $(INSTALLED) ## what people are told of the mistakes that they make: one table
 	$(RUN) -m pytest -m mistakes -q
+
+faults: $(INSTALLED) ## the reliability scorecard, R1 to R30: one table; under 10 minutes on 2 cores
+	$(RUN) -m pytest tests/faults -q --timeout 600
+
+chaos: $(INSTALLED) ## a run under fire: digest and throughput; CHAOS=0.1 is a tenth of it
+	$(RUN) tests/chaos.py $(or $(CHAOS),1)
+
+soak: $(INSTALLED) ## long runs: memory and descriptors must not grow; SOAK=0.02 is a fiftieth; goes on where it was
+	$(RUN) tests/soak.py $(or $(SOAK),1)
 
 test-slow: $(INSTALLED) ## the rest
 	$(RUN) -m pytest -m slow --timeout 3600
