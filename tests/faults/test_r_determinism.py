@@ -76,7 +76,6 @@ def test_r30_a_node_is_removed(
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
     lost = cluster.add_node(num_cpus=2)
-    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
     iterate = Trainer.iterate
 
     def without_a_node(self: Trainer) -> dict[str, float]:
@@ -86,7 +85,8 @@ def test_r30_a_node_is_removed(
 
     monkeypatch.setattr(Trainer, "iterate", without_a_node)
     try:
-        changes = ["sampler.executor=ray", "sampler.workers=3", "sampler.unit_retries=5", "sampler.worker_restarts=20"]
+        changes = ["sampler.executor=ray", f"sampler.ray_address={cluster.address}", "sampler.workers=3"]
+        changes += ["sampler.unit_retries=5", "sampler.worker_restarts=20"]
         run = kind.train(tmp_path, *changes)
     finally:
         cluster.shutdown()

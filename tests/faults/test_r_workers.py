@@ -71,7 +71,7 @@ def test_r03_a_storm_of_kills(kind: Kind, tmp_path: Path) -> None:
             worker.kill()
         time.sleep(0.02)
     code, errors = scorecard.ended(process, 5)
-    assert code == 5 and "the budget of worker restarts (sampler.worker_restarts) is spent" in errors
+    assert code == 5 and "sampler.worker_restarts" in errors
     assert tiny_runs.all_gone(family)
     assert checkpoint.latest(run_dir.checkpoints(run)).iteration >= 1
 
