@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install train test mistakes test-slow ray-test lint clean
+.PHONY: install train test mistakes faults chaos soak test-slow ray-test lint clean
 
 install: $(INSTALLED)
 
@@ -37,6 +37,15 @@ mistakes: $(INSTALLED) ## what people are told of the mistakes that they make: o
 ray-test: $(INSTALLED) ## installs Ray, and tests workers that are its actors
 	$(RUN) -m pip install --quiet --constraint constraints.txt --editable ".[ray]" --config-settings editable_mode=compat
 	$(RUN) -m pytest tests/sampling/test_ray.py tests/run/test_ray_runs.py --timeout 3600
+
+faults: $(INSTALLED) ## the reliability scorecard, R1 to R30: one table; under 10 minutes on 2 cores
+	$(RUN) -m pytest tests/faults -q --timeout 600
+
+chaos: $(INSTALLED) ## a run under fire: digest and throughput; CHAOS=0.1 is a tenth of it
+	$(RUN) tests/chaos.py $(or $(CHAOS),1)
+
+soak: $(INSTALLED) ## long runs: memory and descriptors must not grow; SOAK=0.02 is a fiftieth; goes on where it was
+	$(RUN) tests/soak.py $(or $(SOAK),1)
 
 test-slow: $(INSTALLED) ## the rest
 	$(RUN) -m pytest -m slow --timeout 3600

@@ -148,7 +148,7 @@ def _parser(argv: Sequence[str]) -> tuple[argparse.ArgumentParser, list[str]]:
     command("doctor", commands.doctor, "print versions and surroundings, to paste into a report")
 
     bench = command("bench", commands.bench, "measure speed; prints one JSON object, of a device a table")
-    parts = ["sampling", "learner", "iteration", "metaworld", "device"]
+    parts = ["sampling", "learner", "iteration", "faults", "metaworld", "device"]
     bench.add_argument("part", choices=parts, metavar="|".join(parts))
     _add_config(bench, optional=True)
     bench.add_argument("--every-agent", action="store_true", help="device: not only CONFIG's, on its task")

@@ -314,9 +314,10 @@ def bench(options: argparse.Namespace) -> str:
         _notify(loaded.notices)
         if options.part == "device":
             return _bench_device(options, loaded)
-        from metarl.bench import iteration, learner, sampling
+        from metarl.bench import faults, iteration, learner, sampling
 
-        part = {"sampling": sampling, "learner": learner, "iteration": iteration}[options.part]
+        parts = {"sampling": sampling, "learner": learner, "iteration": iteration, "faults": faults}
+        part = parts[options.part]
         measured = part.measure(loaded.config)
     return json.dumps(measured)
 

@@ -172,8 +172,7 @@ class VectorTaskEnv(gymnasium.vector.VectorEnv[Floats, Any, Floats], ABC):
             if ((choices < 0) | (choices >= self.spaces.action.size)).any():
                 raise ValueError(f"expected actions 0 to {self.spaces.action.size - 1}, got {choices.tolist()}")
             return choices
-        if not np.isfinite(actions).all():
-            raise NumericError(f"expected finite actions, got {int((~np.isfinite(actions)).sum())} non-finite numbers")
+        self._require_finite(actions)
         unit = actions.astype(np.float64)
         unit /= self.action_scale
         unit.clip(-1.0, 1.0, out=unit)
@@ -183,6 +182,11 @@ class VectorTaskEnv(gymnasium.vector.VectorEnv[Floats, Any, Floats], ABC):
         if self._control_range is not None:
             controls.clip(*self._control_range, out=controls)
         return controls
+
+    def _require_finite(self, actions: NDArray[Any]) -> None:
+        """Raise NumericError where an action is no number."""
+        if not np.isfinite(actions).all():
+            raise NumericError(f"expected finite actions, got {int((~np.isfinite(actions)).sum())} non-finite numbers")
 
     def _observations(self) -> Floats:
         """A fresh array [lanes, size], with the task's numbers last where they are revealed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from pathlib import Path
 from typing import Any
 
 import mujoco
@@ -12,11 +13,12 @@ import pytest
 import torch
 
 from metarl import cli
-from metarl.bench import iteration, learner, machine, memory_learner, sampling
+from metarl.bench import faults, iteration, learner, machine, memory_learner, sampling
 from metarl.config import loading
 from metarl.config.schema import RunConfig
 from metarl.envs.half_cheetah_dir import HalfCheetahDirConfig, HalfCheetahDirDistribution
 from metarl.nn.policies import init_parameters, make_policy
+from metarl.run.experiment import build, resolve
 from metarl.sampling.executors.in_process import InProcess
 from metarl.sampling.rollout import draw_reset_seeds
 from metarl.sampling.sampler import Sampler
@@ -243,3 +245,28 @@ def test_a_learner_without_epochs_has_no_such_measure(capsys: pytest.CaptureFixt
     small = ["meta_batch_size=4", "agent.memory_size=8", "sampler.workers=0"]
     assert cli.main(["bench", "learner", "rl2_trpo_bernoulli_bandit", *small]) == 2
     assert "epochs" in capsys.readouterr().err
+
+
+def test_what_reliability_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(faults, "ROUNDS", 2)
+    monkeypatch.setattr(faults, "PARAMETERS", 1000)
+    config = tiny("maml_trpo_half_cheetah_dir", "task.horizon=5", "sampler.workers=1", f"run_dir={tmp_path / 'runs'}")
+    result = faults.measure(config)
+    save, guards = result["save"], result["guards"]
+    assert save.pop("parameters") == 1000
+    assert all(0 < seconds < 10 for seconds in save.values())
+    assert set(save) == {"seconds", "processor_s", "serialise_s", "hash_s", "write_s", "load_s"}
+    assert 0 < guards["with_s"] < 10 and 0 < guards["without_s"] < 10 and -0.9 < guards["share"] < 5
+    assert 0 < result["recovery_s"] < 60
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["maml_trpo_half_cheetah_dir", "maml_trpo_cartpole", "maml_trpo_point"])
+def test_without_guards_the_same_is_gathered(name: str) -> None:
+    """What is left out guards, and does nothing else."""
+    with build(resolve(tiny(name, "task.horizon=10", "sampler.workers=0"))) as experiment:
+        guarded = faults._gather(experiment, InProcess(), 2, 0)()
+        with faults._without_guards():
+            bare = faults._gather(experiment, InProcess(), 2, 0)()
+    for (field, one), (_, other) in zip(guarded.tensors(), bare.tensors(), strict=True):
+        assert torch.equal(one, other), field

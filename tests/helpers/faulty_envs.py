@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 import time
 import uuid
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box
+from pydantic import Field
 
 from metarl.config.schema import TaskConfig
 from metarl.tasks import Task, TaskDistribution, VectorTaskEnv
@@ -199,6 +201,99 @@ class SampleFails(SoundFamily):
         if self.calls == 4:
             raise self.error
         return super().sample(num_tasks, split=split, rng=rng)
+
+
+# A fault of any kind at any place
+
+Place = tuple[int | None, int | None, int | None, int | None]
+
+
+class FaultConfig(TaskConfig):
+    """Which fault comes, and where. ``at`` is (call, task, episode, step), null for any: the call of ``sample`` that
+    drew the training tasks, in this process, from 1, and 0 for held-out tasks; the task's place in that draw, from 0;
+    the episode since the task was set, from 0; its step, from 1. It comes in every lane of the task."""
+
+    kind: Literal[
+        "none", "raise", "nan_obs", "inf_obs", "wrong_shape", "nan_reward", "no_info", "spin", "exit", "kill", "slow"
+    ] = Field("none", description="what happens; kill: of the process that steps")
+    at: Place = Field((None, None, None, None), description="call, task, episode and step")
+    once: str | None = Field(None, description="a file that marks that it has come: then never again; null = always")
+    seconds: float = Field(0.0, description="what a slow step takes")
+
+
+class FaultEnv(Sound):
+    """Sound, but for the fault of its configuration."""
+
+    def __init__(self, config: FaultConfig) -> None:
+        self.config = config
+
+    def set_task(self, task: dict[str, Any]) -> None:
+        super().set_task(task)
+        self.place, self.episode = (task["call"], task["slot"]), -1
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        self.episode, self.steps = self.episode + 1, 0
+        return super().reset(seed=seed)
+
+    def step(self, action: Any) -> Any:
+        self.steps += 1
+        answer = super().step(action)
+        return self._spoilt(answer) if self._is_due() else answer
+
+    def _is_due(self) -> bool:
+        here = (*self.place, self.episode, self.steps)
+        due = all(wanted in (None, found) for wanted, found in zip(self.config.at, here, strict=True))
+        if self.config.kind == "none" or not due or self.config.once is None:
+            return due
+        try:
+            Path(self.config.once).touch(exist_ok=False)  # outlives this process, and only one of several makes it
+        except FileExistsError:
+            return False
+        return True
+
+    def _spoilt(self, answer: Any) -> Any:
+        obs, reward, terminated, truncated, info = answer
+        match self.config.kind:
+            case "raise":
+                raise ArithmeticError("the simulator has failed")
+            case "nan_obs" | "inf_obs":
+                obs = np.full_like(obs, np.nan if self.config.kind == "nan_obs" else np.inf)
+            case "wrong_shape":
+                obs = np.zeros(len(obs) + 1)
+            case "nan_reward":
+                reward = float("nan")
+            case "no_info":
+                info = "nothing to tell"
+            case "spin":
+                while True:
+                    pass
+            case "exit":
+                sys.exit(3)
+            case "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "slow":
+                time.sleep(self.config.seconds)
+        return obs, reward, terminated, truncated, info
+
+
+class FaultFamily(SoundFamily):
+    """Tasks that know which call has drawn them, and their place in it. Its numbers are those of ``SoundFamily``."""
+
+    config_class = FaultConfig
+    config: FaultConfig
+    calls = 0
+
+    def sample(self, num_tasks: int, *, split: Split, rng: np.random.Generator) -> list[Task]:
+        self.calls += split == "train"
+        drawn = super().sample(num_tasks, split=split, rng=rng)
+        call = self.calls if split == "train" else 0
+        return [{**task, "call": call, "slot": slot} for slot, task in enumerate(drawn)]
+
+    def make_vector(self, num_lanes: int) -> VectorTaskEnv:
+        return LoopEnv(num_lanes, self.spaces, self.config, self._make_env)
+
+    def _make_env(self) -> FaultEnv:
+        return FaultEnv(self.config)
 
 
 def opened_and_closed(log: Path) -> tuple[list[str], list[str]]:

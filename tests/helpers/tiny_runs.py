@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,29 @@ TINY = {
     "eval.adapt_episodes": "2",
     "eval.adapt_env_steps": "null",
     "eval.score_episodes": "2",
+    "checkpoint.every": "2",
+    "wandb.mode": "disabled",
+}
+MDP = "rl2_ppo_tabular_mdp"
+TINY_MEMORY = {
+    "iterations": "4",
+    "meta_batch_size": "12",  # with auto: six units of two tasks
+    "rollouts_per_task": "3",
+    "task.horizon": "5",
+    "agent.episodes_per_trial": "3",
+    "agent.memory": "gru",
+    "agent.critic": "value_head",
+    "agent.memory_size": "24",
+    "agent.lr_iterations": "4",
+    "agent.bptt_steps": "6",
+    "agent.normalize_obs": "true",
+    "agent.normalize_reward": "true",
+    "sampler.workers": "0",
+    "learner.threads": "1",
+    "eval.every": "2",
+    "eval.num_tasks": "4",
+    "eval.score_episodes": "2",
+    "eval.restored_episodes": "2",
     "checkpoint.every": "2",
     "wandb.mode": "disabled",
 }
@@ -198,6 +222,16 @@ def wait_for_iteration(root: Path, iteration: int, process: subprocess.Popen[str
 def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
     """All processes that a program has started: fork server, workers, wandb."""
     return psutil.Process(process.pid).children(recursive=True)
+
+
+def workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The rollout workers of a program: the living children of its fork server."""
+    found: list[psutil.Process] = []
+    with suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(process.pid).children():
+            if "forkserver" in " ".join(child.cmdline()):
+                found += [worker for worker in child.children() if _runs(worker)]
+    return found
 
 
 def all_gone(processes: list[psutil.Process], seconds: float = 10) -> bool:

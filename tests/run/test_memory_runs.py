@@ -7,40 +7,18 @@ from pathlib import Path
 
 import pytest
 import tiny_runs
-from tiny_runs import evaluations, lines, metarl, outcome, overrides, saved_state, training
+from tiny_runs import MDP, TINY_MEMORY, evaluations, lines, metarl, outcome, overrides, saved_state, training
 
 from metarl.agents.rl2_ppo import RL2PPO, RL2PPOConfig
 from metarl.agents.rl2_trpo import RL2TRPO
 from metarl.config import loading
 from metarl.run import run_dir, runs
 
-MDP, CHEETAH = "rl2_ppo_tabular_mdp", "rl2_ppo_half_cheetah_vel"
-SIZES = {
-    "iterations": "4",
-    "meta_batch_size": "12",  # with auto: six units of two tasks
-    "rollouts_per_task": "3",
-    "task.horizon": "5",
-    "agent.episodes_per_trial": "3",
-    "agent.memory": "gru",
-    "agent.critic": "value_head",
-    "agent.memory_size": "24",
-    "agent.lr_iterations": "4",
-    "agent.bptt_steps": "6",
-    "agent.normalize_obs": "true",
-    "agent.normalize_reward": "true",
-    "sampler.workers": "0",
-    "learner.threads": "1",
-    "eval.every": "2",
-    "eval.num_tasks": "4",
-    "eval.score_episodes": "2",
-    "eval.restored_episodes": "2",
-    "checkpoint.every": "2",
-    "wandb.mode": "disabled",
-}
+CHEETAH = "rl2_ppo_half_cheetah_vel"
 
 
 def arguments(root: Path, *changes: str) -> list[str]:
-    return overrides(root, *changes, size=SIZES)
+    return overrides(root, *changes, size=TINY_MEMORY)
 
 
 def train(root: Path, *changes: str, name: str = MDP) -> Path:
@@ -219,7 +197,9 @@ def test_what_only_looks_like_a_conflict_is_not(changes: list[str], tmp_path: Pa
 
 
 TRPO = "rl2_trpo_tabular_mdp"
-TRPO_SIZES = {key: value for key, value in SIZES.items() if key not in ("agent.bptt_steps", "agent.lr_iterations")}
+TRPO_SIZES = {
+    key: value for key, value in TINY_MEMORY.items() if key not in ("agent.bptt_steps", "agent.lr_iterations")
+}
 TRPO_SIZES |= {"agent.memory": "retrieval", "agent.memory_context": "15", "agent.critic": "linear"}
 
 
