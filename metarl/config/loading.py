@@ -139,6 +139,8 @@ def reload(saved: Mapping[str, Any], allow: Sequence[str] = ()) -> tuple[RunConf
         ConfigError: one line per problem.
     """
     notices, data = [], dict(saved)
+    if not strict_yaml.is_shallow(data):
+        raise ConfigError(f"expected a configuration of at most {strict_yaml.MAX_DEPTH} levels")
     if data.get("device") == "cuda" and not _has_cuda():
         data["device"] = "cpu"
         notices.append("device = cpu, because this machine has no CUDA device; the run had cuda: last bits may differ")

@@ -15,6 +15,7 @@ from metarl.errors import nearest
 Schema = dict[str, Any]
 Path = tuple[str | int, ...]
 
+MOST_PROBLEMS = 100  # that are told of at a time
 _TYPES = {"integer": "an integer", "number": "a number", "string": "text", "boolean": "true or false", "null": "null"}
 _LIMITS = {
     "exclusiveMinimum": "> {}",
@@ -30,7 +31,7 @@ def explain(error: ValidationError, model: type[BaseModel], data: Mapping[str, A
     """One line per wrong key: its path, its value, what is allowed, and the nearest valid key for an unknown one."""
     schema = model.model_json_schema()
     lines: dict[Path, str] = {}
-    for detail in error.errors(include_url=False):
+    for detail in error.errors(include_url=False)[:MOST_PROBLEMS]:
         path, expected = _locate(detail["loc"], schema)
         lines.setdefault(path, _line(detail, path, expected, schema, data))
     return lines

@@ -23,6 +23,7 @@ Problems = dict[str, str]
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 16  # a configuration has three levels
 MAX_DIGITS = 40
+MAX_NODES = 20_000  # keys, values, lists and sections; each is looked at several times
 
 _OVERRIDE = re.compile(r"(?:--)?([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)=(.*)", re.ASCII | re.DOTALL)
 _ODD_NUMBER = re.compile(r"[-+]?0[0-9_]|.*:")  # 010 is 8 and 1:30 is 90
@@ -112,6 +113,17 @@ def parse_overrides(overrides: Sequence[str], problems: Problems) -> dict[str, A
     return changes
 
 
+def is_shallow(data: Any) -> bool:
+    """Whether data has no more levels than a file may have."""
+    level = [data]
+    for _ in range(MAX_DEPTH + 1):
+        parts = (item.values() if isinstance(item, dict) else item for item in level)
+        level = [inner for part in parts for inner in part if isinstance(inner, dict | list)]
+        if not level:
+            return True
+    return False
+
+
 def nested(changes: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted key → value as a tree of sections; of two values of one key the later one holds."""
     tree = OmegaConf.create({})
@@ -125,9 +137,13 @@ def nested(changes: Mapping[str, Any]) -> dict[str, Any]:
 
 def _compose(text: str, source: str, problems: Problems) -> _Node | None:
     """The node tree of a text; events come first, because aliases and deep nesting must not even be expanded."""
-    depth = 0
+    depth = nodes = 0
     try:
         for event in yaml.parse(text, Loader=_Loader):
+            nodes += isinstance(event, yaml.NodeEvent)
+            if nodes > MAX_NODES:
+                problems[source] = f"{source}: expected at most {MAX_NODES} keys and values; give ranges, not lists"
+                return None
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             refused = _refused(event, depth)
             if refused:
