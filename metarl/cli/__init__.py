@@ -21,6 +21,7 @@ from metarl.cli.tables import write
 from metarl.errors import ConfigError, Interrupted, MetarlError, nearest
 from metarl.faults import PASSES, explained
 from metarl.version import __version__
+from metarl.visible import visible
 
 DESCRIPTION = "metarl: meta-train robot policies that adapt within a few episodes, and measure that adaptation."
 OVERRIDES = "key=value with dotted keys, such as seed=3 agent.inner_lr=0.1"
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)  # asked for, and so no error
         return error.exit_code
     except MetarlError as error:
-        for line in str(error).splitlines():
+        for line in visible(str(error)).splitlines():
             print(line if line.startswith(" ") else f"error: {line}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
@@ -55,7 +56,7 @@ def _run(options: argparse.Namespace) -> str:
     except (MetarlError, *PASSES):
         raise
     except BaseException as error:
-        traceback.print_exception(error)
+        print(visible("".join(traceback.format_exception(error))), end="", file=sys.stderr)
         raise explained(error) from error
 
 

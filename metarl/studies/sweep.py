@@ -32,6 +32,7 @@ from metarl.studies.grid import Setting
 from metarl.studies.jobs import Failure, Job
 from metarl.studies.launcher import Launcher, Process, start_process
 from metarl.studies.sweep_table import Row, final_returns
+from metarl.visible import visible
 
 FOLDER = "sweeps"  # below the folder of all runs
 LOG = "log.txt"
@@ -380,4 +381,4 @@ def ended_with(failure: Failure) -> str:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(visible(text), file=sys.stderr, flush=True)
