@@ -25,8 +25,9 @@ from torch import Tensor
 from metarl import run_files
 from metarl.errors import CheckpointError, StorageError
 from metarl.run import provenance
+from metarl.run.tensor_header import require_short_header
 from metarl.run_files import numbered_checkpoints
-from metarl.storage import expect_plain, sync_directory, write_file
+from metarl.storage import expect_plain, open_plain, sync_directory, write_file
 
 FORMAT_VERSION = 1
 TENSORS = "agent.safetensors"
@@ -98,6 +99,7 @@ def load(path: Path) -> Checkpoint:
     """
     manifest = _verify(path)
     _, state = _read_json(path / STATE)
+    _expect_short_header(path / TENSORS)
     try:
         # clone: loaded tensors may be mapped from the file, which a later save deletes
         tensors = {name: t.clone() for name, t in safetensors.torch.load_file(path / TENSORS).items()}
@@ -144,6 +146,14 @@ def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
     """A safetensors file of tensors on any device; views and shared memory are fine."""
     # clone: safetensors refuses views that share memory, and agents keep all parameters in one vector
     return bytes(safetensors.torch.save({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}))
+
+
+def _expect_short_header(file: Path) -> None:
+    try:
+        with open_plain(file) as opened:
+            require_short_header(opened.read(8), file)
+    except OSError as error:
+        raise CheckpointError(f"{file}: expected a readable file, got: {error}") from error
 
 
 def _json_bytes(data: Any) -> bytes:
