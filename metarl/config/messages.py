@@ -15,6 +15,7 @@ from metarl.errors import nearest
 Schema = dict[str, Any]
 Path = tuple[str | int, ...]
 
+MOST_OF_A_KEY = 200  # characters that are shown
 MOST_PROBLEMS = 100  # that are told of at a time
 _TYPES = {"integer": "an integer", "number": "a number", "string": "text", "boolean": "true or false", "null": "null"}
 _LIMITS = {
@@ -73,6 +74,7 @@ def describe_lineage(heading: str, lineage: Lineage) -> str:
 
 def _line(detail: ErrorDetails, path: Path, expected: Schema, root: Schema, data: Mapping[str, Any]) -> str:
     key = dotted(path)
+    key = key if len(key) <= MOST_OF_A_KEY else f"{key[:MOST_OF_A_KEY]}…"
     if detail["type"] == "extra_forbidden":
         return f"unknown key {key} = {show(detail['input'])}: {_suggestion(path, root)}"
     if detail["type"] == "missing":

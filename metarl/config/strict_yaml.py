@@ -23,7 +23,7 @@ Problems = dict[str, str]
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 16  # a configuration has three levels
 MAX_DIGITS = 40
-MAX_NODES = 20_000  # keys, values, lists and sections; each is looked at several times
+MAX_NODES = 10_000  # keys, values, lists and sections; each is looked at several times
 
 _OVERRIDE = re.compile(r"(?:--)?([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)=(.*)", re.ASCII | re.DOTALL)
 _ODD_NUMBER = re.compile(r"[-+]?0[0-9_]|.*:")  # 010 is 8 and 1:30 is 90

@@ -218,7 +218,7 @@ def _odd_classes(classes: Any, points: int) -> str | None:
         for values in curves:
             known = [value for value in values if value is not None] if isinstance(values, list) else None
             if not _are_numbers(known) or values is None or len(values) != points:
-                return f"expected numbers for every step of by_class.{name}, got {found!r:.60}"
+                return f"expected numbers for every step of by_class.{name:.60}, got {found!r:.60}"
     return None
 
 
