@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install train test mistakes test-slow lint clean
+.PHONY: install train test mistakes test-slow lint audit clean
 
 install: $(INSTALLED)
 
@@ -36,6 +36,10 @@ mistakes: $(INSTALLED) ## what people are told of the mistakes that they make: o
 
 test-slow: $(INSTALLED) ## the rest
 	$(RUN) -m pytest -m slow --timeout 3600
+
+audit: $(INSTALLED) ## bandit, and pip-audit where advisories can be reached (OFFLINE=--offline: no error where not)
+	$(RUN) -m pip install --quiet --constraint constraints.txt bandit pip-audit
+	$(RUN) tests/audit.py $(OFFLINE)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

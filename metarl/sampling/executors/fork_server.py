@@ -18,7 +18,8 @@ from metarl.surroundings import SAFE_PATH, variables
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 LONGEST_FOLDER = 70  # bytes: a socket's path has 107 at most, with what multiprocessing appends
-SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
+# multiprocessing makes a folder of its own in one of them
+SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")  # nosec B108
 # Ctrl-C, the end of a terminal, a scheduler's warning: they reach all processes, and the parent decides what to do.
 TO_THE_GROUP = {signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
 
