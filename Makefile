@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install train test mistakes faults chaos soak test-slow ray-test lint clean
+.PHONY: install train test mistakes faults chaos soak test-slow ray-test lint audit clean
 
 install: $(INSTALLED)
 
@@ -49,6 +49,10 @@ soak: $(INSTALLED) ## long runs: memory and descriptors must not grow; SOAK=0.02
 
 test-slow: $(INSTALLED) ## the rest
 	$(RUN) -m pytest -m slow --timeout 3600
+
+audit: $(INSTALLED) ## bandit, and pip-audit where advisories can be reached (OFFLINE=--offline: no error where not)
+	$(RUN) -m pip install --quiet --constraint constraints.txt bandit pip-audit
+	$(RUN) tests/audit.py $(OFFLINE)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

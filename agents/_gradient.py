@@ -79,11 +79,14 @@ class GradientAgentConfig(AgentConfig):
         reason = "agent.baseline = linear is fitted to the episodes of one task"
         return [f"rollouts_per_task = {run.rollouts_per_task}: expected at least 2, because {reason}"]
 
+    def num_parameters(self, spaces: SpaceSpec) -> int:
+        sizes = tuple(self.hidden_sizes)
+        return make_policy(spaces, sizes, self.activation, self.min_std, self.normalize_obs).num_parameters
+
     def memory_needs(self, run: RunConfig, spaces: SpaceSpec) -> dict[str, int]:
-        observations = spaces.observation.size
-        policy = make_policy(spaces, tuple(self.hidden_sizes), self.activation, self.min_std, self.normalize_obs)
+        observations, parameters = spaces.observation.size, self.num_parameters(spaces)
         words = f"agent.hidden_sizes = {self.hidden_sizes}: with {observations} observations every task has"
-        needs = {f"{words} {policy.num_parameters} parameters": 4 * run.meta_batch_size * policy.num_parameters}
+        needs = {f"{words} {parameters} parameters": 4 * run.meta_batch_size * parameters}
         if self.baseline == "linear":
             chunk = run.learner.tasks_per_chunk
             assert chunk != "auto"

@@ -102,10 +102,13 @@ class MemoryAgentConfig(AgentConfig):
             found += self._trial_conflicts(self.episodes_per_trial * run.task.horizon, trial)
         return found
 
+    def num_parameters(self, spaces: SpaceSpec) -> int:
+        return make_memory_policy(spaces, self).num_parameters
+
     def memory_needs(self, run: RunConfig, spaces: SpaceSpec) -> dict[str, int]:
-        policy, observations = make_memory_policy(spaces, self), spaces.observation.size
+        observations, parameters = spaces.observation.size, self.num_parameters(spaces)
         words = f"agent.memory_size = {self.memory_size}: with {observations} observations there are"
-        needs = {f"{words} {policy.num_parameters} parameters": 4 * policy.num_parameters}
+        needs = {f"{words} {parameters} parameters": 4 * parameters}
         if self.critic != "value_head":
             fits = run.meta_batch_size if self.critic == "linear_per_task" else 1
             inputs = observations + spaces.action.size + FLAGS

@@ -7,7 +7,7 @@ import inspect
 import itertools
 import math
 import numbers
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from typing import Annotated, Any
 
@@ -174,6 +174,10 @@ class GymnasiumEnvConfig(TaskConfig):
         reserved = sorted(RESERVED_ARGUMENTS & set(self.env_arguments))
         if reserved:
             raise ValueError(f"env_arguments: {', '.join(reserved)} is gymnasium.make's own, not the environment's")
+        choices = [value for parameter in self.parameters.values() for value in parameter.all_choices]
+        paths = [] if ":" in self.env_id else list(filter(_is_path, _texts([self.env_arguments, choices])))
+        if paths:  # MuJoCo's environments read the model that xml_file names: input like code, see docs/own_robot.md
+            raise ValueError(f"{paths[0]!r:.60} could be the path of a file, which a configuration must not name")
         return self
 
     def wrappers(self) -> Wrappers:
@@ -368,6 +372,20 @@ class ParametrisedEnv(gymnasium.Env[Any, Any]):
             raise
         self.observation_space, self.action_space, self.metadata = env.observation_space, env.action_space, env.metadata
         self._env, self._arguments = env, arguments
+
+
+def _texts(data: Any) -> Iterator[str]:
+    """All text in JSON data, keys aside."""
+    if isinstance(data, str):
+        yield data
+    elif isinstance(data, Mapping | list):
+        for value in data.values() if isinstance(data, Mapping) else data:
+            yield from _texts(value)
+
+
+def _is_path(text: str) -> bool:
+    """Whether text may lead out of the folder that an environment takes its own files from."""
+    return text.startswith(("~", ".")) or "/" in text or "\\" in text
 
 
 def _check_arguments(env_id: str, config: GymnasiumEnvConfig, arguments: Mapping[str, Any]) -> None:

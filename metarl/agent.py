@@ -17,6 +17,8 @@ from metarl.nn.policies import Policy
 from metarl.spaces import SpaceSpec
 from metarl.types import Metrics, Trajectory
 
+MOST_TOLD = 100  # tensors of a checkpoint that do not fit
+
 
 def _go_on() -> None:
     """Nobody asks for a stop."""
@@ -113,4 +115,6 @@ def require_tensors(expected: Mapping[str, tuple[int, ...]], state: Mapping[str,
             for name in expected.keys() | found.keys()
             if expected.get(name) != found.get(name)
         )
-        raise CheckpointError("the checkpoint's parameters do not fit this agent:\n  " + "\n  ".join(differing))
+        more = [f"and {len(differing) - MOST_TOLD} more"] if len(differing) > MOST_TOLD else []
+        lines = [*(line[:200] for line in differing[:MOST_TOLD]), *more]
+        raise CheckpointError("the checkpoint's parameters do not fit this agent:\n  " + "\n  ".join(lines))

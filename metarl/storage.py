@@ -1,20 +1,28 @@
 """Files that change in one step: whatever kills the process, a reader sees the old content or the new, never a mix.
 
-And nothing is written through a link that somebody else may have put there.
+And nothing is written through a link that somebody else may have put there, and nothing is read that may never end.
 """
 
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 import stat
+from collections.abc import Iterable, Sequence
 from functools import cache
+from io import BufferedReader
 from pathlib import Path
+from typing import Any
 
 log = logging.getLogger(__name__)
 
 NOT_SUPPORTED = {errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}  # by the file system
+
+MAX_BYTES = 16 * 2**30
+MAX_JSON_BYTES = 16 * 2**20
+MAX_JSON_DEPTH = 32
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -66,22 +74,6 @@ def no_follow(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
-def plain(path: str, flags: int) -> int:
-    """An ``opener`` for :func:`open` that refuses a pipe, a device or a folder, whose reading may never end. Raises
-    OSError."""
-    descriptor = os.open(path, flags | os.O_NONBLOCK)  # else a pipe that nobody writes to is waited for here
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(f"{path}: expected a plain file, found something else")
-    return descriptor
-
-
-def read_plain(path: Path) -> bytes:
-    """The content of a file that is one. Raises OSError."""
-    with open(path, "rb", opener=plain) as file:
-        return file.read()
-
-
 def expect_plain(path: Path, *, folder: bool = False) -> None:
     """Refuse a link, a pipe or the like where a file (or ``folder``) of ours is to be written; none at all is fine.
 
@@ -95,3 +87,73 @@ def expect_plain(path: Path, *, folder: bool = False) -> None:
     expected, found = stat.S_IFDIR if folder else stat.S_IFREG, stat.S_IFMT(mode)
     if found != expected:
         raise OSError(f"{path}: expected {kinds[expected]}, found {kinds.get(found, 'something else')}")
+
+
+def open_plain(path: Path) -> BufferedReader:
+    """Open a file for reading. Raises OSError, also for a pipe, a device or a folder: reading these may never end."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would wait for its other end
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(f"{path}: expected a plain file, found something else")
+        return open(descriptor, "rb")
+    except OSError:
+        os.close(descriptor)
+        raise
+
+
+def read_plain(path: Path, most: int = MAX_BYTES) -> bytes:
+    """The content of a file of at most ``most`` bytes. Raises OSError, and ValueError for a larger one."""
+    with open_plain(path) as file:
+        size = os.fstat(file.fileno()).st_size  # to read(most) would take as much memory
+        if size > most:
+            raise ValueError(f"{path}: expected at most {most} bytes, got {size}")
+        return file.read(size)
+
+
+def read_json(path: Path) -> Any:
+    """The JSON data in a file of ours, or in one that pretends to be. Raises OSError and ValueError."""
+    return strict_json(read_plain(path, MAX_JSON_BYTES))
+
+
+def strict_json(content: bytes) -> Any:
+    """JSON data from UTF-8 text, as the standard has it and we write it. Raises ValueError.
+
+    Refused are keys that are given twice, NaN and infinities, text that no file can hold (lone surrogates), and more
+    than ``MAX_JSON_DEPTH`` levels, which whatever walks through the data would have to be safe against.
+    """
+    try:
+        text = content.decode("utf-8")
+        data = json.loads(text, object_pairs_hook=_each_once, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError(f"expected JSON of at most {MAX_JSON_DEPTH} levels") from None
+    _require_shallow(data)
+    if "\\u" in text:
+        json.dumps(data, ensure_ascii=False).encode("utf-8")  # UnicodeEncodeError is a ValueError
+    return data
+
+
+def _each_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"{key!r:.60} is given twice")
+        found[key] = value
+    return found
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _require_shallow(data: Any) -> None:
+    """Raises ValueError for data of more than ``MAX_JSON_DEPTH`` levels."""
+    level = [data]
+    for _ in range(MAX_JSON_DEPTH):
+        level = [inner for item in level for inner in _inside(item) if isinstance(inner, dict | list)]
+        if not level:
+            return
+    raise ValueError(f"expected JSON of at most {MAX_JSON_DEPTH} levels")
+
+
+def _inside(data: Any) -> Iterable[Any]:
+    return data.values() if isinstance(data, dict) else data if isinstance(data, list) else ()

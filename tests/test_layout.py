@@ -9,12 +9,12 @@ import re
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from types import MappingProxyType
 
 import pytest
+from source_names import imported_as, qualified
 
 import metarl
 import metarl.agents
@@ -43,7 +43,7 @@ LONG_FILE, LONG_FUNCTION = 400, 60  # lines at which a reader would be glad of a
 # The order of the layers: what each folder of the core may import beside itself. See docs/architecture.md.
 VOCABULARY = {
     *("errors", "faults", "parallel", "ranks", "run_files", "safe_path", "seeding", "spaces", "statistics", "storage"),
-    *("surroundings", "types", "version", "wire"),
+    *("surroundings", "types", "version", "visible", "wire"),
 }
 BASE = {"vocabulary", "config"}
 LAYERS = {
@@ -76,22 +76,11 @@ LIBRARIES = {
     "config": {"gymnasium", "mujoco", "metaworld", "wandb"},
 }
 
+# What runs code, uses a shell or forks is refused in tests/security/test_source_gate.py.
 BANNED_CALLS = {
-    *("eval", "exec", "compile", "__import__"),
-    *(
-        f"{module}.{name}"
-        for module in ("pickle", "marshal", "dill", "cloudpickle", "joblib")
-        for name in ("load", "loads")
-    ),
-    *("pickle.Unpickler", "shelve.open", "torch.load", "numpy.load", "np.load", "torch.hub.load"),
-    *("yaml.load", "yaml.load_all", "yaml.unsafe_load", "yaml.full_load"),
-    *("os.system", "os.popen", "os.fork", "os.forkpty", "pty.fork"),
     *("torch.rand_like", "torch.randn_like", "torch.randint_like", "torch.poisson"),  # which take no generator
     *("torch.manual_seed", "torch.seed", "torch.rand", "torch.randint", "torch.randperm", "torch.set_rng_state"),
 }
-ALLOWED_CALLS = {
-    ("metarl.sampling.executors.codec", "pickle.loads")
-}  # bytes between a process and its own workers, never a file
 DRAWING = {  # functions and methods of tensors that draw from torch's global generator, if they are not given another
     *("normal_", "uniform_", "exponential_", "bernoulli_", "cauchy_", "geometric_", "log_normal_", "random_"),
     *("bernoulli", "multinomial"),
@@ -151,25 +140,6 @@ def arrows() -> Iterator[tuple[str, str, int]]:
             target = module_of(imported)
             if target is not None:
                 yield name, target, line
-
-
-def qualified(node: ast.expr, names: Mapping[str, str] = MappingProxyType({})) -> str:
-    """``a.b.c`` of a name or an attribute of one, whose first part may be another name's; empty for anything else."""
-    if isinstance(node, ast.Attribute):
-        base = qualified(node.value, names)
-        return f"{base}.{node.attr}" if base else ""
-    return names.get(node.id, node.id) if isinstance(node, ast.Name) else ""
-
-
-def imported_as(module: ast.Module) -> dict[str, str]:
-    """The full name of everything that a module imports under another one: ``np`` is numpy."""
-    found = {}
-    for node in ast.walk(module):
-        if isinstance(node, ast.Import):
-            found |= {alias.asname: alias.name for alias in node.names if alias.asname}
-        elif isinstance(node, ast.ImportFrom) and not node.level:
-            found |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
-    return found
 
 
 def test_the_sources_are_found() -> None:
@@ -395,8 +365,7 @@ def test_nothing_banned_is_called(name: str) -> None:
 @pytest.mark.parametrize(
     ("code", "complaint"),
     [
-        ("import pickle as p\np.loads(b'')", "calls pickle.loads"),
-        ("from torch import load as read\nread('x')", "imports .*torch.load"),
+        ("from torch import rand as draw\ndraw(3)", "imports .*torch.rand"),
         ("import numpy.random as r\nr.rand()", "numpy's global generator"),
         ("from numpy import random\nrandom.shuffle([])", "numpy's global generator"),
         ("from numpy.random import rand", "numpy's global generator"),
@@ -414,7 +383,7 @@ def test_what_is_banned_is_found_under_any_name(code: str, complaint: str) -> No
 
 
 def refuse_what_is_banned(name: str, module: ast.Module) -> None:
-    """No calls that run code from data, use a shell or a global generator, or fork; in whatever name they come."""
+    """No calls that draw from a global generator, in whatever name they come."""
     names = imported_as(module)
     for node in ast.walk(module):
         place = f"{SOURCES[name]}:{getattr(node, 'lineno', 0)}"
@@ -429,16 +398,10 @@ def refuse_what_is_banned(name: str, module: ast.Module) -> None:
             )
         if isinstance(node, ast.Call):
             called = qualified(node.func, names)
-            assert called not in BANNED_CALLS or (name, called) in ALLOWED_CALLS, f"{place} calls {called}"
+            assert called not in BANNED_CALLS, f"{place} calls {called}"
             method = node.func.attr if isinstance(node.func, ast.Attribute) else called.rpartition(".")[2]
             if called in ("torch.randn", "torch.normal") or method in DRAWING:
                 assert any(keyword.arg == "generator" for keyword in node.keywords), f"{place} has no generator"
-            for keyword in node.keywords:
-                off = isinstance(keyword.value, ast.Constant) and keyword.value.value is False
-                assert off or keyword.arg not in ("shell", "allow_pickle"), f"{place} passes {keyword.arg}"
-            arguments = [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
-            starts = called.rpartition(".")[2] in ("get_context", "set_start_method")
-            assert not (starts and "fork" in arguments), f"{place} forks"
         if isinstance(node, ast.ImportFrom):
             hidden = {f"{node.module}.{alias.name}" for alias in node.names} & BANNED_CALLS
             assert not hidden, f"{place} imports {hidden} by name"

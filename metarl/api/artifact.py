@@ -6,7 +6,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,13 @@ from torch import Tensor
 
 from metarl.errors import CheckpointError, StorageError
 from metarl.run.checkpoint import require_format, tensor_bytes
-from metarl.storage import read_plain, sync_directory, write_file
+from metarl.run.tensor_header import require_short_header
+from metarl.storage import MAX_JSON_BYTES, read_json, read_plain, sync_directory, write_file
 from metarl.version import __version__
 
 FORMAT_VERSION = 1
 TENSORS = "tensors.safetensors"
-MAX_JSON_BYTES = 64 * 2**20
+MAX_TENSOR_BYTES = 16 * 2**30
 
 
 def write(folder: Path, kind: str, tensors: Mapping[str, Tensor], data: Mapping[str, Any]) -> Path:
@@ -38,6 +40,8 @@ def write(folder: Path, kind: str, tensors: Mapping[str, Tensor], data: Mapping[
         **data,
     }
     text = (json.dumps({**about, "sha256": _sum(about)}, allow_nan=False, indent=1) + "\n").encode()
+    if len(text) > MAX_JSON_BYTES:
+        raise StorageError(f"cannot write {folder}: {len(text)} bytes of {kind}.json could not be read back")
     temp = folder.with_name(f".tmp-{os.getpid()}-{folder.name}")
     try:
         if folder.exists():
@@ -63,11 +67,9 @@ def read(folder: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     path = folder / f"{kind}.json"
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise CheckpointError(f"{path}: expected at most {MAX_JSON_BYTES} bytes")
-        data = json.loads(read_plain(path))
-        content = read_plain(folder / TENSORS)
-    except (OSError, ValueError, RecursionError) as error:
+        data = read_json(path)
+        content = read_plain(folder / TENSORS, MAX_TENSOR_BYTES)
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder}: expected {kind}.json and {TENSORS}, got: {error}") from error
     require_format(data.get("format_version") if isinstance(data, dict) else None, FORMAT_VERSION, str(path))
     kept = {key: value for key, value in data.items() if key != "sha256"}
@@ -75,10 +77,21 @@ def read(folder: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(f"{path}: damaged or changed: it does not fit its sum")
     if hashlib.sha256(content).hexdigest() != kept.get("tensors_sha256"):
         raise CheckpointError(f"{folder / TENSORS}: damaged: it does not fit the sum in {path.name}")
+    require_short_header(content[:8], folder / TENSORS)
     try:
         return tensors_of(content), kept
     except (safetensors.SafetensorError, ValueError, KeyError) as error:
         raise CheckpointError(f"{folder / TENSORS}: expected safetensors, got: {error}") from error
+
+
+@contextmanager
+def as_saved(what: str) -> Iterator[None]:
+    """Data from the disk is taken apart in here; raises CheckpointError where it is not as metarl saves ``what``."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, AssertionError) as error:
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        raise CheckpointError(f"expected {what}, as metarl saves it ({text:.300})") from error
 
 
 def _sum(data: Mapping[str, Any]) -> str:

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metarl.api import artifact
-from metarl.errors import CheckpointError
 from metarl.types import Trajectory
 
 KIND = "episodes"
@@ -132,7 +131,7 @@ def save_episodes(folder: Path, episodes: Sequence[Episode], seed: int) -> Path:
 def load_episodes(folder: Path) -> tuple[list[Episode], int]:
     """The episodes of a folder, and the seed with which they were gathered. Raises CheckpointError."""
     tensors, data = artifact.read(folder, KIND)
-    try:
+    with artifact.as_saved(f"episodes of an adaptation in {folder}"):
         episodes = []
         for number, about in enumerate(data["episodes"]):
             arrays: dict[str, Any] = {
@@ -140,5 +139,3 @@ def load_episodes(folder: Path) -> tuple[list[Episode], int]:
             }
             episodes.append(Episode(**about, **arrays))
         return episodes, int(data["seed"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{folder}: expected episodes of an adaptation ({error!r})") from error

@@ -57,6 +57,7 @@ def load_policy(folder: str | Path, allow: Sequence[str] = ()) -> AdaptedPolicy:
     path = Path(folder).expanduser()
     stored = policy_files.read(path)
     interface = Interface.from_state(stored.described["interface"], str(path))
-    policy = make_agent(stored.described, interface, allow).policy()
+    policy = make_agent(stored.described, interface, [stored.parameters], allow).policy()
+    policy_files.require_shapes(policy, stored, str(path))
     actor = Actor(policy, stored.parameters, stored.fit.action, stored.fit.lanes or 1, stored.trial)
     return AdaptedPolicy(actor, stored.fit, history=stored.history, seed=stored.seed, described=stored.described)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +15,20 @@ import torch
 from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
+from torch import Tensor
 
 from metarl import run_files
 from metarl.agent import Agent
 from metarl.api.actor import Actor
 from metarl.api.adaptation import Adaptation, Plan, replay
 from metarl.api.adapted_policy import AdaptedPolicy
+from metarl.api.artifact import as_saved
 from metarl.api.episodes import Episode, load_episodes
 from metarl.api.fit import AnyEnv, Bounds, Fit, SpacesOnly, fit
 from metarl.api.notices import notice
 from metarl.config import loading, lookup, strict_yaml
 from metarl.config.schema import EvalConfig, LearnerConfig
-from metarl.errors import ConfigError, EnvError
+from metarl.errors import CheckpointError, ConfigError, EnvError
 from metarl.run.checkpoint import Checkpoint
 from metarl.run.interface import Interface
 from metarl.run.restore import restore
@@ -49,17 +51,15 @@ class TrainedAgent:
     def __init__(self, run: Path, found: Checkpoint, allow: Sequence[str], device: str) -> None:
         self.run, self.iteration, self._allow = run, found.iteration, tuple(allow)
         config = _config(run, found)
-        self.task: dict[str, Any] = dict(config["task"])
-        self.defaults = EvalConfig.model_validate_json(json.dumps(config["eval"]))
-        self._seed = int(config["seed"])
+        with as_saved(f"the configuration of a run in checkpoint {found.iteration} of {run}"):
+            self.task: dict[str, Any] = dict(config["task"])
+            self.defaults = EvalConfig.model_validate_json(json.dumps(config["eval"]))
+            self._seed = int(config["seed"])
+            agent, learner = config["agent"], config["learner"]
+            name = str(agent["name"])
         self.interface = self._interface(found)
-        self._described = {
-            "name": config["agent"]["name"],
-            "config": config["agent"],
-            "learner": config["learner"],
-            "interface": self.interface.state(),
-        }
-        self._agent = make_agent(self._described, self.interface, allow, device)
+        self._described = {"name": name, "config": agent, "learner": learner, "interface": self.interface.state()}
+        self._agent = make_agent(self._described, self.interface, found.tensors.values(), allow, device)
         restore(self._agent, found)
 
     @property
@@ -293,12 +293,27 @@ class TrainedAgent:
 
 
 def make_agent(
-    described: Mapping[str, Any], interface: Interface, allow: Sequence[str] = (), device: str = "cpu"
+    described: Mapping[str, Any],
+    interface: Interface,
+    tensors: Iterable[Tensor],
+    allow: Sequence[str] = (),
+    device: str = "cpu",
 ) -> Agent:
-    """The agent of a description, at initial parameters. Raises ConfigError: it is not there, or not allowed."""
-    family = lookup.agent(described["name"], allow)
-    config = family.config_class.model_validate_json(json.dumps(described["config"]))
-    learner = LearnerConfig.model_validate_json(json.dumps(described["learner"]))
+    """The agent of a description, at initial parameters.
+
+    Raises:
+        CheckpointError: it is none, or ``tensors``, saved with it, have fewer numbers than it has parameters.
+        ConfigError: it is not there, or not allowed.
+    """
+    with as_saved("an agent"):
+        family = lookup.agent(str(described["name"]), allow)
+        config = family.config_class.model_validate_json(json.dumps(described["config"]))
+        learner = LearnerConfig.model_validate_json(json.dumps(described["learner"]))
+        if "auto" in (learner.threads, learner.tasks_per_chunk):
+            raise ValueError(f"expected numbers of threads and tasks per chunk, got {learner!r}")
+        needed, found = config.num_parameters(interface.spaces), sum(tensor.numel() for tensor in tensors)
+    if found < needed:
+        raise CheckpointError(f"expected an agent's {needed} parameters, got {found} numbers")
     rng = generator(0, Domain.INIT)
     made: Agent = family(interface.spaces, config, learner, device=torch.device(device), rng=rng)
     return made

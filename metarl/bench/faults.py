@@ -78,7 +78,8 @@ def _saving(place: Path) -> dict[str, float]:
         root = Path(folder)
 
         def save(round_: int) -> None:
-            checkpoint.save(root / "checkpoints", round_, tensors, {"counters": {}}, keep=3)
+            state = SavedState(counters=Counters(iteration=round_, env_steps=0))
+            checkpoint.save(root / "checkpoints", tensors, state, keep=3)
 
         for round_ in in_rounds(ROUNDS + 1):
             computing = time.process_time()

@@ -23,6 +23,7 @@ from metarl.faults import PASSES, explained
 from metarl.monitor.patience import patient_errors
 from metarl.run.signals import Terminated, unwound_by_sigterm
 from metarl.version import __version__
+from metarl.visible import visible
 
 DESCRIPTION = "metarl: meta-train robot policies that adapt within a few episodes, and measure that adaptation."
 OVERRIDES = "key=value with dotted keys, such as seed=3 agent.inner_lr=0.1"
@@ -55,7 +56,7 @@ def _main(argv: Sequence[str] | None) -> int:
     except MetarlError as error:
         if error.elsewhere and not ranks.launch().first:  # its own rank tells of it, and the first one
             return error.exit_code
-        for line in str(error).splitlines():
+        for line in visible(str(error)).splitlines():
             print(line if line.startswith(" ") else f"error: {line}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
@@ -75,7 +76,7 @@ def _run(options: argparse.Namespace) -> str:
     except (MetarlError, *PASSES):
         raise
     except BaseException as error:
-        traceback.print_exception(error)
+        print(visible("".join(traceback.format_exception(error))), end="", file=sys.stderr)
         raise explained(error) from error
 
 

@@ -31,7 +31,9 @@ from metarl.config import lookup
 from metarl.errors import CheckpointError, ConfigError, WorkerError
 from metarl.parallel import available_cores
 from metarl.run.signals import Terminated
+from metarl.storage import MAX_JSON_BYTES, read_plain, strict_json
 from metarl.version import __version__
+from metarl.visible import visible
 
 LATEST = "latest"  # what the run that was written to last may be called
 _OVERRIDE = re.compile(r"(?:--)?[A-Za-z_][\w.]*=")  # the path of a run has "=" further behind, or begins otherwise
@@ -167,7 +169,7 @@ def compare(options: argparse.Namespace) -> str:
         runs, left_out = compared.gather(paths)
         found = compare(runs, by=options.by, baseline=options.baseline, left_out=left_out)
     for line in found.all_warnings:
-        print(f"warning: {line}", file=sys.stderr)
+        print(visible(f"warning: {line}"), file=sys.stderr)
     _notify(found.all_notices)
     written = []
     if page is not None:
@@ -397,17 +399,19 @@ def _tasks(text: str, option: str = "--tasks") -> list[dict[str, Any]]:
     if not text.lstrip().startswith(("{", "[")):
         source = text
         try:
-            text = Path(os.path.expanduser(text)).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            content = read_plain(Path(os.path.expanduser(text)), MAX_JSON_BYTES)
+        except (OSError, ValueError) as error:
             raise ConfigError(f"{option} {source}: expected JSON, or a file of it: {error}") from error
+    else:
+        content = text.encode(errors="surrogateescape")
     try:
-        found = json.loads(text)
+        found = strict_json(content)
     except ValueError as error:
         raise ConfigError(f'{source}: expected JSON such as [{{"goal": [0.3, 0.2]}}]: {error}') from error
     tasks = found if isinstance(found, list) else [found]
     for task in tasks:
         if not isinstance(task, dict):
-            raise ConfigError(f"{source}: expected tasks that map names to values, got {task!r}")
+            raise ConfigError(f"{source}: expected tasks that map names to values, got {task!r:.60}")
     return tasks
 
 
@@ -445,9 +449,9 @@ def _check_overrides(options: argparse.Namespace, command: str) -> None:
 def _begin(text: str) -> None:
     """The first line on a terminal, before anything slow."""
     if ranks.launch().first and sys.stderr is not None and sys.stderr.isatty():
-        print(f"metarl {__version__}: {text}", file=sys.stderr, flush=True)
+        print(visible(f"metarl {__version__}: {text}"), file=sys.stderr, flush=True)
 
 
 def _notify(notices: Sequence[str]) -> None:
     for notice in notices:
-        print(f"notice: {notice}", file=sys.stderr)
+        print(visible(f"notice: {notice}"), file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from metarl.errors import StorageError
 from metarl.monitor.curve_text import aligned, curve_lines, interval_text, number
+from metarl.visible import visible
 
 if TYPE_CHECKING:  # with what it imports, it would make every command start later
     from metarl.run.listing import ListedRun
@@ -126,11 +128,14 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], shed: Sequence[
         left_out.append(name)
     drawn = Table(*(Column(columns[place], no_wrap=place == 0) for place in kept))  # names are copied
     for row in rows:
-        drawn.add_row(*(Text(row[place]) for place in kept))
+        drawn.add_row(*(Text(visible(row[place])) for place in kept))
     with console.capture() as capture:
         console.print(drawn)
     text = capture.get().rstrip()
     return f"{text}\nin a wider terminal, or with --json: {', '.join(left_out)}" if left_out else text
+
+
+_STYLES = re.compile(r"(\x1b\[[0-9;]*m)")
 
 
 @contextmanager
@@ -151,6 +156,11 @@ def results_only() -> Iterator[None]:
         os.close(kept)
 
 
+def _drawn(text: str) -> str:
+    """Text with nothing in it that a terminal obeys, but for the colours and weights in which tables are drawn."""
+    return "".join(part if place % 2 else visible(part) for place, part in enumerate(_STYLES.split(text)))
+
+
 def write(text: str) -> None:
     """Print to standard output; a reader that has gone away (``| head``) is no error.
 
@@ -158,7 +168,7 @@ def write(text: str) -> None:
         StorageError: it cannot be written, as it leads to a full disk, or has been closed.
     """
     try:
-        print(text.rstrip("\n"), flush=True)
+        print(_drawn(text.rstrip("\n")), flush=True)
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit fails again
         if not isinstance(error, BrokenPipeError):

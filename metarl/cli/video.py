@@ -14,6 +14,7 @@ from metarl.errors import ConfigError
 from metarl.report import film_files
 from metarl.report.files import write_files
 from metarl.report.film_frames import Layout, Picture, film_frames, layout, task_words
+from metarl.visible import visible
 
 LARGEST = 480  # pixels of a panel's side in a video
 VIDEO = {"widest": 1600, "highest": 1200, "largest": LARGEST}
@@ -85,4 +86,4 @@ def _heading(agent: TrainedAgent) -> str:
 
 
 def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    print(visible(line), file=sys.stderr, flush=True)

@@ -148,6 +148,8 @@ def reload(saved: Mapping[str, Any], allow: Sequence[str] = ()) -> Reloaded:
     Raises:
         ConfigError: one line per problem.
     """
+    if not strict_yaml.is_shallow(saved):
+        raise ConfigError(f"expected a configuration of at most {strict_yaml.MAX_DEPTH} levels")
     had, data = str(saved.get("device", "auto")), dict(saved)
     data["device"], notices = devices.instead_of(had)
     learner = data.get("learner")

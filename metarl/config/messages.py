@@ -15,6 +15,8 @@ from metarl.errors import nearest
 Schema = dict[str, Any]
 Path = tuple[str | int, ...]
 
+MOST_OF_A_KEY = 200  # characters that are shown
+MOST_PROBLEMS = 100  # that are told of at a time
 _TYPES = {"integer": "an integer", "number": "a number", "string": "text", "boolean": "true or false", "null": "null"}
 _LIMITS = {
     "exclusiveMinimum": "> {}",
@@ -30,7 +32,7 @@ def explain(error: ValidationError, model: type[BaseModel], data: Mapping[str, A
     """One line per wrong key: its path, its value, what is allowed, and the nearest valid key for an unknown one."""
     schema = model.model_json_schema()
     lines: dict[Path, str] = {}
-    for detail in error.errors(include_url=False):
+    for detail in error.errors(include_url=False)[:MOST_PROBLEMS]:
         path, expected = _locate(detail["loc"], schema)
         lines.setdefault(path, _line(detail, path, expected, schema, data))
     return lines
@@ -72,6 +74,7 @@ def describe_lineage(heading: str, lineage: Lineage) -> str:
 
 def _line(detail: ErrorDetails, path: Path, expected: Schema, root: Schema, data: Mapping[str, Any]) -> str:
     key = dotted(path)
+    key = key if len(key) <= MOST_OF_A_KEY else f"{key[:MOST_OF_A_KEY]}…"
     if detail["type"] == "extra_forbidden":
         return f"unknown key {key} = {show(detail['input'])}: {_suggestion(path, root)}"
     if detail["type"] == "missing":

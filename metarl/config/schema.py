@@ -80,6 +80,10 @@ class AgentConfig(Frozen):
         """
         return []
 
+    def num_parameters(self, spaces: SpaceSpec) -> int:
+        """Numbers that the policy has at least, without making any: a checkpoint with fewer is not of that agent."""
+        return 0
+
     def memory_needs(self, run: RunConfig, spaces: SpaceSpec) -> dict[str, int]:
         """Bytes that the learner of that resolved run is certain to need at once, besides trajectories.
 

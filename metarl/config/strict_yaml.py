@@ -18,13 +18,14 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from metarl.storage import plain
+from metarl.storage import open_plain
 
 Problems = dict[str, str]
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 16  # a configuration has three levels
 MAX_DIGITS = 40
+MAX_NODES = 10_000  # keys, values, lists and sections; each is looked at several times
 
 _OVERRIDE = re.compile(r"(?:--)?([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)=(.*)", re.ASCII | re.DOTALL)
 _ODD_NUMBER = re.compile(r"[-+]?0[0-9_]|.*:")  # 010 is 8 and 1:30 is 90
@@ -47,7 +48,7 @@ def read_file(path: Path, problems: Problems) -> bytes | None:
                 "not a folder" if path.is_dir() else "found none"
             )
             return None
-        with open(path, "rb", opener=plain) as file:
+        with open_plain(path) as file:
             content = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:  # ValueError: a path with a null byte
         problems[str(path)] = f"{str(path)!r}: cannot be read ({error})"
@@ -118,6 +119,17 @@ def parse_overrides(overrides: Sequence[str], problems: Problems) -> dict[str, A
     return changes
 
 
+def is_shallow(data: Any) -> bool:
+    """Whether data has no more levels than a file may have."""
+    level = [data]
+    for _ in range(MAX_DEPTH + 1):
+        parts = (item.values() if isinstance(item, dict) else item for item in level)
+        level = [inner for part in parts for inner in part if isinstance(inner, dict | list)]
+        if not level:
+            return True
+    return False
+
+
 def nested(changes: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted key → value as a tree of sections; of two values of one key the later one holds."""
     tree: dict[str, Any] = {}
@@ -139,9 +151,13 @@ def merged(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 
 def _compose(text: str, source: str, problems: Problems) -> _Node | None:
     """The node tree of a text; events come first, because aliases and deep nesting must not even be expanded."""
-    depth = 0
+    depth = nodes = 0
     try:
         for event in yaml.parse(text, Loader=_Loader):
+            nodes += isinstance(event, yaml.NodeEvent)
+            if nodes > MAX_NODES:
+                problems[source] = f"{source}: expected at most {MAX_NODES} keys and values; give ranges, not lists"
+                return None
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             refused = _refused(event, depth)
             if refused:

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
 from metarl.monitor.curve_text import number
+from metarl.visible import visible
 
 BAR_WIDTH = 20
 SHED = ("elapsed", "env_steps", "speed", "success", "eta")  # what a narrow terminal does without, in this order
@@ -67,7 +68,8 @@ class Console:
             self.message("  ".join([f"iteration {metrics['iteration']}/{self._iterations}", *parts.values()]))
 
     def message(self, text: str) -> None:
-        """Show a line of its own, above the bar if there is one."""
+        """Show a line of its own, above the bar if there is one; nothing in it moves the cursor or the like."""
+        text = visible(text)
         if self._progress is not None:
             self._try(lambda: self._rich.print(text, markup=False, highlight=False, soft_wrap=True))
         else:

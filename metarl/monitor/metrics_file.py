@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from metarl.errors import StorageError
-from metarl.storage import no_follow, read_plain, replace_file
+from metarl.storage import no_follow, open_plain, replace_file, strict_json
+
+MAX_LINE_BYTES = 16 * 2**20  # an evaluation of 1000 tasks at 100 points has 2 MB
 
 
 class MetricsFile:
@@ -53,23 +55,24 @@ class MetricsFile:
 
     @staticmethod
     def read(path: Path) -> list[dict[str, Any]]:
-        """The objects in a file of JSON lines, without lines that are torn; empty if there is no file.
+        """The objects in a file of JSON lines, without lines that are torn, or longer than ``MAX_LINE_BYTES``; empty if
+        there is no file.
 
         Raises:
-            StorageError: the file exists but cannot be read.
+            StorageError: the file exists but cannot be read, or is none that could be.
         """
+        records = []
         try:
-            lines = read_plain(path).splitlines()
+            with open_plain(path) as file:
+                for line in _lines(file):
+                    with suppress(ValueError):  # a killed process may have left half a line
+                        record = strict_json(line)
+                        if isinstance(record, dict) and isinstance(record.get("iteration"), int):
+                            records.append(record)
         except FileNotFoundError:
             return []
         except OSError as error:
             raise StorageError(f"cannot read {path}: {error}") from error
-        records = []
-        for line in lines:
-            with suppress(ValueError, RecursionError):  # a killed process may have left half a line
-                record = json.loads(line)
-                if isinstance(record, dict) and isinstance(record.get("iteration"), int):
-                    records.append(record)
         return records
 
     @staticmethod
@@ -94,3 +97,13 @@ class MetricsFile:
             replace_file(path, "".join(json.dumps(record) + "\n" for record in records).encode())
         except OSError as error:
             raise StorageError(f"cannot write {path}: {error}") from error
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """The lines of a file that are not too long; of those that are, nothing is kept in memory."""
+    whole = True
+    while part := file.readline(MAX_LINE_BYTES):
+        ends = part.endswith(b"\n") or len(part) < MAX_LINE_BYTES
+        if whole and ends:
+            yield part
+        whole = ends

@@ -20,6 +20,7 @@ from metarl.report.files import report_folder, write_files
 from metarl.statistics import method_of
 
 GRID_POINTS = 60
+LARGEST = 1e100  # that a curve can be drawn of
 EPISODES = "episodes before"  # what the adaptation of an agent with a memory is counted in
 GRADIENT = "adaptation steps"  # what adaptation is counted in, unless an agent adapts in episodes
 
@@ -217,7 +218,7 @@ def _odd_classes(classes: Any, points: int) -> str | None:
         for values in curves:
             known = [value for value in values if value is not None] if isinstance(values, list) else None
             if not _are_numbers(known) or values is None or len(values) != points:
-                return f"expected numbers for every step of by_class.{name}, got {found!r:.60}"
+                return f"expected numbers for every step of by_class.{name:.60}, got {found!r:.60}"
     return None
 
 
@@ -231,7 +232,7 @@ def _are_numbers_or_unknown(values: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, float) or (type(value) is int and abs(value) < 2**63)
+    return (isinstance(value, float) and abs(value) < LARGEST) or (type(value) is int and abs(value) < 2**63)
 
 
 def write_curves_csv(run: Path) -> Path:

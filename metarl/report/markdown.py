@@ -55,7 +55,8 @@ def _block(block: Block, folder: str) -> str:
             cells = [[_cell(cell) for cell in row] for row in rows]
             return (f"{_plain(about)}\n\n" if about else "") + table([_plain(head) for head in heads], cells)
         case Commands(lines):
-            return "\n".join(["```text", *lines, "```\n"])
+            fence = "`" * max(3, _longest("".join(lines)) + 1)
+            return "\n".join([f"{fence}text", *lines, f"{fence}\n"])
         case Picture(name, about, caption):
             return f"![{_plain(about)}]({folder}/{name}.png)\n\n{_plain(caption)}\n"
         case Details(title, blocks):
@@ -73,8 +74,13 @@ def _cell(text: str) -> str:
 
 def _code(text: str) -> str:
     """In as many backticks as it takes."""
-    ticks = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    ticks = "`" * (1 + _longest(text))
     return f"{ticks} {text} {ticks}" if "`" in text else f"{ticks}{' '.join(text.split())}{ticks}"
+
+
+def _longest(text: str) -> int:
+    """Backticks in a row."""
+    return max(map(len, re.findall("`+", text)), default=0)
 
 
 def _plain(text: str) -> str:

@@ -13,7 +13,7 @@ from metarl import run_files
 from metarl.errors import StorageError
 from metarl.report.curves import Curves, Trained, adapted_point, config_of, low_if_unknown, read_curves, trained
 from metarl.report.files import write_files
-from metarl.storage import expect_plain, read_plain
+from metarl.storage import expect_plain, read_json
 
 LAST_SHARE = 0.1  # of a run's iterations
 BEST_IS_CHOSEN = "the highest of {count} evaluations, chosen by their own returns: too good on average"
@@ -127,7 +127,7 @@ def _named(config: Mapping[str, Any], part: str) -> str | None:
 def versions_of(run: Path) -> dict[str, Any] | None:
     """What ``versions.json`` says, without the long list of what the processor can do; None where it is lost."""
     try:
-        found = json.loads(read_plain(run / run_files.VERSIONS))
+        found = read_json(run / run_files.VERSIONS)
     except (OSError, ValueError):
         return None
     if not isinstance(found, dict):

@@ -26,8 +26,9 @@ from metarl import run_files
 from metarl.errors import CheckpointError, StorageError
 from metarl.run import provenance, saved_state
 from metarl.run.saved_state import SavedState
+from metarl.run.tensor_header import require_short_header
 from metarl.run_files import numbered_checkpoints
-from metarl.storage import expect_plain, plain, read_plain, sync_directory, write_file
+from metarl.storage import expect_plain, open_plain, read_plain, strict_json, sync_directory, write_file
 
 FORMAT_VERSION = 1
 TENSORS = "agent.safetensors"
@@ -108,6 +109,7 @@ def load(path: Path) -> Checkpoint:
     """
     manifest = _verify(path)
     state = saved_state.checked(_read_json(path / STATE)[1], manifest["iteration"], str(path / STATE))
+    _expect_short_header(path / TENSORS)
     try:
         # clone: loaded tensors may be mapped from the file, which a later save deletes
         tensors = {name: t.clone() for name, t in safetensors.torch.load_file(path / TENSORS).items()}
@@ -185,6 +187,14 @@ def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
     """A safetensors file of tensors on any device; views and shared memory are fine."""
     # clone: safetensors refuses views that share memory, and agents keep all parameters in one vector
     return bytes(safetensors.torch.save({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}))
+
+
+def _expect_short_header(file: Path) -> None:
+    try:
+        with open_plain(file) as opened:
+            require_short_header(opened.read(8), file)
+    except OSError as error:
+        raise CheckpointError(f"{file}: expected a readable file, got: {error}") from error
 
 
 def _json_bytes(data: Any) -> bytes:
@@ -290,7 +300,7 @@ def _verify(path: Path) -> dict[str, Any]:
     manifest = _read_manifest(path)
     for name, entry in manifest["files"].items():
         try:
-            with open(path / name, "rb", opener=plain) as file:
+            with open_plain(path / name) as file:
                 actual = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
             raise CheckpointError(f"{path / name}: expected a readable file, got: {error}") from error
@@ -344,22 +354,9 @@ def _read_json(file: Path) -> tuple[bytes, dict[str, Any]]:
     """The bytes of a file and the JSON object in them."""
     try:
         data = read_plain(file)
-        content = json.loads(data, object_pairs_hook=_without_doubles, parse_constant=_refuse_constant)
-    except (OSError, ValueError, RecursionError) as error:
+        content = strict_json(data)
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{file}: expected readable JSON, got: {error}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{file}: expected a JSON object, got {type(content).__name__}")
     return data, content
-
-
-def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object whose keys are all different. Raises ValueError."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is given twice")
-    return found
-
-
-def _refuse_constant(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")

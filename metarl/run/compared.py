@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -18,7 +17,7 @@ from metarl.report.comparison.runs import ComparedRun, State
 from metarl.report.curves import Curves, config_of, read_curves
 from metarl.run import listing
 from metarl.run.held_out import task_names
-from metarl.storage import read_plain
+from metarl.storage import read_json
 
 DEPTH = 5  # folders between a study's folder and a run: task, method, seed, configuration
 
@@ -132,7 +131,7 @@ def _task_names(run: ComparedRun) -> Sequence[str] | None:
 
 def _versions(run: Path) -> dict[str, Any]:
     with suppress(OSError, ValueError):
-        found = json.loads(read_plain(run / run_files.VERSIONS))
+        found = read_json(run / run_files.VERSIONS)
         if isinstance(found, dict):
             return found
     return {}

@@ -55,21 +55,25 @@ class Interface:
         Raises:
             CheckpointError: a newer format, or none at all.
         """
+        if not isinstance(state, Mapping):
+            raise CheckpointError(f"{where}: expected an interface, got {state!r:.60}")
         require_format(state.get("format_version"), FORMAT_VERSION, f"{where}, interface")
         try:
             keys = state["observation_keys"]
             return Interface(
                 SpaceSpec(_space(state["observation"]), _space(state["action"])),
-                int(state["horizon"]),
+                _positive(state["horizon"]),
                 float(state["action_scale"]),
                 bool(state["reveal"]),
                 Wrappers(
-                    tuple((name, arguments) for name, arguments in state["wrappers"]),
+                    tuple((name, dict(arguments)) for name, arguments in state["wrappers"]),
                     None if keys is None else tuple(keys),
                 ),
             )
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{where}: expected an interface, got {dict(state)} ({error!r})") from error
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise CheckpointError(
+                f"{where}: expected an interface, got {dict(state)!r:.200} ({error!r:.200})"
+            ) from error
 
 
 def _space_data(space: Space) -> dict[str, Any]:
@@ -86,6 +90,15 @@ def _space(data: Mapping[str, Any]) -> Space:
         tuple(none if bound is None else float(bound) for bound in data[side])
         for side, none in (("low", -math.inf), ("high", math.inf))
     )
-    if data["kind"] not in ("box", "discrete"):
-        raise ValueError(f"expected a box or a discrete space, got {data['kind']!r}")
-    return Space(data["kind"], int(data["size"]), low, high)
+    kind, size = data["kind"], _positive(data["size"])
+    if kind not in ("box", "discrete"):
+        raise ValueError(f"expected a box or a discrete space, got {kind!r:.60}")
+    if not {len(low), len(high)} <= {0, size}:
+        raise ValueError(f"expected {size} bounds, or none, got {len(low)} and {len(high)}")
+    return Space(kind, size, low, high)
+
+
+def _positive(value: Any) -> int:
+    if type(value) is not int or not 0 < value < 2**31:
+        raise ValueError(f"expected a whole number > 0, got {value!r:.60}")
+    return value

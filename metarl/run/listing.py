@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
@@ -15,7 +14,7 @@ from metarl import run_files
 from metarl.config.naming import task_in_words
 from metarl.errors import CheckpointError
 from metarl.monitor.metrics_file import MetricsFile
-from metarl.storage import plain, read_plain
+from metarl.storage import open_plain, read_json
 
 DEPTH = 7  # folders between that of all runs and a run: sweeps/<name>/<setting>/s<seed>/<task>/<agent>
 
@@ -115,7 +114,7 @@ def newest_state(run: Path) -> Mapping[str, Any] | None:
     """The JSON part of the newest checkpoint that has one."""
     for folder in reversed(run_files.numbered_checkpoints(run / run_files.CHECKPOINTS)):
         with suppress(OSError, ValueError):
-            state = json.loads(read_plain(folder / run_files.STATE))
+            state = read_json(folder / run_files.STATE)
             if isinstance(state, dict):
                 return state
     return None
@@ -133,7 +132,7 @@ def _changed(run: Path) -> float:
 def is_locked(run: Path) -> bool:
     """Whether a process trains in it."""
     try:
-        with open(run / run_files.LOCK, "rb", opener=plain) as file:
+        with open_plain(run / run_files.LOCK) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

@@ -17,7 +17,7 @@ from metarl.errors import CheckpointError, ConfigError, NumericError
 from metarl.monitor.metrics_file import MetricsFile
 from metarl.report.files import write_files
 from metarl.run import checkpoint, listing, run_dir
-from metarl.storage import expect_plain, read_plain
+from metarl.storage import expect_plain, read_json
 
 # What decides no number of a run but its place, its speed and how it can go on.
 FREE = ("run_dir", "device", "learner", "sampler", "checkpoint", "wandb", "tensorboard", "time_limit_s")
@@ -161,7 +161,7 @@ def is_finished(run: Path, config: RunConfig) -> bool:
 def read_failure(folder: Path) -> Failure | None:
     """How the last process of a folder's run failed; None where it did not, or nothing is known."""
     with suppress(OSError, ValueError, KeyError, TypeError):
-        found = json.loads(read_plain(folder / FAILURE))
+        found = read_json(folder / FAILURE)
         return Failure(int(found["exit_code"]), str(found["reason"]))
     return None
 

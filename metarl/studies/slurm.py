@@ -25,13 +25,14 @@ from metarl.errors import ConfigError, MetarlError
 from metarl.monitor.curve_text import counted
 from metarl.report.files import write_files
 from metarl.run import checkpoint, run_dir
-from metarl.storage import read_plain
+from metarl.storage import read_json
 from metarl.studies import jobs, sweep
 from metarl.studies.grid import Setting
 from metarl.studies.jobs import Failure, Job
 from metarl.studies.launcher import Process, start_process
 from metarl.studies.sweep import Plan
 from metarl.studies.sweep_table import Row
+from metarl.visible import visible
 
 CLUSTER = "slurm"  # the name of submitit's executor
 FOLDER, RECORD = "slurm", "slurm.json"  # in the sweep's folder, and in a run's
@@ -78,6 +79,8 @@ class Options:
             "slurm_signal_delay_s": int(min(120, spare(seconds) / 2)),
         }
         if self.partition is not None:
+            if not self.partition.isprintable():
+                raise ConfigError(f"--slurm-partition {self.partition!r}: expected a name")
             found["slurm_partition"] = self.partition
         if self.cpus is not None:
             if self.cpus < 1:
@@ -89,6 +92,8 @@ class Options:
             key, equals, value = word.partition("=")
             if not equals or not re.fullmatch(r"[a-z][a-z-]*", key):
                 raise ConfigError(f"--slurm-option {word}: expected KEY=VALUE, such as account=lab")
+            if not value.isprintable():
+                raise ConfigError(f"--slurm-option {word!r}: expected a value of one line")
             more[key] = value
         return found | ({"slurm_additional_parameters": more} if more else {})
 
@@ -130,7 +135,8 @@ def submit(plan: Plan, options: Options, *, at_once: int | None = None, retry_fa
                 parameters["slurm_array_parallelism"] = at_once
             _submit(executor, parameters, [_on_node(job, plan.out, limit) for job in todo])
     folder = run_dir.shown(plan.out)
-    print(f"submitted {counted(len(todo), 'job')}, {len(queued)} in the queue before: {folder}", file=sys.stderr)
+    told = f"submitted {counted(len(todo), 'job')}, {len(queued)} in the queue before: {folder}"
+    print(visible(told), file=sys.stderr)
     return plan.rows()
 
 
@@ -185,7 +191,7 @@ def _queued(submitit: Any, out: Path, todo: Sequence[Job]) -> set[str]:
     known: dict[str, tuple[Any, float]] = {}
     for job in todo:
         with suppress(OSError, ValueError, KeyError, TypeError):
-            found = json.loads(read_plain(out / str(job.entry) / RECORD))
+            found = read_json(out / str(job.entry) / RECORD)
             known[str(job.entry)] = kind(out.absolute() / FOLDER, str(found["job_id"])), float(found["submitted"])
     queued = set()
     for name, (job, submitted) in known.items():

@@ -13,7 +13,7 @@ from metarl import run_files
 from metarl.errors import ConfigError, nearest
 from metarl.monitor.metrics_file import MetricsFile
 from metarl.report.curves import learning_seconds
-from metarl.storage import read_plain
+from metarl.storage import read_json
 
 KEPT_VERSIONS = ("python", "torch", "numpy", "gymnasium", "mujoco", "metarl", "git")
 
@@ -74,7 +74,7 @@ def read_result(cell: Cell, run: Path, config: dict[str, Any]) -> Result:
     accepted = [line["linesearch/accepted"] for line in training if "linesearch/accepted" in line]
     rejected = 1 - sum(accepted) / len(accepted) if accepted else None
     try:
-        versions = json.loads(read_plain(run / run_files.VERSIONS))
+        versions = read_json(run / run_files.VERSIONS)
     except (OSError, ValueError):
         versions = {}  # it only documents
     return Result(cell, MetricsFile.read(run / run_files.EVALUATIONS), seconds, config, versions, rejected)

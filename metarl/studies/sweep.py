@@ -26,12 +26,13 @@ from metarl.monitor.console import duration
 from metarl.monitor.curve_text import counted
 from metarl.parallel import available_cores
 from metarl.run import memory, run_dir
-from metarl.storage import expect_plain, no_follow, plain
+from metarl.storage import expect_plain, no_follow, open_plain
 from metarl.studies import grid, jobs
 from metarl.studies.grid import Setting
 from metarl.studies.jobs import Failure, Job
 from metarl.studies.launcher import Launcher, Process, start_process
 from metarl.studies.sweep_table import Row, final_returns
+from metarl.visible import visible
 
 FOLDER = "sweeps"  # below the folder of all runs
 LOG = "log.txt"
@@ -358,7 +359,7 @@ def open_log(folder: Path) -> IO[bytes]:
 def log_lines(folder: Path, start: int = 0) -> list[str]:
     """The lines of a run's log from a byte on, without empty ones."""
     try:
-        with open(folder / LOG, "rb", opener=plain) as file:
+        with open_plain(folder / LOG) as file:
             file.seek(start)
             text = file.read().decode("utf-8", errors="replace")
     except OSError as error:
@@ -380,4 +381,4 @@ def ended_with(failure: Failure) -> str:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(visible(text), file=sys.stderr, flush=True)

@@ -135,5 +135,11 @@ def _csv(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(heads)
-    writer.writerows(rows)  # None is empty, and a float has all its digits
+    # None is empty, and a float has all its digits
+    writer.writerows([_no_formula(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
     return table.getvalue()
+
+
+def _no_formula(text: str) -> str:
+    """Text of others that no program for tables computes: these take what begins so for a formula."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
