@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -86,6 +87,8 @@ def test_every_metarl_command_runs(command: str, run: Path, tmp_path: Path, caps
         {"RUN": str(run), "latest": str(run), "CONFIG": "maml_trpo_half_cheetah_dir"}.get(word, word)
         for word in arguments
     ]
+    if "REFERENCE" in arguments:
+        arguments[arguments.index("REFERENCE")] = str(shutil.copytree(run, tmp_path / "reference"))
     small = [*SMALL, f"run_dir={tmp_path}"]
     given = {word.split("=")[0] for word in arguments if "=" in word}
     if arguments == ["bench", "metaworld"]:
