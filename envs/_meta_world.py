@@ -100,7 +100,7 @@ class MetaWorldDistribution(TaskDistribution):
     """
 
     config_class: ClassVar[type[MetaWorldConfig]]
-    official_goals: ClassVar[int | None] = None  # of a class, in one round of Meta-World+'s evaluation
+    official_goals: int | None = None  # of a class, in one round of Meta-World's own evaluation; None: it has none
     config: MetaWorldConfig
 
     def __init__(self, config: MetaWorldConfig) -> None:

@@ -19,7 +19,8 @@ class ML25Config(MetaWorldConfig):
 
     lineages: ClassVar[Mapping[str, Lineage]] = metaworldplus2025(
         num_test_goals=40,
-        differs="it has no ML25 script, 40 test goals are its default; drop_shared_class = false is Meta-World's; ",
+        differs="it has no ML25 script, 40 test goals and four at a time are Meta-World's defaults; "
+        "drop_shared_class = false is Meta-World's; ",
     )
 
     drop_shared_class: bool = Field(
@@ -33,6 +34,11 @@ class ML25Distribution(MetaWorldDistribution):
 
     config_class = ML25Config
     config: ML25Config
+
+    def __init__(self, config: ML25Config) -> None:
+        super().__init__(config)
+        if not config.drop_shared_class:  # Meta-World's evaluation has all five classes
+            self.official_goals = 4
 
     def classes(self, split: Split) -> Sequence[str]:
         dropped = set(ML25_TRAIN) & set(ML25_TEST) if self.config.drop_shared_class else set()

@@ -15,7 +15,8 @@ Floats = NDArray[np.float64]
 Center = Callable[[Floats], Floats]  # of every row: [..., n] → [...]
 
 FEW = 20  # tasks below which an interval is marked
-MIN_STUDENTISED = 5  # fewer values have too many resamples without any spread
+MIN_STUDENTISED = 4  # of three values, resamples without any spread decide the ends
+MOST_OF_STUDENTS = 2.0  # how much further from the mean than Student's t an end may lie
 
 PERCENTILE = "percentile bootstrap over tasks"  # also of records that do not name their method
 STUDENTISED = "studentised bootstrap over {units}"
@@ -45,9 +46,20 @@ def mean_interval(
 
     With x̄ and s the mean and standard deviation of the n values, and x̄*, s* those of a resample, the distribution of
     t* = (x̄* − x̄) / (s*/√n) stands for that of (x̄ − μ) / (s/√n). Unlike the percentile bootstrap it follows skewed
-    values. Fewer than 5 values, or so few different ones that resamples without spread decide the ends, have Student's
-    t. Of fewer than 20 the method's name says that the interval may cover less. Equal values tell nothing of how others
-    would differ: undefined.
+    values. No end lies further from the mean than twice as far as Student's t would have it: of few values, resamples
+    with hardly any spread make ends that say nothing. Fewer than 4 values, or so few different ones that resamples
+    without spread decide the ends, have Student's t. Of fewer than 20 the method's name says that the interval may
+    cover less. Equal values tell nothing of how others would differ: undefined.
+
+    Coverage and median width, simulated; in parentheses those of Student's t alone. Heavy tails are those of t with 3
+    degrees of freedom::
+
+         n  normal                exponential           heavy tails
+         3  0.95 4.1 (0.95 4.1)   0.89 3.2 (0.89 3.2)   0.97 5.3 (0.97 5.3)
+         4  0.96 3.9 (0.95 2.8)   0.93 3.2 (0.88 2.3)   0.96 4.9 (0.96 3.7)
+         5  0.96 2.9 (0.95 2.3)   0.92 2.4 (0.88 1.9)   0.95 3.7 (0.96 3.1)
+         7  0.96 2.0 (0.95 1.7)   0.93 1.8 (0.88 1.5)   0.94 2.7 (0.96 2.4)
+        10  0.95 1.5 (0.95 1.4)   0.94 1.5 (0.90 1.2)   0.93 2.1 (0.96 1.9)
 
     Args:
         values: ``[n]``, one per task.
@@ -79,7 +91,8 @@ def mean_interval(
         upper, lower = np.quantile(t, quantiles[:1], method="higher"), np.quantile(t, quantiles[1:], method="lower")
         found = np.concatenate([upper, lower])
         if np.isfinite(found).all():
-            method, ends = STUDENTISED, found
+            most = MOST_OF_STUDENTS * ends
+            method, ends = STUDENTISED, np.clip(found, most[1], most[0])
     low, high = mean - ends * error
     return Interval(float(low), float(high), _marked(method, n, units))
 

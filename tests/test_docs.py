@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -88,6 +89,8 @@ def test_every_metarl_command_runs(command: str, run: Path, tmp_path: Path, caps
     ]
     if "sampler.executor=ray" in arguments:
         pytest.skip("needs Ray; tests/run/test_ray_runs.py runs it")
+    if "REFERENCE" in arguments:
+        arguments[arguments.index("REFERENCE")] = str(shutil.copytree(run, tmp_path / "reference"))
     small = [*SMALL, f"run_dir={tmp_path}"]
     given = {word.split("=")[0] for word in arguments if "=" in word}
     if arguments == ["bench", "metaworld"]:

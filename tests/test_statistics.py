@@ -223,6 +223,17 @@ def test_one_outlier_among_equal_values_has_students_interval():
     assert interval.method == "Student's t over tasks" and np.isfinite(interval[:2]).all()
 
 
+@pytest.mark.parametrize("last", [0.04, 5.0])
+def test_no_end_lies_further_than_twice_students(last):
+    """Resamples of the four that are alike have hardly any spread, and without a bound an end at −60."""
+    values = np.array([0.0, 0.01, 0.02, 0.03, last])
+    low, high, method = mean_interval(values, rng=rng())
+    twice = 2 * stats.t.ppf(0.975, 4) * stats.sem(values)
+    assert method == "studentised bootstrap over tasks (few tasks: may cover less)"
+    assert values.mean() - low <= twice + 1e-12 and high - values.mean() <= twice + 1e-12
+    assert (last < 1) or max(values.mean() - low, high - values.mean()) == pytest.approx(twice)
+
+
 @pytest.mark.parametrize("values", [[4.0], [0.1] * 3, [3.0] * 50])
 def test_equal_returns_have_no_interval(values):
     assert mean_interval(values, rng=rng()) == (None, None, UNDEFINED.format(units="tasks"))

@@ -17,7 +17,7 @@ from metarl.api.loading import load
 from metarl.api.notices import Notice
 from metarl.api.trained_agent import TrainedAgent
 from metarl.config import loading, lookup
-from metarl.errors import ConfigError
+from metarl.errors import ConfigError, EnvError
 from metarl.run import run_dir, runs
 from metarl.seeding import Domain, generator
 from metarl.surroundings import import_without_graphics
@@ -25,6 +25,7 @@ from metarl.tasks import TaskDistribution
 
 SIZE = 39  # numbers of a Meta-World observation; behind them, with `recurrent_info_in_obs`, what happened last
 SPACE = Box(-np.inf, np.inf, (SIZE,), np.float64)
+WITH_RECURRENT_INFO = SIZE + 4 + 2  # the action, its reward, and whether it ended the episode
 # Meta-World+'s numbers; a memory's trial is as long as in training
 OF_GRADIENTS = {
     "adapt_steps": "1",
@@ -72,6 +73,7 @@ class MetaWorldAgent:
         self._seeds = generator(seed, Domain.ADAPT_NOISE, iteration=2)  # 0 and 1 are of adaptation and acting
         self._sessions: list[Adaptation] = []
         self._policies: list[AdaptedPolicy] = []
+        self._paid: NDArray[np.float64] | None = None  # by the last step, as observations are to tell it
 
     @property
     def rounds(self) -> int:
@@ -90,12 +92,18 @@ class MetaWorldAgent:
 
     def init(self) -> None:
         """Forget all tasks: others come."""
-        self._sessions, self._policies = [], []
+        self._sessions, self._policies, self._paid = [], [], None
 
     def adapt_action(self, observations: NDArray[np.float64]) -> tuple[NDArray[Any], dict[str, NDArray[Any]]]:
-        """Actions [environments, 4] that adaptation samples."""
+        """Actions [environments, 4] that adaptation samples.
+
+        Raises:
+            EnvError: the environments do not tell a memory what it was paid, or not in the unit of training.
+        """
         if not self._sessions:
             self._sessions = [self._session() for _ in observations]
+        if self.agent.remembers:
+            self._require_rewards(observations)
         actions = [session.act(obs[:SIZE]) for session, obs in zip(self._sessions, observations, strict=True)]
         return np.stack(actions), {}
 
@@ -105,6 +113,8 @@ class MetaWorldAgent:
         for session, (obs, reward, terminated, truncated) in zip(self._sessions, outcomes, strict=True):
             with warnings.catch_warnings(action="ignore", category=Notice):  # one of every environment
                 session.observe(obs[:SIZE], reward, terminated, truncated)
+        ended = np.logical_or(timestep.terminated, timestep.truncated)
+        self._paid = np.where(ended, 0.0, timestep.reward)  # as the next observations tell: they are resets', then
 
     def adapt(self) -> None:
         """Adaptation to every environment has come to the end of a step.
@@ -140,6 +150,20 @@ class MetaWorldAgent:
         return np.stack(actions)
 
     _acted: NDArray[np.bool_]
+
+    def _require_rewards(self, observations: NDArray[np.float64]) -> None:
+        """Raises EnvError unless observations tell what the last step paid."""
+        width = observations.shape[1]
+        if width != WITH_RECURRENT_INFO:
+            found = f"observations of {width} numbers"
+        elif self._paid is not None and not np.allclose(observations[:, -2], self._paid):
+            found = f"observations that tell rewards of {observations[:3, -2]} … for {self._paid[:3]} …"
+        else:
+            return
+        raise EnvError(
+            "expected environments with recurrent_info_in_obs=True and normalize_reward_in_recurrent_info=False, as "
+            f"make_envs() has them: this agent adapts by what it is told of its rewards; got {found}"
+        )
 
     def _session(self) -> Adaptation:
         steps = None if self.agent.remembers else self._steps
@@ -189,14 +213,15 @@ def evaluate(
     Raises:
         ConfigError: Meta-World has no evaluation of the run's family.
     """
-    agent = load(run, checkpoint=iteration, allow=allow)
+    opened = run_dir.open_run(run, allow, iteration)
+    agent = TrainedAgent(run, opened.checkpoint, allow, "cpu")
     numbers = OF_MEMORY if agent.remembers else OF_GRADIENTS
     given = {word.partition("=")[0] for word in overrides}
     words = [*(f"eval.{key}={value}" for key, value in numbers.items() if f"eval.{key}" not in given), *overrides]
-    config = loading.evaluation_config(run_dir.open_run(run, allow, iteration).config, words)
+    config = loading.evaluation_config(opened.config, words)
     distribution = lookup.task_distribution(config.task.name, allow)(config.task)
     rounds = _rounds(distribution)
-    per_goal = runs.evaluate(run, words, allow, notify, iteration=iteration, every_task=True)
+    per_goal = runs.evaluate_opened(run, opened, words, notify, every_task=True)
     # the run's own numbers
     steps, episodes, scored = config.eval.adapt_steps, config.eval.adapt_episodes, config.eval.score_episodes
     if agent.remembers:
@@ -217,9 +242,14 @@ def evaluate(
 def _goals(distribution: TaskDistribution) -> int:
     """How many goals of a class there are in a round."""
     goals = getattr(distribution, "official_goals", None)
+    if goals is None and getattr(distribution.config, "drop_shared_class", False):
+        raise ConfigError(
+            "task.drop_shared_class = true: Meta-World's own evaluation has all five test classes; add "
+            "task.drop_shared_class=false, and read the classes one by one"
+        )
     if goals is None:
         raise ConfigError(
-            f"task.name = {distribution.config.name}: Meta-World's own evaluation is one of ml1, ml10 and ml45"
+            f"task.name = {distribution.config.name}: Meta-World's own evaluation is one of ml1, ml10, ml25 and ml45"
         )
     return int(goals)
 

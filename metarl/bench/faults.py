@@ -23,6 +23,7 @@ from metarl.bench.sampling import training_trial
 from metarl.config.schema import RunConfig
 from metarl.run import checkpoint, run_dir
 from metarl.run.experiment import Experiment, build, resolve
+from metarl.run.saved_state import Counters, SavedState
 from metarl.sampling import rollout
 from metarl.sampling.executors.base import Executor
 from metarl.sampling.executors.in_process import InProcess

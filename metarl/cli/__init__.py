@@ -242,6 +242,13 @@ def _add_compare(command: Callable[..., _Parser]) -> None:
     compare.add_argument("runs", nargs="+", metavar="RUN", help="run directory, or folder of runs")
     compare.add_argument("--by", metavar="KEY", help="group by this key, such as agent.name, not by all but the seed")
     compare.add_argument("--baseline", metavar="NAME", help="method that others are held against; default: the first")
+    compare.add_argument(
+        "--reference",
+        nargs="+",
+        default=[],
+        metavar="RUN",
+        help="lines beside the methods: runs of an agent that never learned, or that is told its task, …",
+    )
     compare.add_argument("--out", type=_path, metavar="PAGE", help="write PAGE.md, pictures beside it, or PAGE.html")
     printed = compare.add_mutually_exclusive_group()
     printed.add_argument("--latex", action="store_true", help="print a table for LaTeX with booktabs")

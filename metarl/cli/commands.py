@@ -159,15 +159,16 @@ def compare(options: argparse.Namespace) -> str:
     page = options.out
     if page is not None and page.suffix not in (".md", ".html"):
         raise ConfigError(f"--out {page}: expected a file whose name ends with .md or .html")
-    from metarl.cli.comparison import comparison_table
     from metarl.report.comparison import tables
     from metarl.report.comparison.summary import compare
+    from metarl.report.comparison.text import comparison_table
     from metarl.run import compared
 
     paths = [_run(text) if text == LATEST else Path(os.path.expanduser(text)) for text in options.runs]
+    lines = [Path(os.path.expanduser(text)) for text in options.reference]
     with results_only():  # a family may be asked which tasks it holds out
-        runs, left_out = compared.gather(paths)
-        found = compare(runs, by=options.by, baseline=options.baseline, left_out=left_out)
+        (runs, references), left_out = compared.gather_both(paths, lines)
+        found = compare(runs, by=options.by, baseline=options.baseline, references=references, left_out=left_out)
     for line in found.all_warnings:
         print(visible(f"warning: {line}"), file=sys.stderr)
     _notify(found.all_notices)
@@ -185,6 +186,7 @@ def _compare_command(options: argparse.Namespace) -> str:
     """The command line that a page came from."""
     words = [*options.runs, *(["--by", options.by] if options.by else [])]
     words += ["--baseline", options.baseline] if options.baseline else []
+    words += ["--reference", *options.reference] if options.reference else []
     return shlex.join(["metarl", "compare", *words, "--out", str(options.out)])
 
 
@@ -367,7 +369,8 @@ def sweep(options: argparse.Namespace) -> str:
         rows = plan.rows()
     else:
         rows = sweep.run(plan, side_by_side=options.jobs, retry_failed=options.retry_failed)
-    tables = [sweep_table.settings_table(plan.axes, rows), sweep_table.failures_table(rows)]
+    with results_only():  # a family may be asked which tasks it holds out
+        tables = [sweep_table.settings_table(plan.axes, rows), sweep_table.failures_table(rows)]
     text = "\n\n".join("\n".join([table(t.columns, t.rows), t.note]).rstrip() for t in tables if t.rows)
     if any(row.failure for row in rows):
         write(text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +31,23 @@ def gather(paths: Sequence[Path]) -> tuple[list[ComparedRun], list[str]]:
     Raises:
         CheckpointError: there is no run at a path, nor below it.
     """
+    (runs, _), left_out = gather_both(paths, [])
+    return runs, left_out
+
+
+def gather_both(
+    paths: Sequence[Path], references: Sequence[Path]
+) -> tuple[tuple[list[ComparedRun], list[ComparedRun]], list[str]]:
+    """:func:`gather` of the runs and of those that are shown beside them, none of which is among the first."""
+    beside = _folders(references)
+    folders = {real: run for real, run in _folders(paths).items() if real not in beside}
+    runs, left_out = _read_all([*folders.values(), *beside.values()])
+    lines = {str(run) for run in beside.values()}
+    return ([run for run in runs if run.path not in lines], [run for run in runs if run.path in lines]), left_out
+
+
+def _folders(paths: Sequence[Path]) -> dict[Path, Path]:
+    """Runs by where they really are. Raises CheckpointError."""
     folders: dict[Path, Path] = {}
     for path in paths:
         found = sorted(listing.run_folders(path, DEPTH))
@@ -39,8 +56,13 @@ def gather(paths: Sequence[Path]) -> tuple[list[ComparedRun], list[str]]:
             raise CheckpointError(f"{str(path)!r}: expected a run directory, or a folder of runs, found {what}")
         for run in found:
             folders.setdefault(run.resolve(), run)
+    return folders
+
+
+def _read_all(folders: Iterable[Path]) -> tuple[list[ComparedRun], list[str]]:
+    """The runs, and a line for each that cannot be compared."""
     runs, left_out = [], []
-    for run in folders.values():
+    for run in folders:
         try:
             runs.append(read(run))
         except (ConfigError, StorageError) as error:

@@ -84,7 +84,8 @@ class AdaptationCurve:
         benchmark's own count, where it has another one.
 
         ``returns`` has every task's mean at every point, in the order of ``tasks``. Where the family has classes,
-        ``by_class`` holds for each of them the number of its tasks, and their mean ``returns`` and ``success``.
+        ``by_class`` holds for each of them the number of its tasks, and their mean ``returns`` and ``success``; with a
+        memory their ``restored_success``, too, one number.
 
         ``diverged`` counts the episodes of every point in which the simulation diverged, ``restored_diverged`` those of
         the restored memory. They are in no mean; a task without another episode is in no mean over tasks, and None
@@ -121,6 +122,8 @@ class AdaptationCurve:
             found[name] = {"tasks": len(places), "returns": [_known(value) for value in means]}
             if self.success is not None:
                 found[name]["success"] = self.success[0][:, places].mean(axis=(1, 2)).tolist()
+            if self.memory is not None and self.memory.restored_success is not None:
+                found[name]["restored_success"] = float(self.memory.restored_success[places].mean())
         return found
 
 

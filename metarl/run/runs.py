@@ -266,6 +266,19 @@ def evaluate(
         ConfigError: not tasks of the family, or a key that cannot change.
     """
     opened = run_dir.open_run(run, allow, iteration)
+    return evaluate_opened(run, opened, overrides, notify, tasks=tasks, every_task=every_task)
+
+
+def evaluate_opened(
+    run: Path,
+    opened: run_dir.Opened,
+    overrides: Sequence[str] = (),
+    notify: Callable[[Sequence[str]], None] = lambda notices: None,
+    *,
+    tasks: Sequence[Task] | None = None,
+    every_task: bool = False,
+) -> dict[str, Any]:
+    """:func:`evaluate` of a run that has been opened."""
     config, found = resolve(loading.evaluation_config(opened.config, overrides)), opened.checkpoint
     changed = loading.differences(loading.as_data(config)["task"], loading.as_data(opened.config)["task"])
     notify(opened.notices + loading.idle_notices(config, loading.keys_of(overrides)))

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from metarl.errors import MetarlError
 from metarl.monitor import curve_text
-from metarl.report.curves import config_of, read_curves
-from metarl.report.summary import summarize
-from metarl.seeding import Domain, generator
-from metarl.statistics import mean_interval, method_names
+from metarl.report.comparison import text
+from metarl.report.comparison.method import Method
+from metarl.report.comparison.runs import ComparedRun
+from metarl.run import compared
 from metarl.studies.grid import SEED, Axis, Setting
 from metarl.studies.jobs import Failure, State
 
@@ -39,30 +38,42 @@ class Table:
 
 
 def settings_table(axes: Sequence[Axis], rows: Sequence[Row]) -> Table:
-    """Every setting's final mean return before and after adaptation, and where it is known the success after it: means
-    over the seeds that are finished, with 95 % intervals over them."""
+    """Every setting's final return before adaptation and after as much of it as in training, and where it is known the
+    success after it: the figures of ``metarl compare``, of the runs that are finished."""
     by_setting: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         chosen = (word for word in row.setting.chosen if not word.startswith(f"{SEED}="))
         by_setting.setdefault(tuple(chosen), []).append(row)
     keys = [axis.key for axis in axes if axis.key != SEED]
-    finals = {
-        words: [final(row.run) for row in found if row.state == "finished"] for words, found in by_setting.items()
-    }
-    known = [one for found in finals.values() for one in found if one is not None]
-    columns = {"before adaptation": ("before", "return"), "after adaptation": ("after", "return")}
-    if any("success" in one["after"] for one in known):
-        columns["success"] = ("after", "success")
-    methods: list[str] = []
+    records = _records(rows)
+    finished = {words: [records[row.run] for row in found if row.run in records] for words, found in by_setting.items()}
+    methods = {words: Method(" ".join(words), runs) for words, runs in finished.items() if runs}
+    known = any(method.success is not None for method in methods.values())
+    heads = ["before: IQM [95 %]", "after: IQM [95 %]", "mean", "seeds", *(["success [95 %]"] if known else [])]
     cells = []
     for words, found in by_setting.items():
         values = dict(word.split("=", 1) for word in words)
-        complete = [one for one in finals[words] if one is not None]
-        count = f"{len(complete)}" if len(complete) == len(found) else f"{len(complete)} of {len(found)}"
-        numbers = [_over_seeds(complete, *place, methods) for place in columns.values()]
+        done = len(finished[words])
+        count = f"{done}" if done == len(found) else f"{done} of {len(found)}"
+        numbers = _numbers(methods[words], known) if words in methods else [UNKNOWN] * len(heads)
         cells.append([*(values[key] for key in keys), count, *numbers])
-    note = "\n".join(f"in brackets: 95 %, {method}" for method in dict.fromkeys(methods))
-    return Table([*_short(keys), "seeds" if len(rows) > len(by_setting) else "runs", *columns], cells, note)
+    note = "intervals are over tasks within these seeds (percentile bootstrap)" if methods else ""
+    return Table([*_short(keys), "runs", *heads], cells, note)
+
+
+def _records(rows: Sequence[Row]) -> dict[Path | None, ComparedRun]:
+    """What the finished runs have recorded, as far as it can be read and has an evaluation."""
+    paths = {str(row.run): row.run for row in rows if row.state == "finished" and row.run is not None}
+    found, _ = compared.gather(list(paths.values()))
+    return {paths[run.path]: run for run in found if run.evaluations}
+
+
+def _numbers(method: Method, with_success: bool) -> list[str]:
+    """The cells of a setting."""
+    point = method.point
+    success = [text.cell(method.success, point) if method.success else "not known"] if with_success else []
+    ends = [text.cell(method.iqm, 0), text.cell(method.iqm, point)]
+    return [*ends, curve_text.number(method.mean.values[point]), text.seeds(method.iqm, point), *success]
 
 
 def failures_table(rows: Sequence[Row]) -> Table:
@@ -72,35 +83,15 @@ def failures_table(rows: Sequence[Row]) -> Table:
     return Table(["failed", "exit code", "reason"], cells)
 
 
-def final(run: Path | None) -> dict[str, Any] | None:
-    """The final evaluation in a run's summary; None where it has none, or its records cannot be read."""
-    try:
-        found = None if run is None else summarize(read_curves(run), config_of(run), None).get("evaluation")
-    except MetarlError:
-        return None
-    return None if found is None else dict(found["final"])
-
-
 def final_returns(run: Path) -> str:
-    """A run's final mean return before and after adaptation, in words."""
-    found = final(run)
-    if found is None:
+    """A run's final mean return before adaptation and after as much of it as in training, in words."""
+    try:
+        found = compared.read(run)
+    except MetarlError:
         return UNKNOWN
-    return " → ".join(curve_text.number(found[name]["return"]["mean"]) for name in ("before", "after"))
-
-
-def _over_seeds(found: Sequence[dict[str, Any]], when: str, what: str, methods: list[str]) -> str:
-    """Mean and interval over seeds of one number; the interval's method is added to ``methods``."""
-    values = [one[when].get(what, {}).get("mean") for one in found]
-    known = [value for value in values if value is not None]
-    if not known or len(known) < len(values):
+    if not found.evaluations:
         return UNKNOWN
-    mean = sum(known) / len(known)
-    interval = mean_interval(known, rng=generator(0, Domain.BOOTSTRAP), units="seeds")
-    if interval.low is None:
-        return curve_text.number(mean)
-    methods.append(method_names([interval]))
-    return curve_text.interval_text({"mean": [mean], "low": [interval.low], "high": [interval.high]}, 0)
+    return " → ".join(curve_text.number(found.final["mean"][place]) for place in (0, found.point))
 
 
 def _short(keys: Sequence[str]) -> list[str]:

@@ -137,7 +137,9 @@ def test_families_that_meta_world_has_no_evaluation_of_are_told(
 ) -> None:
     run = tiny_runs.train(tmp_path)
     assert tiny_runs.metarl("evaluate", run, "--protocol", "metaworld_official") == 2
-    assert "task.name = point: Meta-World's own evaluation is one of ml1, ml10 and ml45" in capsys.readouterr().err
+    assert (
+        "task.name = point: Meta-World's own evaluation is one of ml1, ml10, ml25 and ml45" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.slow

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -28,6 +31,7 @@ pytestmark = pytest.mark.usefixtures("children_find_metarl")
 SIZE = [word for word in tiny_runs.overrides(Path("unused"), "iterations=3") if not word.startswith("run_dir")]
 GRID = ["maml_trpo_point", "seed=0..1", "agent.inner_lr=0.1,0.2", *SIZE]
 NAMES = ["agent.inner_lr=0.1/s0", "agent.inner_lr=0.2/s0", "agent.inner_lr=0.1/s1", "agent.inner_lr=0.2/s1"]
+KEYS = ("iqm", "iqm_low", "iqm_high", "mean", "seed_min", "seed_max")
 DIVERGES = "agent.inner_lr=1000000"
 
 
@@ -76,15 +80,19 @@ def test_runs_by_printed_commands_are_found_and_their_table_is_shown(
     assert metarl("sweep", *GRID, "--out", printed) == 0
     output, errors = capsys.readouterr()
     heads, first, second, note = output.splitlines()
-    assert heads.split() == ["inner_lr", "seeds", "before", "adaptation", "after", "adaptation"]
-    assert note == "in brackets: 95 %, Student's t over seeds (few seeds: may cover less)"
+    assert re.split("  +", heads) == ["inner_lr", "runs", "before: IQM [95 %]", "after: IQM [95 %]", "mean", "seeds"]
+    assert note == "intervals are over tasks within these seeds (percentile bootstrap)"
+    # the figures of `metarl compare`
+    assert metarl("compare", printed, "--by", "agent.inner_lr", "--csv") == 0
+    points = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     for row, rate in ((first, "0.1"), (second, "0.2")):
-        assert row.split()[:2] == [rate, "2"]
-        ends = [tiny_runs.evaluations(run_of(printed, f"agent.inner_lr={rate}/s{seed}"))[-1] for seed in (0, 1)]
-        for place in (0, 1):
-            a, b = (end["mean"][place] for end in ends)
-            middle, half = (a + b) / 2, 12.7062 * abs(a - b) / 2  # t of 97.5 % with one degree of freedom
-            assert f"{middle:.3g} [{middle - half:.3g}, {middle + half:.3g}]" in row
+        those = [point for point in points if point["method"] == f"inner_lr={rate}"]
+        before, after = ([float(point[key]) for key in KEYS] for point in those)
+        ends = [f"{value:.3g} [{low:.3g}, {high:.3g}]" for value, low, high, *_ in (before, after)]
+        mean, lowest, highest = after[3:]
+        assert re.split("  +", row) == [rate, "2", *ends, f"{mean:.3g}", f"{lowest:.3g} … {highest:.3g}"]
+        lines = [tiny_runs.evaluations(run_of(printed, f"agent.inner_lr={rate}/s{seed}"))[-1] for seed in (0, 1)]
+        assert mean == pytest.approx(sum(line["mean"][1] for line in lines) / 2)
     assert errors.splitlines()[-2:] == [f"sweep  {printed}", "runs   4: 4 finished"]
     assert all(len(line) <= 80 for line in output.splitlines())
 

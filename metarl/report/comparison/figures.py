@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metarl.report import palette
+from metarl.report.comparison.method import Method, Numbers
+from metarl.report.comparison.references import Reference
 from metarl.report.comparison.runs import ComparedRun
-from metarl.report.comparison.summary import Method, Section
+from metarl.report.comparison.summary import Section
 from metarl.report.curves import GRADIENT, after, low_if_unknown, number_of_tasks, on_a_grid
 from metarl.report.document import Picture
 from metarl.report.estimates import Estimate, over_seeds
@@ -37,6 +39,7 @@ COLORS = (
 )
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)))  # with more methods than colours
+OF_REFERENCES = ((0, (6, 3)), (0, (2, 2)), (0, (6, 2, 1, 2)), (0, (1, 3)))
 SIZE = 5.0, 3.5  # inches of every picture: words can be read on a telephone
 NAME_WIDTH = 16  # characters of a line of a name
 MOST_CLASSES = 12  # of bars below one another
@@ -57,13 +60,14 @@ def pictures(section: Section, name: str) -> list[Picture]:
             f"{name}_learning",
             f"Learning curves over environment steps, {where}",
             f"Mean return {_as_trained(section)} over seeds. Bands: 95 % intervals over seeds, from three seeds on "
-            "(Student's t below five). Thin lines: single seeds, of up to five.",
+            f"(Student's t below four). Thin lines: single seeds, of up to five.{_of_references(section)}",
             _learning(section, looks, ComparedRun.by_steps, "environment steps", 1.0),
         ),
         Picture(
             f"{name}_adaptation",
             f"Adaptation curves, {where}",
-            "Final parameters: interquartile mean over seeds and tasks with its 95 % interval, as in the table.",
+            "Final parameters: interquartile mean over seeds and tasks with its 95 % interval, as in the table."
+            + (" Grey, dashed: the references, likewise." if section.references else ""),
             _adaptation(section, looks),
         ),
     ]
@@ -115,6 +119,16 @@ def _as_trained(section: Section) -> str:
     return words.pop() if len(words) == 1 else "after as much adaptation as in training"
 
 
+def _of_references(section: Section) -> str:
+    """What is said of their lines beside learning curves."""
+    if not section.references:
+        return ""
+    return (
+        " Grey, dashed: the references with their final parameters, after as much adaptation as the first method where "
+        "they count the same; plain mean and its 95 % interval over tasks."
+    )
+
+
 def _short(name: str) -> str:
     return textwrap.fill(name, NAME_WIDTH, break_long_words=False)
 
@@ -147,6 +161,12 @@ def _learning(
             _draw_seeds(axes, grid / scale, by_seed, curves, scale, look)
         shown += [*by_seed.min(0), *by_seed.max(0)]
         ends.append((float(mean[-1]), _short(method.name), look["color"]))
+    for reference, dashes in _with_dashes(section):
+        point = _as_followed(section, reference)
+        level = reference.mean.values[point]
+        _draw_level(axes, [level], [reference.mean.low[point]], [reference.mean.high[point]], dashes)
+        shown += [] if level is None else [level]
+        ends.append((last_known([level]), _short(reference.name), palette.GREY))
     axes.set(title="Learning: held-out tasks", xlabel=xlabel, ylabel="return per episode")
     axes.set_xlim(left=0)
     if where is ComparedRun.by_steps:
@@ -208,6 +228,9 @@ def _adaptation(section: Section, looks: Mapping[str, Look]) -> Figure:
         look = looks[method.name]
         _draw_curve(axes, floats(range(method.points)) + 0.04 * (index - middle), method.iqm, look)
         ends.append((last_known(method.iqm.values), _short(method.name), look["color"]))
+    for reference, dashes in _with_dashes(section):
+        _draw_level(axes, reference.iqm.values, reference.iqm.low, reference.iqm.high, dashes)
+        ends.append((last_known(reference.iqm.values), _short(reference.name), palette.GREY))
     memory = ", ".join(section.in_episodes)
     by = GRADIENT if len(section.in_episodes) < len(section.methods) else "episodes before"
     xlabel = f"{by} ({memory}: episodes before)" if memory and by == GRADIENT else by
@@ -227,6 +250,32 @@ def _draw_curve(axes: Axes, x: NDArray[np.float64], found: Estimate, look: Look)
 def _bars(values: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.float64]:
     """Lengths of error bars, 0 where there is no interval; that of a few values may lie beside their centre."""
     return np.nan_to_num(np.maximum([values - low, high - values], 0))
+
+
+# References
+
+
+def _with_dashes(section: Section) -> Iterator[tuple[Reference, Any]]:
+    return zip(section.references, itertools.cycle(OF_REFERENCES), strict=False)
+
+
+def _as_followed(section: Section, reference: Reference) -> int:
+    """The reference's point with as much adaptation as the first method's that is followed, where both count alike."""
+    first = section.methods[0]
+    return min(first.point, reference.points - 1) if reference.unit == first.unit else reference.point
+
+
+def _draw_level(axes: Axes, values: Numbers, low: Numbers, high: Numbers, dashes: Any) -> None:
+    """A reference's curve over adaptation, or its only value across the whole picture, and the interval around it."""
+    look: dict[str, Any] = {"color": palette.GREY, "linestyle": dashes, "linewidth": 1.4}
+    band: dict[str, Any] = {"color": palette.GREY, "alpha": 0.12, "linewidth": 0}
+    y, bottom, top = floats(values), floats(low), floats(high)
+    if len(y) > 1:
+        axes.plot(range(len(y)), y, **look)
+        axes.fill_between(range(len(y)), bottom, top, **band)
+    elif np.isfinite(y[0]):
+        axes.axhline(float(y[0]), **look)
+        axes.axhspan(*np.nan_to_num([bottom[0], top[0]], nan=y[0]), **band)
 
 
 # Tasks

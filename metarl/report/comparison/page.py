@@ -12,6 +12,7 @@ from metarl.monitor.curve_text import counted
 from metarl.report import html, markdown
 from metarl.report.comparison import tables
 from metarl.report.comparison.figures import pictures
+from metarl.report.comparison.method import Method
 from metarl.report.comparison.methods import as_text, settings_of
 from metarl.report.comparison.summary import Comparison, Section
 from metarl.report.curves import after
@@ -41,6 +42,10 @@ KEPT_APART = f"""\
 Means over seeds of a run's mean return, with as much adaptation as in training, or all that was evaluated where \
 training had none. The tables above show final. Best is chosen: \
 {BEST_IS_CHOSEN.format(count="a run's")}. It is here to be seen beside the others, not to be reported."""
+
+
+BESIDE = """\
+No methods of this comparison: what their returns are to be seen beside. In the pictures they are grey and dashed."""
 
 
 def write_page(comparison: Comparison, page: Path, command: str) -> list[Path]:
@@ -90,9 +95,10 @@ def _section(section: Section, name: str) -> list[Block]:
         Heading("Return on held-out tasks", 3),
         Paragraph(READING),
         *_episodes(section),
-        _returns(section),
+        _returns(section, section.methods),
         *_differences(section),
-        *_success(section),
+        *_success(section, section.methods),
+        *_references(section),
         Heading("Final, last tenth and best", 3),
         Paragraph(KEPT_APART),
         _kept_apart(section),
@@ -124,12 +130,22 @@ def _heads(section: Section) -> list[str]:
     return [f"after {point}" for point in section.points]
 
 
-def _returns(section: Section) -> Table:
+def _references(section: Section) -> list[Block]:
+    """What the lines beside the methods are, and their figures; nothing without any."""
+    if not section.references:
+        return []
+    meanings = [Paragraph([Code(one.name), f": {one.meaning}"]) for one in section.references]
+    title = Heading("References", 3)
+    success = _success(section, section.references)[1:]  # without its heading
+    return [title, Paragraph(BESIDE), *meanings, _returns(section, section.references), *success]
+
+
+def _returns(section: Section, methods: Sequence[Method]) -> Table:
     several = section.mixed
     heads = ["method", *(["adaptation"] if several else []), *_heads(section)]
     heads += ["seeds", "env steps", "time per run", "runs"]
     rows = []
-    for method in section.methods:
+    for method in methods:
         unit = ["steps" if method.runs[0].is_by_gradient else "episodes"] if several else []
         cells = [interval(method.iqm, point) for point in section.points]
         rows.append(
@@ -168,14 +184,14 @@ def _differences(section: Section) -> list[Block]:
     return [title, Paragraph(PAIRED), *([mixed] if section.mixed else []), Table(heads, rows, about)]
 
 
-def _success(section: Section) -> list[Block]:
+def _success(section: Section, methods: Sequence[Method]) -> list[Block]:
     """Nothing where no method knows it."""
-    known = [method for method in section.methods if method.success is not None]
+    known = [method for method in methods if method.success is not None]
     if not known:
         return []
     heads = ["method", *_heads(section), "seeds"]
     rows = []
-    for method in section.methods:
+    for method in methods:
         if method.success is None:
             rows.append([Code(method.name), *["not known"] * (len(heads) - 1)])
             continue
@@ -231,7 +247,7 @@ def _settings(section: Section) -> list[Block]:
 def _runs(section: Section) -> Table:
     heads = ["run", "method", "seed", "state", "iteration", "env steps", "return before → as trained"]
     rows = []
-    for method in section.methods:
+    for method in (*section.methods, *section.references):
         for run in method.runs:
             mean = run.final["mean"]
             ends = " → ".join(significant(mean[point]) for point in (0, run.point))
@@ -246,7 +262,7 @@ def _made(comparison: Comparison) -> list[Block]:
     """Versions and machines of the runs, as they recorded them."""
     found: dict[str, int] = {}
     for section in comparison.sections:
-        for run in itertools.chain.from_iterable(method.runs for method in section.methods):
+        for run in itertools.chain.from_iterable(one.runs for one in (*section.methods, *section.references)):
             line = made_with(run.versions, run.config)
             found[line] = found.get(line, 0) + 1
     return [Paragraph(f"{counted(runs, 'run')}: {line}.") for line, runs in found.items()]

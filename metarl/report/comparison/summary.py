@@ -4,126 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-
-import numpy as np
 
 from metarl.errors import ConfigError, nearest
 from metarl.report.comparison import checks
+from metarl.report.comparison.method import Difference, Method
 from metarl.report.comparison.methods import Group, group
+from metarl.report.comparison.references import Reference, references_of
 from metarl.report.comparison.runs import ComparedRun
-from metarl.report.curves import learning_seconds
-from metarl.report.estimates import Estimate, Scores, difference, estimate, over_seeds
-from metarl.report.summary import LAST_SHARE
-from metarl.statistics import iqms, means, method_of
-
-MOST_POINTS = 4  # of an adaptation curve in a table
-
-Numbers = list[float | None]
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A method's returns minus the baseline's, held-out task by held-out task."""
-
-    seeds: list[int]
-    estimate: Estimate
-
-
-@dataclass(frozen=True)
-class Method:
-    """Runs that differ in their seed alone, or that have one value of a key."""
-
-    name: str
-    runs: Sequence[ComparedRun]  # at least one, all of them evaluated
-    difference: Difference | None = None
-
-    @property
-    def unit(self) -> str:
-        """What its adaptation is counted in."""
-        return self.runs[0].unit
-
-    @property
-    def points(self) -> int:
-        """The number of points that the adaptation curves of all its runs have."""
-        return min(len(run.final["steps"]) for run in self.runs)
-
-    @property
-    def point(self) -> int:
-        """The point with as much adaptation as in training."""
-        return min(self.points - 1, *(run.point for run in self.runs))
-
-    @property
-    def shown(self) -> list[int]:
-        """The points that tables have: all of a few, else the first two, that as trained, and the last."""
-        if self.points <= MOST_POINTS:
-            return list(range(self.points))
-        return sorted({0, 1, self.point, self.points - 1})
-
-    @cached_property
-    def iqm(self) -> Estimate:
-        """Interquartile mean of the final returns over seeds and tasks."""
-        return self._without_lone(estimate(self._scores, iqms))
-
-    @cached_property
-    def mean(self) -> Estimate:
-        """Their plain mean."""
-        return self._without_lone(estimate(self._scores, means))
-
-    @cached_property
-    def success(self) -> Estimate | None:
-        """Mean success over seeds; of one seed with its own interval over tasks. None: not known of every run."""
-        found = [run.final.get("success") for run in self.runs]
-        curves = [one for one in found if one is not None]
-        if len(curves) < len(found):
-            return None
-        rates = [one["mean"][: self.points] for one in curves]
-        if len(curves) > 1:
-            return over_seeds(rates, bounds=(0.0, 1.0))
-        low, high = (curves[0][end][: self.points] for end in ("low", "high"))
-        return Estimate(rates[0], low, high, method_of(curves[0]), [[r] for r in rates[0]])
-
-    @property
-    def best(self) -> Numbers:
-        """Every seed's highest mean return as trained over its evaluations, chosen by these returns."""
-        found = [[value for value in self._course(run) if value is not None] for run in self.runs]
-        return [max(values) if values else None for values in found]
-
-    @property
-    def last_share(self) -> Numbers:
-        """Every seed's mean over the evaluations of the last tenth of its iterations."""
-        found = []
-        for run in self.runs:
-            late = [line["iteration"] > run.final["iteration"] * (1 - LAST_SHARE) for line in run.evaluations]
-            values = [value for value, counts in zip(self._course(run), late, strict=True) if counts]
-            known = [value for value in values if value is not None]
-            found.append(float(np.mean(known)) if len(known) == len(values) else None)
-        return found
-
-    @property
-    def env_steps(self) -> float:
-        """Of training, mean over runs."""
-        return float(np.mean([run.final["env_steps"] for run in self.runs]))
-
-    @property
-    def seconds(self) -> float:
-        """Of sampling and learning, mean over runs."""
-        return float(np.mean([learning_seconds(run.curves.training) for run in self.runs]))
-
-    def _course(self, run: ComparedRun) -> Numbers:
-        """The mean return as trained at every evaluation."""
-        return [line["mean"][min(self.point, len(line["mean"]) - 1)] for line in run.evaluations]
-
-    @property
-    def _scores(self) -> list[Scores]:
-        return [run.scores for run in self.runs]
-
-    def _without_lone(self, found: Estimate) -> Estimate:
-        """A single task per seed cannot vary: no interval."""
-        if any(run.scores.returns.shape[1] > 1 for run in self.runs):
-            return found
-        nothing: Numbers = [None] * len(found.values)
-        return Estimate(found.values, nothing, nothing, "undefined, as there is one task per seed", found.by_seed)
+from metarl.report.estimates import difference
 
 
 @dataclass(frozen=True)
@@ -136,6 +24,7 @@ class Section:
     baseline: str | None  # the method that the others are held against; None: it has no runs here
     warnings: Sequence[str] = ()
     notices: Sequence[str] = ()
+    references: Sequence[Reference] = ()  # what their returns are to be seen beside
 
     @property
     def points(self) -> list[int]:
@@ -172,7 +61,12 @@ class Comparison:
 
 
 def compare(
-    runs: Sequence[ComparedRun], *, by: str | None = None, baseline: str | None = None, left_out: Sequence[str] = ()
+    runs: Sequence[ComparedRun],
+    *,
+    by: str | None = None,
+    baseline: str | None = None,
+    references: Sequence[ComparedRun] = (),
+    left_out: Sequence[str] = (),
 ) -> Comparison:
     """Group runs and work out all that tables and pages say.
 
@@ -180,6 +74,7 @@ def compare(
         runs: in the order in which methods are to come.
         by: the key by whose values runs are grouped; None: by all settings but the seed.
         baseline: the method that the others are held against; None: the first one of each task distribution.
+        references: other runs, which are shown beside the methods on the same tasks, whether they are told them or not.
         left_out: lines on runs that could not be read.
 
     Raises:
@@ -187,7 +82,8 @@ def compare(
             for their folder.
     """
     groups = group(runs, by)
-    warnings = list(left_out)
+    warnings = [*left_out]
+    warnings += [f"{run.path} has no evaluation yet, and is no line" for run in references if not run.evaluations]
     sections = []
     for one in groups:
         evaluated = {name: [run for run in found if run.evaluations] for name, found in one.methods.items()}
@@ -195,7 +91,7 @@ def compare(
         lines = [f"{path} has no evaluation yet, and is in no figure" for path in without]
         methods = [Method(name, found) for name, found in evaluated.items() if found]
         if methods:
-            sections.append(_section(one, methods, baseline, lines))
+            sections.append(_section(one, methods, baseline, lines, references_of(references, methods)))
         else:
             warnings += [f"{one.name}: {line}" for line in lines]
     if not sections:
@@ -204,10 +100,22 @@ def compare(
     if baseline is not None and not any(section.baseline for section in sections):
         names = list(dict.fromkeys(method.name for section in sections for method in section.methods))
         raise ConfigError(f"--baseline {baseline}: {nearest(baseline, names)}expected one of {', '.join(names)}")
+    shown = {run.path for section in sections for one in section.references for run in one.runs}
+    warnings += [
+        f"{run.path} is a reference for none of the task distributions that are compared"
+        for run in references
+        if run.evaluations and run.path not in shown
+    ]
     return Comparison(sections, warnings)
 
 
-def _section(one: Group, methods: Sequence[Method], baseline: str | None, warnings: Sequence[str]) -> Section:
+def _section(
+    one: Group,
+    methods: Sequence[Method],
+    baseline: str | None,
+    warnings: Sequence[str],
+    references: Sequence[Reference],
+) -> Section:
     base = next((method for method in methods if baseline in (None, method.name)), None)
     found, apart = [], []
     for method in methods:
@@ -220,11 +128,11 @@ def _section(one: Group, methods: Sequence[Method], baseline: str | None, warnin
         against = Difference([ours.seed for ours, _ in pairs], difference(scores)) if pairs else None
         found.append(Method(method.name, method.runs, against))
     runs = {method.name: method.runs for method in methods}
-    told = [*warnings, *checks.of_runs(runs), *checks.of_budgets(runs), *checks.of_evaluations(runs), *apart]
-    told += checks.of_curves(runs)
-    return Section(
-        one.name, one.task, found, base.name if base else None, told, [*_within(one), *checks.of_units(runs)]
-    )
+    both = runs | {reference.name: reference.runs for reference in references}
+    told = [*warnings, *checks.of_runs(both), *checks.of_budgets(runs), *checks.of_evaluations(both), *apart]
+    told += checks.of_curves(both)
+    notices = [*_within(one), *checks.of_units(both)]
+    return Section(one.name, one.task, found, base.name if base else None, told, notices, references)
 
 
 def _within(one: Group) -> list[str]:

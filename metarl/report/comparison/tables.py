@@ -7,7 +7,9 @@ import io
 import re
 from collections.abc import Iterable, Sequence
 
-from metarl.report.comparison.summary import Comparison, Method, Section
+from metarl.report.comparison.method import Method
+from metarl.report.comparison.references import Reference
+from metarl.report.comparison.summary import Comparison, Section
 from metarl.report.curves import after
 from metarl.report.estimates import Estimate
 from metarl.report.numbers import significant
@@ -15,7 +17,7 @@ from metarl.report.numbers import significant
 HEADS = (
     *("task", "method", "unit", "point", "iqm", "iqm_low", "iqm_high", "mean", "mean_low", "mean_high"),
     *("seeds", "seed_min", "seed_max", "baseline", "difference", "difference_low", "difference_high", "pairs"),
-    *("success", "success_low", "success_high", "success_seed_min", "success_seed_max", "env_steps", "seconds"),
+    *("success", "success_low", "success_high", "success_seed_min", "success_seed_max", "env_steps", "seconds", "role"),
 )
 _SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -32,12 +34,13 @@ def csv_text(comparison: Comparison) -> str:
     """A row per method and point of its adaptation curve, in full precision; empty: undefined, or not known.
 
     ``seed_min`` and ``seed_max`` are of the seeds' own interquartile means, ``difference`` is of plain means from
-    ``baseline``, over ``pairs`` seeds. ``env_steps`` and ``seconds`` are of training, means over runs.
+    ``baseline``, over ``pairs`` seeds. ``env_steps`` and ``seconds`` are of training, means over runs. ``role`` is
+    ``reference`` of what is shown beside the methods, which stands behind them.
     """
     rows = [
         _row(section, method, point)
         for section in comparison.sections
-        for method in section.methods
+        for method in (*section.methods, *section.references)
         for point in range(method.points)
     ]
     return _csv(HEADS, rows)
@@ -47,7 +50,7 @@ def learning_csv(comparison: Comparison) -> str:
     """A row per run, evaluation and point: the mean return over held-out tasks."""
     rows: list[list[object]] = []
     for section in comparison.sections:
-        for method in section.methods:
+        for method in (*section.methods, *section.references):
             for run in method.runs:
                 begin = [section.name, method.name, run.path, run.seed]
                 for line in run.evaluations:
@@ -63,11 +66,8 @@ def latex(comparison: Comparison) -> str:
         several, unit_of_all = section.mixed, section.methods[0].unit
         points = [f"after {point}" if several else after(point, unit_of_all) for point in section.points]
         heads = ["method", *(["adaptation"] if several else []), *points]
-        rows = []
-        for method in section.methods:
-            unit = ["steps" if method.runs[0].is_by_gradient else "episodes"] if several else []
-            cells = [_in_latex(method.iqm, point) for point in section.points]
-            rows.append([escaped(method.name), *unit, *cells])
+        rows = [_latex_row(method, section) for method in section.methods]
+        beside = [_latex_row(reference, section) for reference in section.references]
         found += [
             f"% {' '.join(section.name.split())}: interquartile mean of the return, 95 % interval",
             f"\\begin{{tabular}}{{l{'l' * several}{'r' * len(points)}}}",
@@ -75,10 +75,19 @@ def latex(comparison: Comparison) -> str:
             " & ".join(heads) + r" \\",
             "\\midrule",
             *(" & ".join(row) + r" \\" for row in rows),
+            *(["\\midrule"] if beside else []),
+            *(" & ".join(row) + r" \\" for row in beside),
             "\\bottomrule",
             "\\end{tabular}",
+            *(f"% {one.name}: {' '.join(one.meaning.split())}" for one in section.references),
         ]
     return "\n".join(found)
+
+
+def _latex_row(method: Method, section: Section) -> list[str]:
+    """Name and cells; what adaptation is counted in, where methods differ in that."""
+    unit = ["steps" if method.runs[0].is_by_gradient else "episodes"] if section.mixed else []
+    return [escaped(method.name), *unit, *(_in_latex(method.iqm, point) for point in section.points)]
 
 
 def escaped(text: str) -> str:
@@ -117,6 +126,7 @@ def _row(section: Section, method: Method, point: int) -> list[object]:
         *_range(method.success, point),
         method.env_steps,
         method.seconds,
+        "reference" if isinstance(method, Reference) else "method",
     ]
 
 
