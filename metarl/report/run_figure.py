@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,7 +46,7 @@ if TYPE_CHECKING:  # figures imports matplotlib as it should be
 
 FEW_TASKS = 8  # so many curves can be told apart; of more tasks a band is drawn
 MAX_CLASSES = 20  # rows that fit below one another
-PANEL = 5.4, 4.0  # inches of a picture of its own
+PANEL = 4.4, 3.5  # inches of a picture of its own: words can be read on a telephone
 BEFORE, AFTER = (BLUE, "s"), (VERMILION, "o")  # colour and marker
 AT_THE_END = (BLACK, "D")
 
@@ -202,7 +203,9 @@ def _draw_adaptation(axes: Axes, evaluation: Mapping[str, Any] | None, trained: 
     if 0 < trained.point < len(steps):
         _mark(axes, steps[trained.point], _as_trained(trained))
     whole_numbers(axes.xaxis)
-    axes.text(0, -0.2, method_of(evaluation), transform=axes.transAxes, fontsize=7, color=GREY, va="top")
+    method = textwrap.fill(method_of(evaluation), 48)
+    below = {"xycoords": "axes fraction", "xytext": (0, -36), "textcoords": "offset points", "va": "top"}
+    axes.annotate(method, (0, 0), **below, fontsize=8, color=GREY)
     label_ends(axes, ends)
 
 
@@ -250,7 +253,7 @@ def _draw_tasks(axes: Axes, evaluation: Mapping[str, Any], trained: Trained) -> 
         whole_numbers(axes.xaxis)
     else:
         xlabel, places = number
-    axes.set(title="Every held-out task", xlabel=xlabel, ylabel="return per episode")
+    axes.set(title="Every held-out task", xlabel=textwrap.fill(xlabel, 40), ylabel="return per episode")
     aside = _aside(places)  # where tasks come several times, before and after stand side by side
     axes.plot([places - aside, places + aside], [returns[0], returns[adapted]], color=GREY, linewidth=0.6, alpha=0.5)
     for (point, (color, marker)), side in zip(looks.items(), (-aside, aside), strict=False):

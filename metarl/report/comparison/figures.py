@@ -37,7 +37,7 @@ COLORS = (
 )
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)))  # with more methods than colours
-SIZE = 5.0, 3.5  # inches of every picture: words can be read on a telephone
+SIZE = 4.4, 3.4  # inches of every picture: words can be read on a telephone
 NAME_WIDTH = 16  # characters of a line of a name
 MOST_CLASSES = 12  # of bars below one another
 MOST_BINS = 8  # of tasks along their number
