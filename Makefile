@@ -33,7 +33,7 @@ test: lint ## everything but the tests marked slow or pages; under 8 minutes on 
 
 # Chromium on the path is what browser tests need; with REQUIRE_BROWSER=1 they fail without one, else they are skipped.
 docs-test: $(INSTALLED) ## pages in a browser, films, commands of the docs; under 6 minutes on 2 cores
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -m pages --numprocesses auto --dist loadfile
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -m pages --timeout 900 --numprocesses auto --dist loadfile
 
 mistakes: $(INSTALLED) ## what people are told of the mistakes that they make: one table
 	$(RUN) -m pytest -m mistakes -q

@@ -248,12 +248,12 @@ def _draw_tasks(axes: Axes, evaluation: Mapping[str, Any], trained: Trained) -> 
     number = number_of_tasks(evaluation.get("tasks", ()))
     returns = {point: floats(evaluation["returns"][point]) for point in looks}
     if number is None:
-        xlabel = f"held-out tasks, in the order of their return, {words[adapted]}"
+        xlabel = f"held-out tasks,\nin the order of their return, {words[adapted]}"
         places = floats(1 + np.argsort(np.argsort(returns[adapted], kind="stable")))
         whole_numbers(axes.xaxis)
     else:
         xlabel, places = number
-    axes.set(title="Every held-out task", xlabel=textwrap.fill(xlabel, 40), ylabel="return per episode")
+    axes.set(title="Every held-out task", xlabel=xlabel, ylabel="return per episode")
     aside = _aside(places)  # where tasks come several times, before and after stand side by side
     axes.plot([places - aside, places + aside], [returns[0], returns[adapted]], color=GREY, linewidth=0.6, alpha=0.5)
     for (point, (color, marker)), side in zip(looks.items(), (-aside, aside), strict=False):

@@ -99,7 +99,7 @@ def compared(root: Path) -> Path:
 # With the number of their pictures, and how many kB they have at most; docs/compare.md says so, too
 MADE: list[tuple[Callable[[Path], Path], int, int]] = [
     *((gradient, 3, 300), (memory, 3, 300), (classes, 3, 300), (going_on, 2, 300)),
-    *((comparison, 3, 300), (crowded, 5, 1000)),
+    *((comparison, 3, 300), (crowded, 6, 1000)),
 ]
 
 
