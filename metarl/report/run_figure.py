@@ -279,7 +279,7 @@ def _draw_classes(
     if what == "success":
         axes.set(xlabel="episodes with success")
         axes.set_xlim(-0.03, 1.03)
-    _legend_beside(axes)
+    axes.legend(loc="upper right", bbox_to_anchor=(1.0, -0.17), ncols=2, fontsize=8, frameon=False)
 
 
 def _aside(places: NDArray[np.float64]) -> float:

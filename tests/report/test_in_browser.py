@@ -74,7 +74,7 @@ def crowded(root: Path) -> Path:
         for seed in range(3):
             worst = [-12345.678 * (at + 1) * (task + seed + 1) for task in range(4)]
             returns = [[value / (point + 1) for value in worst] for point in range(6)]
-            found = {"tasks": 3, "returns": [0.0] * 5 + [-1e5], "success": [0.0] * 5 + [0.1 * at]}
+            found = {"tasks": 3, "returns": [0.0] + [-1e4 * at] * 5, "success": [0.0] + [0.1 * at] * 5}
             by_class = {f"dial-turn-and-button-press-topdown-{place}-v3": found for place in range(12)}
             success = {"mean": [0.1] * 6, "low": [0.0] * 6, "high": [0.95] * 6, "interval": "Korn-Graubard over tasks"}
             settings = records.config(f"an_agent.of_my_own_with_a_long_name:Agent{at}", seed=seed, task__horizon=200)
