@@ -204,8 +204,9 @@ def _draw_adaptation(axes: Axes, evaluation: Mapping[str, Any] | None, trained: 
         _mark(axes, steps[trained.point], _as_trained(trained))
     whole_numbers(axes.xaxis)
     method = textwrap.fill(method_of(evaluation), 48)
-    below = {"xycoords": "axes fraction", "xytext": (0, -36), "textcoords": "offset points", "va": "top"}
-    axes.annotate(method, (0, 0), **below, fontsize=8, color=GREY)
+    axes.annotate(
+        method, (0, 0), (0, -36), xycoords="axes fraction", textcoords="offset points", va="top", fontsize=8, color=GREY
+    )
     label_ends(axes, ends)
 
 
