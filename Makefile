@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install train test mistakes faults chaos soak test-slow ray-test lint audit clean
+.PHONY: install train test docs-test mistakes faults chaos soak test-slow ray-test lint audit clean
 
 install: $(INSTALLED)
 
@@ -26,10 +26,14 @@ lint: $(INSTALLED)
 
 # Files of tests run side by side, each process with one torch thread; those that measure time run alone, behind them.
 # Many tests start programs: with PYTHONDONTWRITEBYTECODE each of these would compile all of metarl again.
-test: export PYTHONDONTWRITEBYTECODE =
-test: lint ## everything but the tests marked slow; under 8 minutes on 2 cores
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -m "not slow and not alone" --numprocesses auto --dist loadfile
+test docs-test: export PYTHONDONTWRITEBYTECODE =
+test: lint ## everything but the tests marked slow or pages; under 8 minutes on 2 cores
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -m "not slow and not alone and not pages" --numprocesses auto --dist loadfile
 	$(RUN) -m pytest -m "alone and not slow" $$(grep -rl --include='test_*.py' 'mark.alone' tests)
+
+# Chromium on the path is what browser tests need; with REQUIRE_BROWSER=1 they fail without one, else they are skipped.
+docs-test: $(INSTALLED) ## pages in a browser, films, commands of the docs; under 6 minutes on 2 cores
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -m pages --timeout 900 --numprocesses auto --dist loadfile
 
 mistakes: $(INSTALLED) ## what people are told of the mistakes that they make: one table
 	$(RUN) -m pytest -m mistakes -q

@@ -30,7 +30,7 @@ STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 1.5rem 1rem 3rem; max-width: 76rem; background: var(--page); color: var(--text);
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; overflow-wrap: anywhere; }
-h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 1rem; }
+h1 { font-size: clamp(1.2rem, 5vw, 1.6rem); line-height: 1.25; margin: 0 0 1rem; }
 h2 { font-size: 1.25rem; margin: 2.5rem 0 .75rem; padding-top: .75rem; border-top: 1px solid var(--line); }
 h3 { font-size: 1.05rem; margin: 1.75rem 0 .5rem; }
 p { margin: .5rem 0; max-width: 48rem; }
@@ -40,18 +40,20 @@ pre { background: var(--panel); padding: .75rem; border-radius: 6px; overflow-x:
 table { border-collapse: collapse; min-width: min(100%, 26rem); font-variant-numeric: tabular-nums;
   font-size: .9rem; overflow-wrap: normal; }
 caption { caption-side: top; text-align: left; color: var(--quiet); padding-bottom: .35rem; }
+caption span { position: sticky; left: 0; display: inline-block; max-width: calc(100vw - 2rem); }
 th, td { padding: .3rem .75rem .3rem 0; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap;
   vertical-align: top; }
-thead th { border-bottom: 2px solid var(--line); font-weight: 600; }
-th:first-child, td:first-child { text-align: left; }
-tr > th:first-child { position: sticky; left: 0; background: var(--page); }
+thead th { border-bottom: 2px solid var(--line); font-weight: 600; white-space: normal; vertical-align: bottom;
+  min-width: 5rem; }
+tr > th:first-child { position: sticky; left: 0; background: var(--page); text-align: left; white-space: normal;
+  min-width: 7rem; max-width: 45vw; overflow-wrap: break-word; }
 tbody th { font-weight: 400; }
-table.text td { text-align: left; white-space: normal; overflow-wrap: anywhere; }
+table.text td { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 10rem; }
 table.text th { text-align: left; }
 .warnings { background: var(--warn-panel); color: var(--warn); border-left: 4px solid currentColor;
   padding: .5rem 1rem; margin: 1rem 0; }
 .warnings ul { margin: .25rem 0; padding-left: 1.25rem; }
-.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 28rem), 1fr)); gap: 1rem 1.5rem; }
+.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 1rem 1.5rem; }
 figure { margin: .5rem 0; }
 figure img { width: 100%; height: auto; display: block; }
 figcaption { color: var(--quiet); font-size: .85rem; margin-top: .25rem; }
@@ -121,7 +123,7 @@ def _block(block: Block) -> str:
 
 
 def _table(block: Table) -> str:
-    caption = f"<caption>{_plain(block.about)}</caption>" if block.about else ""
+    caption = f"<caption><span>{_plain(block.about)}</span></caption>" if block.about else ""
     heads = "".join(f'<th scope="col">{_plain(head)}</th>' for head in block.heads)
     rows = "\n".join(
         f'<tr><th scope="row">{_text([row[0]])}</th>{"".join(f"<td>{_text([cell])}</td>" for cell in row[1:])}</tr>'

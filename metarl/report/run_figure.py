@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,7 +46,7 @@ if TYPE_CHECKING:  # figures imports matplotlib as it should be
 
 FEW_TASKS = 8  # so many curves can be told apart; of more tasks a band is drawn
 MAX_CLASSES = 20  # rows that fit below one another
-PANEL = 5.4, 4.0  # inches of a picture of its own
+PANEL = 4.4, 3.5  # inches of a picture of its own: words can be read on a telephone
 BEFORE, AFTER = (BLUE, "s"), (VERMILION, "o")  # colour and marker
 AT_THE_END = (BLACK, "D")
 
@@ -202,7 +203,10 @@ def _draw_adaptation(axes: Axes, evaluation: Mapping[str, Any] | None, trained: 
     if 0 < trained.point < len(steps):
         _mark(axes, steps[trained.point], _as_trained(trained))
     whole_numbers(axes.xaxis)
-    axes.text(0, -0.2, method_of(evaluation), transform=axes.transAxes, fontsize=7, color=GREY, va="top")
+    method = textwrap.fill(method_of(evaluation), 48)
+    axes.annotate(
+        method, (0, 0), (0, -36), xycoords="axes fraction", textcoords="offset points", va="top", fontsize=8, color=GREY
+    )
     label_ends(axes, ends)
 
 
@@ -245,7 +249,7 @@ def _draw_tasks(axes: Axes, evaluation: Mapping[str, Any], trained: Trained) -> 
     number = number_of_tasks(evaluation.get("tasks", ()))
     returns = {point: floats(evaluation["returns"][point]) for point in looks}
     if number is None:
-        xlabel = f"held-out tasks, in the order of their return, {words[adapted]}"
+        xlabel = f"held-out tasks,\nin the order of their return, {words[adapted]}"
         places = floats(1 + np.argsort(np.argsort(returns[adapted], kind="stable")))
         whole_numbers(axes.xaxis)
     else:
@@ -276,7 +280,7 @@ def _draw_classes(
     if what == "success":
         axes.set(xlabel="episodes with success")
         axes.set_xlim(-0.03, 1.03)
-    _legend_beside(axes)
+    axes.legend(loc="upper right", bbox_to_anchor=(1.0, -0.17), ncols=2, fontsize=8, frameon=False)
 
 
 def _aside(places: NDArray[np.float64]) -> float:

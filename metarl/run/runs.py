@@ -273,7 +273,7 @@ def evaluate_opened(
     run: Path,
     opened: run_dir.Opened,
     overrides: Sequence[str] = (),
-    notify: Callable[[Sequence[str]], None] = lambda notices: None,
+    notify: Notify = lambda notices: None,
     *,
     tasks: Sequence[Task] | None = None,
     every_task: bool = False,

@@ -57,6 +57,7 @@ def held_back(gif: Path) -> int:
     return int(image.info["duration"]) // 100 - 1
 
 
+@pytest.mark.pages
 def test_more_tasks_are_more_rows_and_more_episodes_are_more_scenes(run: Path, tmp_path: Path) -> None:
     """And the same command gives the same bytes."""
     sizes = []
@@ -124,7 +125,7 @@ def test_a_link_in_the_place_of_the_videos_is_refused(tmp_path: Path, capsys: py
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
-@pytest.mark.slow
+@pytest.mark.pages
 def test_a_robot_is_filmed(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """And where there are no graphics, that is told before anything is done."""
     own = tiny_runs.train(tmp_path, "iterations=1", "task.horizon=3", name="maml_trpo_half_cheetah_dir_small")

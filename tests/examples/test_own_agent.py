@@ -58,6 +58,7 @@ def documented(name: str) -> list[str]:
     return arguments
 
 
+@pytest.mark.pages
 def test_the_documented_commands_train_evaluate_and_resume(
     tmp_path: Path, example: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -34,6 +34,7 @@ def dial(monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module("dial")
 
 
+@pytest.mark.pages
 def test_the_documented_command_trains_and_evaluates(tmp_path: Path) -> None:
     """In a shell's way: its environment variable reaches the worker process."""
     (command,) = re.findall(r"```bash\n(.*)\n```", PAGE)

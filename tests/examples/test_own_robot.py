@@ -51,6 +51,7 @@ def documented(name: str, *more: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.pages
 def test_the_documented_command_trains_and_evaluates(tmp_path: Path) -> None:
     done = documented("train", *SMALL_RUN, f"run_dir={tmp_path}")
     assert done.returncode == 0, done.stderr

@@ -25,6 +25,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(tiny_runs.train(tmp_path_factory.mktemp("runs"), *settings))
 
 
+@pytest.mark.pages
 def test_the_documented_command_adapts_and_acts(run: Path) -> None:
     (command,) = re.findall(r"```bash\npython (\S+) RUN '(.*)'\n```", PAGE)
     program, task = command

@@ -168,7 +168,7 @@ def test_a_job_in_which_no_iteration_fits_fails_in_place_of_coming_again(
     assert [row.state for row in sweep.make_plan("maml_trpo_point", SIZE, out=tmp_path).rows()] == ["failed"]
 
 
-@pytest.mark.slow
+@pytest.mark.pages
 def test_the_documented_job_script_requeues_until_the_run_is_finished(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "sweeps.md").read_text(encoding="utf-8")
     (script,) = re.findall(r"```sh\n(.*?)```", page, flags=re.DOTALL)

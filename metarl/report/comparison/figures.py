@@ -40,8 +40,9 @@ COLORS = (
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)))  # with more methods than colours
 OF_REFERENCES = ((0, (6, 3)), (0, (2, 2)), (0, (6, 2, 1, 2)), (0, (1, 3)))
-SIZE = 5.0, 3.5  # inches of every picture: words can be read on a telephone
+SIZE = 4.4, 3.4  # inches of every picture: words can be read on a telephone
 NAME_WIDTH = 16  # characters of a line of a name
+CLASS_WIDTH = 24  # of that of a class
 MOST_CLASSES = 12  # of bars below one another
 MOST_BINS = 8  # of tasks along their number
 CLASS_VALUES = {"success": "success", "returns": "return"}  # what is recorded by class
@@ -339,7 +340,7 @@ def _of_a_class(method: Method, name: str, what: str) -> list[float | None]:
 @house_style()
 def _class_bars(section: Section, looks: Mapping[str, Look], names: Sequence[str], what: str) -> Figure:
     count = len(section.methods)
-    figure = new_figure(SIZE[0], max(SIZE[1], 0.9 + 0.22 * len(names) * (count + 1)))
+    figure = new_figure(SIZE[0], max(SIZE[1], 0.9 + len(names) * max(0.3, 0.11 * (count + 1))))
     axes = figure.subplots()
     height = 0.8 / count
     rows = np.arange(len(names))[::-1].astype(np.float64)
@@ -363,11 +364,11 @@ def _class_bars(section: Section, looks: Mapping[str, Look], names: Sequence[str
             label=_short(method.name),
         )
     tasks = {name: section.methods[0].runs[0].final["by_class"][name].get("tasks", "?") for name in names}
-    axes.set_yticks(rows, [f"{name} ({tasks[name]})" for name in names], fontsize=8)
+    axes.set_yticks(rows, [textwrap.fill(f"{name} ({tasks[name]})", CLASS_WIDTH) for name in names], fontsize=8)
     axes.set(title="Classes of held-out tasks", xlabel="return per episode")
     if what == "success":
         axes.set(xlabel="episodes with success")
         axes.set_xlim(0, 1.03)
     tidy(axes)
-    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8, frameon=False)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)  # beside them bars have no room
     return figure
