@@ -283,7 +283,8 @@ class Evaluator:
 
         def collect(repeat: int) -> Trajectory:
             stream = self._stream(phase, repeat)
-            return self.sampler.collect(agent.policy(), adapted, self.tasks, stream, lanes=episodes)
+            params = agent.policy_parameters(adapted)
+            return self.sampler.collect(agent.policy(), params, self.tasks, stream, lanes=episodes)
 
         parts = [collect(0)]
         if wanted is None:
