@@ -142,19 +142,23 @@ class GradientAgent(Agent):
         threads = learner.threads if device.type == "cpu" else 1  # a GPU is fed by one
         self._map = TaskMap(threads=threads, chunk=learner.tasks_per_chunk, interrupt=lambda: self.interrupt())
         self._scratch = Scratch()
-        self.psi = self._loop.initial(init_parameters(self._policy, config.init_std, rng).to(device))
+        self.psi = self._loop.initial(init_parameters(self._policy, config.init_std, rng), rng).to(device)
+        self._rest_at_start = self.psi[self._policy.num_parameters :].clone()  # step sizes, or an update rule
         self._start_afresh()
 
     @property
     def theta(self) -> Tensor:
         """The policy's parameters [P] before adaptation."""
-        return self._loop.split(self.psi)[0]
+        return self.psi[: self._policy.num_parameters]
 
     def policy(self) -> MLPPolicy:
         return self._policy
 
     def init_adapted(self, num_tasks: int) -> Tensor:
-        return self.theta.repeat(num_tasks, 1)
+        return self._loop.start(self.psi[None]).repeat(num_tasks, 1)
+
+    def policy_parameters(self, adapted: Tensor) -> Tensor:
+        return self._loop.parameters(adapted)
 
     def adapt(self, adapted: Tensor, batch: Trajectory, *, step: int, rng: np.random.Generator) -> Tensor:
         batch, adapted = batch.on(self.psi.device, LEARNED_FROM), adapted.to(self.psi.device)
@@ -172,9 +176,9 @@ class GradientAgent(Agent):
         """Adaptation by plain policy-gradient steps; agents with a meta-gradient say more."""
         return InnerLoop(self._policy, self.config.inner_lr, self.config.later_step_lr_scale)
 
-    def _step(self, params: Tensor, samples: Samples, step: int) -> Tensor:
-        """Parameters [C, P] after one policy-gradient step on what they gathered."""
-        return policy_gradient_step(self._loop, self.psi, params, samples, step, self._scratch)
+    def _step(self, rows: Tensor, samples: Samples, step: int) -> Tensor:
+        """Rows [C, A] after one policy-gradient step on what their policies gathered."""
+        return policy_gradient_step(self._loop, self.psi, rows, samples, step, self._scratch)
 
     def state(self) -> dict[str, Tensor]:
         return named_parameters(self._shapes(), self.psi) | (self._moments.state() if self._moments else {})
@@ -187,9 +191,10 @@ class GradientAgent(Agent):
             self._moments.load_state(state)
 
     def load_parameters(self, state: dict[str, Tensor]) -> None:
-        kept = {name: tensor for name, tensor in state.items() if name != "policy.inner_lr"}  # step sizes start afresh
-        theta = load_named_parameters(self._policy.shapes(), kept)
-        self.psi = self._loop.initial(theta.to(self.psi.device))
+        afresh = ("policy.inner_lr", "policy.rule.")
+        kept = {name: tensor for name, tensor in state.items() if not name.startswith(afresh)}
+        theta = load_named_parameters(self._policy.shapes(), kept).to(self.psi.device)
+        self.psi = torch.cat([theta, self._rest_at_start])
         if self._moments and "observations.count" in state:
             self._moments.load_state(state)
         self._start_afresh()
@@ -199,8 +204,7 @@ class GradientAgent(Agent):
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of what ψ holds, in its order."""
-        learned = len(self.psi) - self._policy.num_parameters
-        return self._policy.shapes() | ({"inner_lr": (learned,)} if learned else {})
+        return self._policy.shapes() | self._loop.learned_shapes()
 
     def meta_update(self, batches: Sequence[Trajectory], adapted: Tensor, *, rng: np.random.Generator) -> Metrics:
         metrics = self._improve(batches, rng)

@@ -9,14 +9,15 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
 from metarl.config.schema import Lineage, RunConfig
 from metarl.errors import NumericError
-from metarl.learning.adaptation import analytic
+from metarl.learning.adaptation import analytic, autograd
 from metarl.learning.adaptation.inner_loop import InnerLoop, LearnedRates
 from metarl.learning.adaptation.interface import Adapt
+from metarl.learning.adaptation.meta_lstm import ForgetGate, GateBias, MetaLSTM
 from metarl.learning.inner_losses import INNER_LOSSES, InnerLossName, Samples
 from metarl.learning.meta_objective import MetaObjective, TaskObjective
 from metarl.learning.reduce import Parts
@@ -70,6 +71,12 @@ class MAMLConfig(GradientAgentConfig):
         "last",
         description="what the meta-update improves: the phase after all K steps, or the mean over those after 1 … K",
     )
+    update_rule: Literal["sgd", "meta_lstm"] = Field(
+        "sgd", description="how an inner step moves the policy: sgd = by −α∇L; meta_lstm = as a learned LSTM says"
+    )
+    rule_size: PositiveInt = Field(20, description="meta_lstm: units of the LSTM, which all parameters share")
+    rule_forget: ForgetGate = Field("learned", description="meta_lstm: pinned = parameters are never scaled down")
+    rule_bias: GateBias = Field("shared", description="meta_lstm: the input gate's bias, one for all or per_parameter")
     exploration: Literal["none", "sum", "mean"] = Field(
         "none", description="E-MAML: credit the data gathered before adaptation with the return after it"
     )
@@ -81,7 +88,30 @@ class MAMLConfig(GradientAgentConfig):
         found = super().without_effect(run)
         if self.num_adapt_steps == 1:
             found["agent.outer_phases"] = "the last phase is the only one after adaptation: agent.num_adapt_steps = 1"
+        if self.update_rule == "sgd":
+            rules = [name for name in type(self).model_fields if name.startswith("rule_")]
+            found |= {f"agent.{name}": "agent.update_rule = sgd has no rule that is learned" for name in rules}
+        else:
+            found["agent.first_order"] = "agent.update_rule = meta_lstm takes no second derivatives in any case"
+            found["agent.later_step_lr_scale"] = "agent.update_rule = meta_lstm decides on its own how far a step goes"
         return found
+
+    @model_validator(mode="after")
+    def _a_rule_that_decides_alone(self) -> MAMLConfig:
+        if self.update_rule == "sgd":
+            return self
+        others = {"adapt_layers": "all", "learn_inner_lr": "none", "exploration": "none"}
+        for name, neutral in others.items():
+            if (found := getattr(self, name)) != neutral:
+                raise ValueError(
+                    f"update_rule = meta_lstm with {name} = {found}: the rule decides alone how far every parameter "
+                    f"moves; use {name} = {neutral}, or update_rule = sgd"
+                )
+        if self.inner_lr >= 1:
+            raise ValueError(
+                f"update_rule = meta_lstm starts with an input gate of inner_lr = {self.inner_lr}: expected less than 1"
+            )
+        return self
 
     @model_validator(mode="after")
     def _combinations(self) -> MAMLConfig:
@@ -133,11 +163,22 @@ class MAMLAgent(GradientAgent):
             mask = torch.zeros(policy.num_parameters, device=device)
             head = policy.mlp.num_parameters - (fan_in + 1) * fan_out
             mask[head : policy.mlp.num_parameters + policy.distribution.num_extra] = 1.0
+        loss = INNER_LOSSES[config.inner_loss]
+        if config.update_rule == "meta_lstm":
+            return MetaLSTM(
+                policy,
+                config.inner_lr,
+                loss=loss,
+                first_order=True,
+                size=config.rule_size,
+                forget=config.rule_forget,
+                bias=config.rule_bias,
+            )
         return InnerLoop(
             policy,
             config.inner_lr,
             config.later_step_lr_scale,
-            INNER_LOSSES[config.inner_loss],
+            loss,
             first_order=config.first_order,
             learned=config.learn_inner_lr,
             mask=mask,
@@ -189,7 +230,7 @@ class MAMLAgent(GradientAgent):
             coefs,
             self._scratch,
             constrained=self._improved,
-            adapt=self.adapt_by,
+            adapt=autograd.adapt if self.config.update_rule == "meta_lstm" else self.adapt_by,
         )
 
     @property
@@ -238,6 +279,8 @@ class DescentConfig(MAMLConfig):
 
     outer_optimizer: OptimizerName = Field("adam", description="adam, or sgd without momentum")
     outer_lr: PositiveFloat = Field(1e-3, description="its step size")
+    rule_lr: NonNegativeFloat = Field(1e-3, description="meta_lstm: its step size for the rule; 0 = it stays as it is")
+    rule_clip: PositiveFloat = Field(0.25, description="meta_lstm: bound on the norm of the rule's gradient")
 
 
 class ClippedConfig(DescentConfig):
@@ -268,6 +311,18 @@ class DescentMAMLAgent(MAMLAgent):
         super().load_state(state)
         self._optimizer.load_state(state)
 
+    def _descended(self, psi: Tensor, gradient: Tensor) -> Tensor:
+        """ψ [Q] after the optimiser's step; a learned rule in it has a step size of its own and a bounded gradient."""
+        config, rule = self.config, slice(self._policy.num_parameters, None)
+        if config.update_rule == "sgd":
+            return self._optimizer.step(psi, gradient, config.outer_lr)
+        gradient[rule] *= min(1.0, config.rule_clip / max(float(gradient[rule].norm()), 1e-12))
+        moved = self._optimizer.step(psi, gradient, config.outer_lr)
+        moved[rule] = psi[rule] + config.rule_lr / config.outer_lr * (
+            moved[rule] - psi[rule]
+        )  # steps go with their size
+        return moved
+
     def _descend(
         self, batches: Sequence[Trajectory], *, epochs: int, clip: float | None, inner_kl_penalty: float
     ) -> Metrics:
@@ -283,7 +338,7 @@ class DescentMAMLAgent(MAMLAgent):
             if not (math.isfinite(loss) and bool(gradient.isfinite().all())):
                 self._optimizer.load_state(moments)
                 raise NumericError(f"expected a finite loss and gradient, got loss {loss}; parameters are unchanged")
-            psi = self._optimizer.step(psi, gradient, self.config.outer_lr)
+            psi = self._descended(psi, gradient)
         loss, kl = objective.evaluate(psi)
         if not (math.isfinite(loss) and bool(psi.isfinite().all())):
             self._optimizer.load_state(moments)

@@ -27,9 +27,10 @@ def _go_on() -> None:
 class Agent(ABC):
     """Learns from trajectories; never sees an environment, a sampler or a logger.
 
-    What distinguishes tasks after adaptation are parameters: for gradient agents one row per task, [N, P]. Agents whose
-    policy remembers have one row for all tasks, [1, P]; what adapts is the state that the policy carries. All
-    randomness comes in as generators. See docs/own_agent.md for an agent of one's own.
+    What distinguishes tasks after adaptation are parameters: for gradient agents one row per task, [N, A], of which
+    :meth:`policy_parameters` are what the policy acts with. Agents whose policy remembers have one row for all tasks,
+    [1, P]; what adapts is the state that the policy carries. All randomness comes in as generators. See
+    docs/own_agent.md for an agent of one's own.
     """
 
     config_class: ClassVar[type[AgentConfig]]
@@ -59,11 +60,16 @@ class Agent(ABC):
 
     @abstractmethod
     def init_adapted(self, num_tasks: int) -> Tensor:
-        """Parameters before adaptation: [N, P], one row per task; [1, P] where the policy remembers."""
+        """What there is before adaptation: [N, A], one row per task; [1, A] where the policy remembers."""
+
+    def policy_parameters(self, adapted: Tensor) -> Tensor:
+        """The policy's parameters [N, P] in rows [N, A] of :meth:`init_adapted` and :meth:`adapt`: the rows themselves,
+        unless they hold more, such as what a learned update rule remembers. Only these are sent to workers."""
+        return adapted
 
     @abstractmethod
     def adapt(self, adapted: Tensor, batch: Trajectory, *, step: int, rng: np.random.Generator) -> Tensor:
-        """Parameters after one more adaptation step on ``batch``; changes nothing else."""
+        """The rows after one more adaptation step on ``batch``; changes nothing else."""
 
     @abstractmethod
     def meta_update(self, batches: Sequence[Trajectory], adapted: Tensor, *, rng: np.random.Generator) -> Metrics:

@@ -212,7 +212,7 @@ class Adaptation:
 
     def _begin_step(self) -> None:
         """Gather for the next adaptation step, with the parameters that there are."""
-        self._actor = Actor(self._policy, self._adapted, self._fit.action, self._rows)
+        self._actor = Actor(self._policy, self._agent.policy_parameters(self._adapted), self._fit.action, self._rows)
         self._digest = digest(self._actor.params)
         self._recordings: list[Recording | None] = [None] * self._rows
         self._whole: dict[tuple[int, int], Episode] = {}  # by lane of the trial (0 without a memory) and number
@@ -374,7 +374,7 @@ def replay(
         raise CheckpointError("expected at least one episode")
     policy, adapted = agent.policy(), agent.init_adapted(1)
     history = []
-    actor = Actor(policy, adapted, fit.action, 1)
+    actor = Actor(policy, agent.policy_parameters(adapted), fit.action, 1)
     for step in sorted({episode.step for episode in episodes}):
         these = [episode for episode in episodes if episode.step == step]
         acted = digest(actor.params)
@@ -390,7 +390,7 @@ def replay(
             continue
         batch = trajectory(these, actor.log_prob)
         adapted = agent.adapt(adapted, batch, step=step, rng=generator(seed, Domain.ADAPT_LEARNER, phase=step))
-        before, actor = actor, Actor(policy, adapted, fit.action, 1)
+        before, actor = actor, Actor(policy, agent.policy_parameters(adapted), fit.action, 1)
         history.append(record(these, kl(batch, before, actor)))
     return AdaptedPolicy(actor, fit, history=history, seed=seed, described=described)
 

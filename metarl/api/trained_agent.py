@@ -166,8 +166,8 @@ class TrainedAgent:
         Arguments and errors are those of :meth:`adapt`. Nothing is done in the environment.
         """
         fitted = self._fit(env, bounds, task)
-        adapted, policy = self._agent.init_adapted(1), self._agent.policy()
-        actor = Actor(policy, adapted, fitted.action, fitted.lanes or 1)
+        params, policy = self._agent.policy_parameters(self._agent.init_adapted(1)), self._agent.policy()
+        actor = Actor(policy, params, fitted.action, fitted.lanes or 1)
         return AdaptedPolicy(actor, fitted, autoreset=_autoreset(env), described=self._described)
 
     def adaptation(

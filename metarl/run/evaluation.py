@@ -207,7 +207,7 @@ class Evaluator:
     def _by_episode(self, agent: Agent) -> AdaptationCurve:
         """Trials twice as long as in training: a memory may drift beyond what it was trained for. And Meta-World's
         rule: every episode that counts starts from the state that a trial of the training length has left."""
-        policy, adapted = agent.policy(), agent.init_adapted(len(self.tasks))
+        policy, adapted = agent.policy(), agent.policy_parameters(agent.init_adapted(len(self.tasks)))
         trials, n, scored = self.config.score_episodes, agent.episodes_per_trial, self.config.restored_episodes
         mode, parts = self.config.deterministic, 3
         self.on_part(0, parts)
@@ -260,7 +260,7 @@ class Evaluator:
         for step, adapted in enumerate(after_steps):
             scored = self.sampler.collect(
                 agent.policy(),
-                adapted,
+                agent.policy_parameters(adapted),
                 self.tasks,
                 self._stream(2 * step),
                 lanes=config.score_episodes,
@@ -286,7 +286,8 @@ class Evaluator:
 
         def collect(repeat: int) -> Trajectory:
             stream = self._stream(phase, repeat)
-            return self.sampler.collect(agent.policy(), adapted, self.tasks, stream, lanes=episodes)
+            params = agent.policy_parameters(adapted)
+            return self.sampler.collect(agent.policy(), params, self.tasks, stream, lanes=episodes)
 
         parts = [collect(0)]
         if wanted is None:

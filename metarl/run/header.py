@@ -17,7 +17,7 @@ _WORKERS = {"processes": ("worker process", "es"), "ray": ("Ray actor", "s")}
 def header(run: Path, experiment: Experiment, wandb_mode: str) -> list[str]:
     """The lines, names in front; then notices."""
     config, agent, spaces = experiment.config, experiment.agent, experiment.distribution.spaces
-    task, parameters = task_in_words(config.task.model_dump()), agent.init_adapted(1).numel()
+    task, parameters = task_in_words(config.task.model_dump()), agent.policy_parameters(agent.init_adapted(1)).numel()
     training, final = training_steps(experiment), evaluation_steps(experiment)
     bound = "" if config.env_steps is None else f", at most {count(config.env_steps)} by env_steps"
     every, threads = config.eval.every, f" with {counted(int(config.learner.threads), 'thread')}"

@@ -96,7 +96,7 @@ class TrainingTrial:
         self.phases.append(
             self.sampler.collect(
                 self.agent.policy(),
-                adapted,
+                self.agent.policy_parameters(adapted),
                 self.tasks,
                 Stream(self.seed, self.iteration, phase),
                 lanes=self.lanes,

@@ -37,6 +37,11 @@ class LinearizedPhase:
         """log π_φ(aₘ|sₘ) [C, M]."""
         return self.policy.distribution.log_prob(*self.outputs, self.samples.action)
 
+    @property
+    def policy_gradient_loss(self) -> Tensor:
+        """−Σ wA log π_φ [C]."""
+        return torch.where(self.samples.weight > 0, self.samples.loss_coef * self.log_prob, 0.0).sum(1)
+
     def gradient(self, coef: Tensor) -> Tensor:
         """Σ coef·∇log π [C, P]."""
         return self.pull_back(*self.policy.distribution.gradient(*self.outputs, self.samples.action, coef))
@@ -218,8 +223,9 @@ class Adaptation:
 
 
 def policy_gradient_step(
-    loop: InnerLoop, psi: Tensor, params: Tensor, samples: Samples, step: int, scratch: Scratch
+    loop: InnerLoop, psi: Tensor, rows: Tensor, samples: Samples, step: int, scratch: Scratch
 ) -> Tensor:
-    """θₖ₊₁ = θₖ − sₖα∇L(θₖ) [C, P] for step k of tasks at θₖ ``params`` [C, P], which gathered the samples."""
-    gradient = LinearizedPhase(loop.policy, params, samples, scratch).gradient(samples.loss_coef)
-    return params - loop.scale(step) * loop.split(psi)[1] * gradient
+    """Rows [C, A] after step k of tasks at ``rows`` [C, A], whose policies gathered the samples."""
+    phase = LinearizedPhase(loop.policy, loop.parameters(rows), samples, scratch)
+    loss = phase.policy_gradient_loss if loop.reads_loss else None
+    return loop.moved(psi, rows, phase.gradient(samples.loss_coef), loss, step)

@@ -66,7 +66,8 @@ def adapt(
     steps = Adaptation(loop, psi, curved and not loop.first_order)
     for k, samples in enumerate(phases):
         old = None if old_log_probs is None else old_log_probs[k]
-        steps.take(samples, loss_gradient(loop, steps.parameters[k], samples, old, create_graph=steps.curved), scratch)
+        gradient = loss_gradient(loop, steps.parameters[k], samples, old, create_graph=steps.curved)
+        steps.take(samples, gradient, scratch)
     return steps
 
 
@@ -75,31 +76,37 @@ class Adaptation:
 
     def __init__(self, loop: InnerLoop, psi: Tensor, curved: bool) -> None:
         self.loop, self.psi, self.curved = loop, psi, curved
-        theta, self.alpha = loop.split(psi)
-        self.parameters, self.gradients = [theta], list[Tensor]()  # functions of ψ [C, Q], each [C, P]
+        self.rows = [loop.start(psi)]  # functions of ψ [C, Q], each [C, A]
+        self.parameters = [loop.parameters(self.rows[0])]
+        self.gradients, self.losses = list[Tensor](), list[Tensor]()  # [C, P] and [C], of every step
         self.phases: list[LinearizedPhase] = []
 
-    def take(self, samples: Samples, gradient: Tensor, scratch: Scratch) -> None:
-        """One more step, along a gradient [C, P] at the latest parameters. Another update rule would go here."""
-        theta, scale = self.parameters[-1], self.loop.scale(len(self.phases))
-        self.phases.append(LinearizedPhase(self.loop.policy, theta.detach(), samples, scratch))
+    def take(self, samples: Samples, gradient: Tensor, scratch: Scratch, loss: Tensor | None = None) -> None:
+        """One more step, along a gradient [C, P] at the latest parameters."""
+        phase = LinearizedPhase(self.loop.policy, self.parameters[-1].detach(), samples, scratch)
+        loss = phase.policy_gradient_loss if loss is None else loss
+        self.rows.append(self.loop.moved(self.psi, self.rows[-1], gradient, loss, len(self.phases)))
+        self.parameters.append(self.loop.parameters(self.rows[-1]))
+        self.phases.append(phase)
         self.gradients.append(gradient)
-        self.parameters.append(theta - scale * self.alpha * gradient)
+        self.losses.append(loss)
 
     def with_samples(self, phases: Sequence[Samples], scratch: Scratch) -> Adaptation:
         """See the interface: the steps' values are these, their derivatives those of the other samples' losses."""
         other = Adaptation(self.loop, self.psi, self.curved)
         for k, samples in enumerate(phases):
             gradient = loss_gradient(self.loop, other.parameters[k], samples, create_graph=self.curved)
-            other.take(samples, self.gradients[k].detach() + gradient - gradient.detach(), scratch)
+            there = self.gradients[k].detach() + gradient - gradient.detach()
+            other.take(samples, there, scratch, self.losses[k])
         return other
 
     def displaced(self, psi: Tensor) -> list[Tensor]:
         """See the interface."""
-        theta, alpha = self.loop.split(psi)
-        parameters = [theta.expand_as(self.parameters[0])]
-        for k, gradient in enumerate(self.gradients):
-            parameters.append(parameters[k] - self.loop.scale(k) * alpha * gradient.detach())
+        rows = self.loop.start(psi.expand_as(self.psi))
+        parameters = [self.loop.parameters(rows)]
+        for k, (gradient, loss) in enumerate(zip(self.gradients, self.losses, strict=True)):
+            rows = self.loop.moved(psi, rows, gradient.detach(), loss, k)
+            parameters.append(self.loop.parameters(rows))
         return parameters
 
     def pull_back(self, cotangents: Sequence[Tensor | None]) -> Tensor:

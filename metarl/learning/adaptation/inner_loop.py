@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,6 +26,9 @@ class InnerLoop:
 
     A meta-update learns one flat vector ψ [Q]: θ [P], and behind it the step sizes α, where they are learned. Step k
     moves by −sₖ·α·∇L, s₀ = 1 and later ones ``later_scale``, on the parameters of ``mask`` only.
+
+    What a task has adapted to is a row [A]: the policy's parameters θₖ [P], and behind them what an update rule
+    remembers of its steps, which is nothing here (A = P).
     """
 
     policy: MLPPolicy
@@ -35,14 +39,20 @@ class InnerLoop:
     learned: LearnedRates = "none"
     mask: Tensor | None = None  # [P] of 0 and 1; None = all parameters adapt
 
+    reads_loss: ClassVar[bool] = False  # whether a step depends on the loss beside its gradient
+
     def scale(self, step: int) -> float:
         """sₖ of step k = 0, 1, …, in training as in evaluation."""
         return 1.0 if step == 0 else self.later_scale
 
-    def initial(self, theta: Tensor) -> Tensor:
-        """ψ [Q] for initial parameters θ [P]."""
-        sizes = {"none": 0, "per_tensor": len(self.policy.shapes()), "per_parameter": len(theta)}
-        return torch.cat([theta, theta.new_full((sizes[self.learned],), self.rate)])
+    def learned_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of what lies in ψ behind θ, in that order."""
+        sizes = {"none": 0, "per_tensor": len(self.policy.shapes()), "per_parameter": self.policy.num_parameters}
+        return {"inner_lr": (sizes[self.learned],)} if self.learned != "none" else {}
+
+    def initial(self, theta: Tensor, rng: np.random.Generator | None = None) -> Tensor:
+        """ψ [Q] for initial parameters θ [P]. An update rule whose start is random draws it from ``rng``."""
+        return torch.cat([theta, *(theta.new_full(shape, self.rate) for shape in self.learned_shapes().values())])
 
     def split(self, psi: Tensor) -> tuple[Tensor, Tensor]:
         """(θ [P], α [P]) of ψ [Q], or both [C, P] of rows [C, Q]; α is 0 where nothing adapts."""
@@ -61,6 +71,21 @@ class InnerLoop:
         if self.learned == "per_tensor":
             by_alpha = self._gathered(by_alpha)
         return torch.cat([by_theta, by_alpha], dim=1)
+
+    def start(self, psi: Tensor) -> Tensor:
+        """Rows [C, A] before adaptation, for rows [C, Q] of ψ."""
+        return self.split(psi)[0]
+
+    def parameters(self, rows: Tensor) -> Tensor:
+        """The policies' parameters θₖ [C, P] of rows [C, A]."""
+        return rows[:, : self.policy.num_parameters]
+
+    def moved(self, psi: Tensor, rows: Tensor, gradient: Tensor, loss: Tensor | None, step: int) -> Tensor:
+        """Rows [C, A] after step k = ``step`` along ∇L [C, P] at the rows' parameters: θₖ₊₁ = θₖ − sₖα∇L.
+
+        ``psi``: [Q], or a row [C, Q] per task. ``loss`` [C]: −Σ wA log π there, where a rule ``reads_loss``.
+        """
+        return rows - self.scale(step) * self.split(psi)[1] * gradient
 
     def change(self, direction: Tensor) -> tuple[Tensor, Tensor | None]:
         """(changes of θ [P], of α [P]) along a direction [Q] of ψ; None where α is fixed."""
