@@ -28,7 +28,7 @@ from metarl.nn.memories import transformer
 from metarl.nn.memory_policy import MemoryPolicy
 from metarl.nn.normalization import RunningMoments
 from metarl.nn.optimizers import FlatOptimizer
-from metarl.sampling import sampler
+from metarl.sampling.sampler import Sampler
 from metarl.types import Trajectory
 
 pytestmark = [needs_fake_device, pytest.mark.usefixtures("one_torch_thread")]
@@ -101,8 +101,8 @@ FAULTS: list[tuple[str, Callable[[str], Any], Any, str, str, Any]] = [
     ("rl2_trpo_gru", go_on, MemoryAgent._load_policy, ".to(self.theta.device)", "", AssertionError),
     # numpy on a tensor of the device, in place and not
     ("maml_trpo", update, elementwise.tanh_, "z.is_cpu and ", "", NUMPY),
-    ("maml_trpo", roll_out, sampler._rows, ".cpu()", "", NUMPY),
-    ("rl2_ppo_gru", roll_out, sampler._rows, ".cpu()", "", NUMPY),
+    ("maml_trpo", roll_out, Sampler._run, "params.detach().cpu()", "params.detach()", NUMPY),
+    ("rl2_ppo_gru", roll_out, Sampler._run, "params.detach().cpu()", "params.detach()", NUMPY),
     # an operator that only CPUs have
     ("rl2_ppo_gru", update, products.product, "not x.is_cpu or ", "", FakeDeviceError),
 ]  # fmt: skip
