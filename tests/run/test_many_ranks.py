@@ -371,6 +371,9 @@ def test_the_documented_commands_of_several_machines(which: int, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_an_agent_that_knows_nothing_of_ranks_learns_the_same_on_two(tmp_path: Path) -> None:
+def test_an_agent_that_knows_nothing_of_ranks_learns_the_same_on_two(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tiny_runs.ROOT / "docs" / "examples")
     agent = "first_order:FirstOrder"
     assert_same(tmp_path, [[agent]], 2, allow=agent)
