@@ -94,7 +94,10 @@ class GradientAgentConfig(AgentConfig):
         return needs
 
     def without_effect(self, run: RunConfig) -> dict[str, str]:
-        found = {"eval.restored_episodes": "the agent has no memory that could be restored"}
+        found = {
+            "eval.restored_episodes": "the agent has no memory that could be restored",
+            "learner.shares": "the agent learns in chunks of tasks, learner.tasks_per_chunk",
+        }
         if not self.hidden_sizes:
             found["agent.activation"] = "agent.hidden_sizes = [] has no layers"
         if run.task.actions_are_choices:

@@ -384,7 +384,7 @@ def test_a_run_that_cannot_be_extended_says_so_by_keys_that_may_change(name, cha
 
 IDLE = {  # overrides of a shipped configuration → keys among them that change nothing, with a part of the reason
     ("rl2_ppo_half_cheetah_vel", "learner.tasks_per_chunk=2", "eval.adapt_steps=2", "eval.adapt_episodes=5"): {
-        "learner.tasks_per_chunk": "a share for each thread",
+        "learner.tasks_per_chunk": "cut into learner.shares",
         "eval.adapt_steps": "what it remembers",
         "eval.adapt_episodes": "what it remembers",
     },
@@ -419,6 +419,7 @@ IDLE = {  # overrides of a shipped configuration → keys among them that change
         "agent.inner_clip": "clips nothing",
     },
     ("reptile_point", "agent.inner=ppo", "agent.inner_epochs=2", "agent.inner_clip=0.1"): {},
+    ("reptile_point", "learner.shares=2", "learner.tasks_per_chunk=2"): {"learner.shares": "in chunks of tasks"},
     ("promp_point", "agent.epochs=1", "agent.clip=0.2"): {"agent.clip": "agent.epochs = 1"},
     ("maml_ppo_half_cheetah_dir", "agent.epochs=1", "agent.clip=0.2"): {"agent.clip": "agent.epochs = 1"},
     ("maml_trpo_point", "sampler.workers=0", "sampler.unit_timeout_s=9.0", "wandb.mode=disabled", "wandb.project=x"): {

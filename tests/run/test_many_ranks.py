@@ -355,8 +355,8 @@ def test_the_documented_commands_of_several_machines(which: int, tmp_path: Path)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    named = {"HEAD:29400": f"127.0.0.1:{port}", "$HEAD:29400": f"127.0.0.1:{port}", "$SLURM_NNODES": "2"}
-    named |= {"$SLURM_JOB_ID": "17", "nproc-per-node=4": "nproc-per-node=1", "nproc-per-node=2": "nproc-per-node=1"}
+    named = {"$HEAD": "HEAD", "HEAD:29400": f"127.0.0.1:{port}", "$SLURM_NNODES": "2", "$SLURM_JOB_ID": "17"}
+    named |= {"nproc-per-node=4": "nproc-per-node=1", "nproc-per-node=2": "nproc-per-node=1"}
     given = documented()[which][:-1]
     for there, here in named.items():
         given = [word.replace(there, here) for word in given]
@@ -371,6 +371,9 @@ def test_the_documented_commands_of_several_machines(which: int, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_an_agent_that_knows_nothing_of_ranks_learns_the_same_on_two(tmp_path: Path) -> None:
+def test_an_agent_that_knows_nothing_of_ranks_learns_the_same_on_two(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tiny_runs.ROOT / "docs" / "examples")
     agent = "first_order:FirstOrder"
     assert_same(tmp_path, [[agent]], 2, allow=agent)
