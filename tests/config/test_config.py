@@ -267,7 +267,7 @@ def test_all_errors_come_at_once_with_path_value_and_what_is_allowed(base):
         'learner.threads = "none": expected an integer > 0 or "auto"',
         "eval = 3: expected a section with keys every, num_tasks,",
         "rollouts_per_task = 1: expected at least 2",
-        'sampler.executor = "ray": expected one of "in_process", "processes"',
+        'sampler.executor = "ray": expected one of "in_process", "processes", "ray"',
         "agent.baseline: given twice on the command line",
     ]
     for start in expected:

@@ -153,8 +153,9 @@ class RayActors(Executor):
 
     def _end(self, actor: _Actor) -> None:
         self._actors.remove(actor)
-        with suppress(Exception):  # it, or its cluster, is gone already
-            self._ray.kill(actor.handle, no_restart=True)
+        if not self._cluster.lost:
+            with suppress(Exception):  # it is gone already
+                self._ray.kill(actor.handle, no_restart=True)
 
     def _meet(self, actor: _Actor, found: dict[str, str]) -> None:
         """Note where an actor is, and say once how it differs from here: that can change the last bits of results."""
