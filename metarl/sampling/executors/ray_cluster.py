@@ -58,18 +58,17 @@ class Cluster:
         now = time.monotonic()
         if now - self._looked < LOOK_S:
             return
-        self._answered = now if now - self._looked > LOST_S else self._answered  # nobody has looked meanwhile
+        if now - self._looked > LOST_S or answers(self._head):  # or nobody has looked meanwhile
+            self._answered = now
         self._looked = now
-        host, _, port = self._head.rpartition(":")
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=LOOK_S).close()
-            self._answered = time.monotonic()
-        except OSError as error:
-            if now - self._answered > LOST_S:
-                self.lost = True
-                raise WorkerError(
-                    f"lost the Ray cluster: its head at {self._head} does not answer ({error})"
-                ) from error
+        if now - self._answered > LOST_S:
+            self.lost = True
+            raise WorkerError(f"lost the Ray cluster: its head at {self._head} does not answer")
+
+    def node_address(self, node: str) -> str:
+        """Where what runs on a node for Ray listens."""
+        found = next(entry for entry in self.ray.nodes() if entry["NodeID"] == node)
+        return f"{found['NodeManagerAddress']}:{found['NodeManagerPort']}"
 
     def close(self) -> None:
         """Leave the cluster, and end it if it is the own one."""
@@ -91,7 +90,8 @@ class Cluster:
         ray, failed = _import(), None
         for _ in range(TRIES):
             try:
-                where = {"include_dashboard": False, "_temp_dir": str(self._folder)}
+                # one level deeper, as Ray lets everybody write there
+                where = {"include_dashboard": False, "_temp_dir": str(self._folder / "ray")}
                 ray.init(num_cpus=cpus, num_gpus=0, log_to_driver=False, configure_logging=False, **where)
                 return ray
             except Exception as error:
@@ -99,6 +99,16 @@ class Cluster:
                 ray.shutdown()
         scratch.remove(self._folder)
         raise WorkerError(f"cannot start a Ray cluster on this machine: {_first_line(failed)}") from failed
+
+
+def answers(address: str) -> bool:
+    """Whether somebody listens at host:port."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=LOOK_S).close()
+    except OSError:
+        return False
+    return True
 
 
 def _join(address: str) -> Any:
