@@ -666,7 +666,8 @@ def test_a_parent_that_is_killed_leaves_no_process_and_the_next_run_removes_its_
         if __name__ == "__main__":
             scratch.YOUNG_S = 0.0
             executor = Processes(2, timeout_s=300, retries=0, restarts=0)
-            executor.map(abs, [1, 2])
+            while len(set(executor.map(os.getpgid, [0] * 4))) < 2:
+                pass  # until both are up
             print(os.path.dirname(util.get_temp_dir()), flush=True)
             executor.map(time.sleep, [600] * 2)
     """

@@ -180,7 +180,7 @@ with RayActors(cluster, cluster.cpus, timeout_s=300, retries=3, restarts=1) as e
 nodes.shutdown()
 """
     expected = [number**2 for number in range(12)]
-    output = run_on_nodes(code, tmp_path)
+    output = run_on_nodes(code, tmp_path).splitlines()[-1]  # Ray tells of the node before
     assert output.startswith(f"3 {expected} {{'worker_died': "), output
     assert int(output.split("'worker_died': ")[1][0]) in (1, 2)
 
@@ -198,7 +198,7 @@ print(done.returncode, (token.parent / "runs").exists(), done.stderr)
 nodes.shutdown()
 """
     output = run_on_nodes(code, tmp_path)
-    assert output.startswith("5 False "), output
+    assert "5 False " in output, output
     error = next(line for line in output.splitlines() if line.startswith("error: cannot"))
     assert error.startswith("error: cannot join the Ray cluster at 127.0.0.1:") and "Is its token" in error
 
