@@ -28,7 +28,7 @@ def main(descriptor: int) -> None:
     all that may arrive is STOP. Standard input is a pipe that the run holds, and this process ends with it.
     """
     os.set_inheritable(descriptor, False)  # else what Ray starts would hide the end of this process
-    signal_at_end(0, os.getpid(), signal.SIGKILL)
+    signal_at_end(0, -os.getpid(), signal.SIGKILL)  # and its group: all that Ray starts but workers, which follow
     os.dup2(2, 1)  # standard output is for the run's results
     channel = socket.socket(fileno=descriptor)
     executor = None

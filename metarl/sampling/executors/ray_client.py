@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -171,7 +172,7 @@ class _Broker:
 
     def kill(self) -> None:
         """End it, and with it what Ray has started for it."""
-        self._process.kill()
+        _kill_group(self._process)
         self._finalizer()
 
     def close(self) -> None:
@@ -179,11 +180,17 @@ class _Broker:
         self._finalizer()
 
 
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    """End the process, and what Ray has started for it and is left of that."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
 def _end(process: subprocess.Popen[bytes], channel: socket.socket) -> None:
     channel.close()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(END_TIMEOUT_S)
-    process.kill()
+    _kill_group(process)
     process.wait()
     if process.stdin is not None:
         process.stdin.close()
