@@ -123,7 +123,7 @@ BAD_OVERRIDES = [
     ("agent.hidden_sizes=64", "agent.hidden_sizes = 64: expected a list, each an integer > 0"),
     ("agent.activation=tahn", 'agent.activation = "tahn": expected one of '),
     ("sampler.workers=-1", 'sampler.workers = -1: expected an integer >= 0 or "auto"'),
-    ("sampler.executor=ray", 'sampler.executor = "ray": expected one of "in_process", "processes"'),
+    ("sampler.executor=rey", 'sampler.executor = "rey": expected one of "in_process", "processes", "ray"'),
     ("checkpoint.every=0", "checkpoint.every = 0: expected an integer > 0"),
     ("checkpoint.keep=0", "checkpoint.keep = 0: expected an integer > 0"),
 ]

@@ -254,7 +254,7 @@ def test_all_errors_come_at_once_with_path_value_and_what_is_allowed(base):
     lines = problems(
         base, "agent.inner_lrr=0.1", "horizon=3", "seed=-1", "task.sizes=[1, a]", "task.wind.sped=1", "task.even=3",
         "sampler.workers=-1", "learner.threads=none", "eval=3", "rollouts_per_task=1", "agent.baseline=linear",
-        "sampler.executor=dask", "agent.baseline=linear",
+        "sampler.executor=rey", "agent.baseline=linear",
     )  # fmt: skip
     expected = [
         "unknown key agent.inner_lrr = 0.1: did you mean agent.inner_lr? valid keys here: agent.name, agent.lineage,",
@@ -267,7 +267,7 @@ def test_all_errors_come_at_once_with_path_value_and_what_is_allowed(base):
         'learner.threads = "none": expected an integer > 0 or "auto"',
         "eval = 3: expected a section with keys every, num_tasks,",
         "rollouts_per_task = 1: expected at least 2",
-        'sampler.executor = "dask": expected one of "in_process", "processes", "ray"',
+        'sampler.executor = "rey": expected one of "in_process", "processes", "ray"',
         "agent.baseline: given twice on the command line",
     ]
     for start in expected:

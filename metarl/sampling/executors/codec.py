@@ -100,7 +100,7 @@ def answer(head: Buffer, request: Buffer) -> Buffer:
     """Run an encoded (function, shared) on an encoded unit; the encoded (True, result), or (False, :class:`Failure`)
     if it raised. Both are decoded for every unit: it may change its copies."""
     try:
-        function, shared, unit = _understood(head, request)
+        function, shared, unit = understood(head, request)
         with no_child_leaves():
             result = function(unit) if shared is None else function(unit, shared)
         return encode((True, result))
@@ -110,7 +110,7 @@ def answer(head: Buffer, request: Buffer) -> Buffer:
         return encode((False, Failure.of(error)))
 
 
-def _understood(head: Buffer, request: Buffer) -> tuple[Callable[..., Any], Any, Any]:
+def understood(head: Buffer, request: Buffer) -> tuple[Callable[..., Any], Any, Any]:
     """Function, shared, unit. Raises WorkerError where modules or classes are missing here: they would be again."""
     try:
         return *decode(head), decode(request)

@@ -10,8 +10,7 @@ from metarl.parallel import available_cores
 from metarl.sampling.executors.base import Executor
 from metarl.sampling.executors.in_process import InProcess
 from metarl.sampling.executors.processes import Processes
-from metarl.sampling.executors.ray_actors import RayActors
-from metarl.sampling.executors.ray_cluster import Cluster
+from metarl.sampling.executors.ray_client import RayExecutor
 
 
 def make_executor(sampler: SamplerConfig, tasks: int | None = None) -> Executor:
@@ -32,7 +31,5 @@ def make_executor(sampler: SamplerConfig, tasks: int | None = None) -> Executor:
     }
     if sampler.executor == "processes":
         return Processes(workers, **limits)
-    cluster = Cluster(sampler.ray_address, cpus=workers)
-    if sampler.workers == "auto":
-        workers = int(min(most, cluster.cpus))
-    return RayActors(cluster, workers, **limits)
+    ray_workers = None if sampler.workers == "auto" else workers
+    return RayExecutor(ray_workers, most=most, address=sampler.ray_address, cpus=workers, **limits)

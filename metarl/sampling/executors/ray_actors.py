@@ -16,12 +16,12 @@ from metarl.errors import MetarlError, WorkerError
 from metarl.sampling.executors.base import Call, Executor, Function, RestartBudget
 from metarl.sampling.executors.codec import Buffer, FaultError
 from metarl.sampling.executors.fork_server import ENVIRONMENT
-from metarl.sampling.executors.ray_cluster import Cluster
+from metarl.sampling.executors.ray_cluster import Cluster, answers
 from metarl.sampling.executors.ray_worker import RayWorker, surroundings
 from metarl.sampling.executors.worker import POLL_S
 
 PLACE_TIMEOUT_S = 300.0  # for the first worker to find a node with a free core, and to import torch there
-WITH_ITS_NODE, IN_CREATION = "node has died", "in its creation task"  # in Ray's words of an actor's death
+IN_CREATION = "in its creation task"  # in Ray's words of an actor's death
 log = logging.getLogger(__name__)
 
 
@@ -34,6 +34,7 @@ class _Actor:
     deadline: float = math.inf
     unit: int | None = None
     node: str | None = None  # None: it has not started
+    address: str | None = None  # of the node
     host: str = "a node"
 
 
@@ -134,8 +135,9 @@ class RayActors(Executor):
                     f"a rollout worker could not start on a node of the Ray cluster ({str(error).splitlines()[-1]}): "
                     "metarl and what it needs must be installed there, in the same versions"
                 ) from error
-            cause = actor.node if WITH_ITS_NODE in str(error) else None
-            raise FaultError("worker_died", f"a worker on {actor.host} was lost: {_told(error)}", cause) from error
+            gone = actor.address is not None and not answers(actor.address)
+            story = f"{actor.host} was lost with its workers" if gone else f"a worker on {actor.host} was lost"
+            raise FaultError("worker_died", f"{story}: {_told(error)}", actor.node if gone else None) from error
         if actor.node is None:
             self._meet(actor, reply)
         elif actor.unit is not None:
@@ -153,12 +155,14 @@ class RayActors(Executor):
 
     def _end(self, actor: _Actor) -> None:
         self._actors.remove(actor)
-        with suppress(Exception):  # it, or its cluster, is gone already
-            self._ray.kill(actor.handle, no_restart=True)
+        if not self._cluster.lost:
+            with suppress(Exception):  # it is gone already
+                self._ray.kill(actor.handle, no_restart=True)
 
     def _meet(self, actor: _Actor, found: dict[str, str]) -> None:
         """Note where an actor is, and say once how it differs from here: that can change the last bits of results."""
         actor.node, actor.host = found["node"], found["host"]
+        actor.address = self._cluster.node_address(actor.node)
         if actor.node in self.nodes:
             return
         self.nodes[actor.node] = found

@@ -9,24 +9,19 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-import signal
 import socket
 import sys
-import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from metarl.errors import ConfigError, WorkerError
 from metarl.sampling.executors import scratch
-from metarl.sampling.executors.fork_server import TO_THE_GROUP
-from metarl.surroundings import SAFE_PATH, set_variables, variables
+from metarl.surroundings import SAFE_PATH
 
 MODE, TOKEN, TOKEN_FILE = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
-# Read when Ray is imported. "0": all that Ray starts listens on 127.0.0.1, on Linux too, whatever its name says.
-BEYOND_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+# "0" when Ray is imported: all that it starts listens on 127.0.0.1, on Linux too, whatever the variable's name says.
+LOOPBACK_ONLY = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 # The second: without its head this process would be ended by Ray itself after a minute, with nothing saved.
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_gcs_rpc_server_reconnect_timeout_s": "86400"}
 LOOK_S, LOST_S = 1.0, 5.0  # between two looks at the head, and until it counts as lost
@@ -37,20 +32,23 @@ log = logging.getLogger(__name__)
 class Cluster:
     """A cluster that this process has joined, or started: without an ``address``, with so many ``cpus``.
 
+    Once in a process, which is its own: environment variables change, and Ray takes over signals.
+
     Attributes:
         ray: the library.
         cpus: cores of all nodes together, as they have declared.
+        lost: its head has ended, or cannot be reached any more.
 
     Raises:
-        ConfigError: Ray is not installed, or runs in this process already.
+        ConfigError: Ray is not installed.
         WorkerError: the cluster cannot be started, or does not let this process in.
     """
 
     def __init__(self, address: str | None, cpus: int) -> None:
-        self.address = address
+        self.lost = False
         self._folder: Path | None = None
-        self._before: dict[str, str | None] = {}
-        self.ray: Any = self._start(cpus) if address is None else self._join(address)
+        os.environ.update(QUIET)
+        self.ray: Any = self._start(cpus) if address is None else _join(address)
         self.cpus = max(1, int(self.ray.cluster_resources().get("CPU", 1)))
         self._head = self.ray.get_runtime_context().gcs_address
         self._looked = self._answered = time.monotonic()
@@ -60,106 +58,85 @@ class Cluster:
         now = time.monotonic()
         if now - self._looked < LOOK_S:
             return
-        self._answered = now if now - self._looked > LOST_S else self._answered  # nobody has looked meanwhile
+        if now - self._looked > LOST_S or answers(self._head):  # or nobody has looked meanwhile
+            self._answered = now
         self._looked = now
-        host, _, port = self._head.rpartition(":")
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=LOOK_S).close()
-            self._answered = time.monotonic()
-        except OSError as error:
-            if now - self._answered > LOST_S:
-                raise WorkerError(
-                    f"lost the Ray cluster: its head at {self._head} does not answer ({error})"
-                ) from error
+        if now - self._answered > LOST_S:
+            self.lost = True
+            raise WorkerError(f"lost the Ray cluster: its head at {self._head} does not answer")
+
+    def node_address(self, node: str) -> str:
+        """Where what runs on a node for Ray listens."""
+        found = next(entry for entry in self.ray.nodes() if entry["NodeID"] == node)
+        return f"{found['NodeManagerAddress']}:{found['NodeManagerPort']}"
 
     def close(self) -> None:
-        """Leave the cluster, and end it if it is the own one; may be called more than once."""
-        if "ray" in sys.modules:
-            with _own_handlers():
-                sys.modules["ray"].shutdown()
-        set_variables(self._before)
-        self._before = {}
+        """Leave the cluster, and end it if it is the own one."""
+        if not self.lost:  # else this would wait for its head
+            self.ray.shutdown()
         if self._folder is not None:
             scratch.remove(self._folder)
 
     def _start(self, cpus: int) -> Any:
-        if "ray" in sys.modules and os.environ.get(BEYOND_LOOPBACK) != "0":
-            raise ConfigError(
-                "sampler.executor = ray: Ray was imported before, and would let other machines reach its cluster; "
-                f"start the program with {BEYOND_LOOPBACK}=0, or give sampler.ray_address"
-            )
         self._folder = scratch.make()
         token = self._folder / "token"
         with open(os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
             file.write(secrets.token_hex(32))
-        self._set({**QUIET, BEYOND_LOOPBACK: "0", MODE: "token", TOKEN_FILE: str(token), TOKEN: None})
         path = os.pathsep.join(folder for folder in sys.path if folder)  # workers find what this process finds
-        failed: Exception | None = None
+        os.environ.pop(TOKEN, None)
+        os.environ.update(
+            {LOOPBACK_ONLY: "0", MODE: "token", TOKEN_FILE: str(token), "PYTHONPATH": path, SAFE_PATH: "1"}
+        )
+        ray, failed = _import(), None
         for _ in range(TRIES):
             try:
-                with variables({"PYTHONPATH": path, SAFE_PATH: "1"}):
-                    return self._init(num_cpus=cpus, num_gpus=0, include_dashboard=False, _temp_dir=str(self._folder))
-            except ConfigError:
-                self.close()
-                raise
+                # one level deeper, as Ray lets everybody write there
+                where = {"include_dashboard": False, "_temp_dir": str(self._folder / "ray")}
+                ray.init(num_cpus=cpus, num_gpus=0, log_to_driver=False, configure_logging=False, **where)
+                return ray
             except Exception as error:
                 failed = error
-                with _own_handlers():
-                    sys.modules["ray"].shutdown()
-        self.close()
+                ray.shutdown()
+        scratch.remove(self._folder)
         raise WorkerError(f"cannot start a Ray cluster on this machine: {_first_line(failed)}") from failed
 
-    def _join(self, address: str) -> Any:
-        self._set(QUIET)
-        try:
-            ray = self._init(address=address)
-        except ConfigError:
-            self.close()
-            raise
-        except Exception as error:
-            self.close()
-            raise WorkerError(
-                f"cannot join the Ray cluster at {address}. Is its token the one that this process has "
-                f"({MODE}=token, and {TOKEN_FILE}, else ~/.ray/auth_token), is this machine one of its nodes, and does "
-                f"it run? Ray says: {_first_line(error)}"
-            ) from error
-        if os.environ.get(MODE, "").lower() != "token":
-            log.warning(
-                "the Ray cluster at %s asks for no token: whoever reaches it runs programs on all its nodes; start it "
-                "with %s=token (docs/many_machines.md)",
-                address,
-                MODE,
-            )
-        return ray
 
-    def _init(self, **arguments: Any) -> Any:
-        try:
-            import ray
-        except ImportError as error:
-            raise ConfigError(f"sampler.executor = ray needs Ray ({error}): pip install 'metarl[ray]'") from error
-        if ray.is_initialized():
-            raise ConfigError("sampler.executor = ray: Ray runs in this program already; call ray.shutdown() before")
-        with _own_handlers():
-            ray.init(log_to_driver=False, configure_logging=False, **arguments)
-        return ray
-
-    def _set(self, values: Mapping[str, str | None]) -> None:
-        self._before = {name: os.environ.get(name) for name in values}
-        set_variables(values)
-
-
-@contextmanager
-def _own_handlers() -> Iterator[None]:
-    """Ray puts a handler of its own on SIGTERM; ours stays. What it starts meanwhile is deaf to what a terminal or a
-    scheduler sends to the whole group, as this process decides what to do."""
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, TO_THE_GROUP)
-    handler = signal.getsignal(signal.SIGTERM)
+def answers(address: str) -> bool:
+    """Whether somebody listens at host:port."""
+    host, _, port = address.rpartition(":")
     try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, handler)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        socket.create_connection((host.strip("[]"), int(port)), timeout=LOOK_S).close()
+    except OSError:
+        return False
+    return True
+
+
+def _join(address: str) -> Any:
+    ray = _import()
+    try:
+        ray.init(address=address, log_to_driver=False, configure_logging=False)
+    except Exception as error:
+        raise WorkerError(
+            f"cannot join the Ray cluster at {address}. Is its token the one that this process has "
+            f"({MODE}=token, and {TOKEN_FILE}, else ~/.ray/auth_token), is this machine one of its nodes, and does "
+            f"it run? Ray says: {_first_line(error)}"
+        ) from error
+    if os.environ.get(MODE, "").lower() != "token":
+        log.warning(
+            "the Ray cluster at %s asks for no token: whoever reaches it runs programs on all its nodes; start it "
+            "with %s=token (docs/many_machines.md)",
+            address,
+            MODE,
+        )
+    return ray
+
+
+def _import() -> Any:
+    try:
+        import ray
+    except ImportError as error:
+        raise ConfigError(f"sampler.executor = ray needs Ray ({error}): pip install 'metarl[ray]'") from error
+    return ray
 
 
 def _first_line(error: BaseException | None) -> str:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from multiprocessing import util
 from pathlib import Path
 
-LONGEST_PLACE = 28  # bytes: a socket's path has 107 at most, with what multiprocessing and Ray append
+LONGEST_PLACE = 24  # bytes: a socket's path has 107 at most, with what multiprocessing and Ray append
 SHORT_PLACES = ("/tmp", "/var/tmp", "/dev/shm")  # nosec B108: a folder of its own is made in one of them
 PREFIX = "metarl-"
 YOUNG_S = 60.0  # so old is no folder that is made, but not locked yet
