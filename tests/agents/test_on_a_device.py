@@ -97,7 +97,7 @@ def on_device(
     """What one update makes of ψ there, what it logs, the adapted parameters, and what it took."""
     with fake_device() as (device, counts):
         agent = case.agent(device)
-        counts.launches.clear(), counts.waits.clear(), counts.copies.clear()
+        counts.reset()
         metrics, adapted = learn(agent, fresh(phases))
         counted = Counts(counts.launches.copy(), counts.waits.copy(), counts.copies.copy(), counts.copied)
         return learned(agent), metrics, [params.cpu() for params in adapted], counted

@@ -217,7 +217,10 @@ BAD_COMMANDS = [
     (["check-env", "point", "horizon"], "'horizon': expected key=value"),
     (["check-env", "point", "--fast"], "unrecognized arguments: --fast"),
     (["bench", "sampling"], "bench sampling: expected a CONFIG"),
-    (["bench", "sleeping", "good.yaml"], "argument sampling|learner|iteration|metaworld: invalid choice: 'sleeping'"),
+    (
+        ["bench", "sleeping", "good.yaml"],
+        "argument sampling|learner|iteration|metaworld|device: invalid choice: 'sleeping'",
+    ),
     (["bench", "learner", "good.yaml", "sede=1"], "unknown key sede = 1: did you mean seed?"),
     (["hash"], "the following arguments are required: RUN"),
     (["resume", "run", "seed=3"], "seed cannot change in `metarl resume`; what can: iterations,"),
