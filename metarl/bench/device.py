@@ -98,7 +98,8 @@ def _updates(config: RunConfig, device: str | None) -> dict[str, Any]:
         trial, state = training_trial(experiment, 0), experiment.agent.state()
         trial.run()
         update = _Update(experiment, trial, {name: tensor.clone() for name, tensor in state.items()})
-        seconds, there = update.timed(experiment.agent, "cpu")
+        seconds, _ = update.timed(experiment.agent, "cpu")
+        there = update.run(update.agent("cpu"))  # in the chunks that a GPU takes, which decide last bits as well
         found: dict[str, Any] = {
             "parameters": there.numel(),
             "env_steps": trial.env_steps,

@@ -45,7 +45,7 @@ BUDGETS = {
     "maml_trpo_autograd": (7200, 60, 2),
     "maml_trpo_autograd_first_order": (3600, 60, 2),
     "maml_trpo_autograd_rates": (7700, 60, 2),
-    "maml_trpo_autograd_dice": (12000, 60, 2),
+    "maml_trpo_autograd_dice": (10600, 60, 2),
     "maml_ppo": (2900, 60, 2),
     "maml_ppo_choices": (2400, 60, 2),
     "maml_vpg": (2400, 55, 2),
