@@ -52,6 +52,12 @@ class Counts:
     copies: Counter[str] = field(default_factory=Counter)  # from the host to the device
     copied: int = 0  # bytes of these
 
+    def reset(self) -> None:
+        """Begin at zero."""
+        for counter in (self.launches, self.waits, self.copies):
+            counter.clear()
+        self.copied = 0
+
 
 @cache
 def missing() -> str | None:

@@ -317,25 +317,15 @@ def bench(options: argparse.Namespace) -> str:
         loaded = loading.load(options.config, options.overrides, options.allow)
         _notify(loaded.notices)
         if options.part == "device":
-            return _bench_device(options, loaded)
+            from metarl.cli import device
+
+            return device.report(loaded, options.allow, options.out, every_agent=options.every_agent)
         from metarl.bench import faults, iteration, learner, sampling
 
         parts = {"sampling": sampling, "learner": learner, "iteration": iteration, "faults": faults}
         part = parts[options.part]
         measured = part.measure(loaded.config)
     return json.dumps(measured)
-
-
-def _bench_device(options: argparse.Namespace, loaded: Any) -> str:
-    """What a GPU does with updates: a table, and a file of all numbers where one is wanted."""
-    from metarl.bench import device
-    from metarl.report.files import write_files
-
-    measured = device.measure(loaded, every_agent=options.every_agent, allow=options.allow)
-    if options.out is not None:
-        write_files({options.out: (json.dumps(measured, indent=1) + "\n").encode()})
-    head, *rest = device.notes(measured)
-    return "\n".join([head, table(*device.rows(measured)), *rest])
 
 
 def reproduce(options: argparse.Namespace) -> str:

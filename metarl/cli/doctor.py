@@ -48,7 +48,7 @@ def _device() -> str:
 
     if not torch.cuda.is_available():
         return "cpu; no CUDA device"
-    return f"cuda: {torch.cuda.get_device_name(0)}"
+    return "cuda: " + ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
 
 
 def _gl() -> str:

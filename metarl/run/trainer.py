@@ -105,6 +105,7 @@ class Trainer:
         except BaseException as error:
             told = explained(error, self.config.agent.less_memory)
             told = type(told)(f"{told}, after iteration {self.iteration}{self._keep_traceback(error)}")
+            traceback.clear_frames(error.__traceback__)  # saving, too, takes some of a memory that ran out
             self._save_before(told)
             raise told from error
 

@@ -51,7 +51,7 @@ def update(name: str) -> Counts:
     phases = fresh(case.data())
     with fake_device() as (device, counts):
         agent = case.agent(device)
-        counts.launches.clear(), counts.copies.clear()
+        counts.reset()
         learn(agent, phases)
         return counts
 

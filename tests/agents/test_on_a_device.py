@@ -45,7 +45,7 @@ BUDGETS = {
     "maml_trpo_autograd": (7200, 60, 2),
     "maml_trpo_autograd_first_order": (3600, 60, 2),
     "maml_trpo_autograd_rates": (7700, 60, 2),
-    "maml_trpo_autograd_dice": (12000, 60, 2),
+    "maml_trpo_autograd_dice": (10600, 60, 2),
     "maml_ppo": (2900, 60, 2),
     "maml_ppo_choices": (2400, 60, 2),
     "maml_vpg": (2400, 55, 2),
@@ -97,7 +97,7 @@ def on_device(
     """What one update makes of ψ there, what it logs, the adapted parameters, and what it took."""
     with fake_device() as (device, counts):
         agent = case.agent(device)
-        counts.launches.clear(), counts.waits.clear(), counts.copies.clear()
+        counts.reset()
         metrics, adapted = learn(agent, fresh(phases))
         counted = Counts(counts.launches.copy(), counts.waits.copy(), counts.copies.copy(), counts.copied)
         return learned(agent), metrics, [params.cpu() for params in adapted], counted

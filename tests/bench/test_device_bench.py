@@ -49,7 +49,7 @@ def test_without_a_gpu_it_says_so_and_counts_on_one_that_is_not_there(
     assert update["env_steps"] == 2 * 3 * 2 * 5 and update["cpu_s"] > 0
     there = update["not_there"]
     assert 0 <= there["difference"] < 1e-3
-    assert there["launches"] > 500 and 0 < there["waits"] < 100 and there["copies"] == 3  # θ's state, and two phases
+    assert there["launches"] > 500 and 0 < there["waits"] < 100 and there["copies"] == 2  # a phase each
     assert [each["workers"] for each in measured["sampling"]] == [1]
 
 

@@ -219,7 +219,7 @@ BAD_COMMANDS = [
     (["bench", "sampling"], "bench sampling: expected a CONFIG"),
     (
         ["bench", "sleeping", "good.yaml"],
-        "argument sampling|learner|iteration|faults|metaworld: invalid choice: 'sleeping'",
+        "argument sampling|learner|iteration|faults|metaworld|device: invalid choice: 'sleeping'",
     ),
     (["bench", "learner", "good.yaml", "sede=1"], "unknown key sede = 1: did you mean seed?"),
     (["hash"], "the following arguments are required: RUN"),

@@ -137,7 +137,7 @@ def test_commands_go_on_with_what_was_stopped(
     assert metarl("sweep", *GRID, "--out", finished, "--print-commands") == 0
     resume, train = capsys.readouterr().out.splitlines()
     assert shlex.split(resume)[:3] == ["metarl", "resume", str(stopped)]
-    assert {"sampler.workers=0", "checkpoint.every=2"} <= {*shlex.split(resume)} and "learner." not in resume
+    assert {"sampler.workers=0", "checkpoint.every=2"} <= {*shlex.split(resume)} and "learner.threads" not in resume
     assert train.startswith("metarl train maml_trpo_point ") and f"run_dir={finished / NAMES[2]}" in train
     assert tiny_runs.tree(tmp_path) == before
 
