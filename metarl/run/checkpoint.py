@@ -27,7 +27,7 @@ from metarl.errors import CheckpointError, StorageError
 from metarl.run import provenance
 from metarl.run.tensor_header import require_short_header
 from metarl.run_files import numbered_checkpoints
-from metarl.storage import expect_plain, open_plain, sync_directory, write_file
+from metarl.storage import expect_plain, open_plain, strict_json, sync_directory, write_file
 
 FORMAT_VERSION = 1
 TENSORS = "agent.safetensors"
@@ -313,8 +313,8 @@ def _read_json(file: Path) -> tuple[bytes, dict[str, Any]]:
     """The bytes of a file and the JSON object in them."""
     try:
         data = file.read_bytes()
-        content = json.loads(data)
-    except (OSError, ValueError, RecursionError) as error:
+        content = strict_json(data)
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{file}: expected readable JSON, got: {error}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{file}: expected a JSON object, got {type(content).__name__}")
