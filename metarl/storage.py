@@ -125,8 +125,8 @@ def strict_json(content: bytes) -> Any:
     """
     try:
         text = content.decode("utf-8")
-        finite = {"parse_float": _finite} if _LARGE.search(content) else {}  # it takes its time
-        data = json.loads(text, object_pairs_hook=_each_once, parse_constant=_refuse_constant, **finite)
+        number = _finite if _LARGE.search(content) else None  # a function of ours takes its time
+        data = json.loads(text, object_pairs_hook=_each_once, parse_constant=_refuse_constant, parse_float=number)
     except RecursionError:
         raise ValueError(f"expected JSON of at most {MAX_JSON_DEPTH} levels") from None
     _require_shallow(data)
