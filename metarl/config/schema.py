@@ -24,10 +24,20 @@ class Lineage:
     differs: str = ""
 
 
+LARGEST = 3.4e38  # numbers are handed on to torch
+
+
 class Frozen(BaseModel):
     """Strict and immutable: an unknown key, a wrong type, a NaN or an infinity is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _as_torch_has_it(cls, value: Any) -> Any:
+        if isinstance(value, float) and abs(value) > LARGEST:
+            raise ValueError(f"expected at most {LARGEST:.2g}, as single precision holds no more")
+        return value
 
 
 class TaskConfig(Frozen):

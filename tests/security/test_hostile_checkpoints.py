@@ -131,6 +131,11 @@ def set_(*path: str, to: Any) -> Callable[[dict[str, Any]], None]:
 
 STATES: dict[str, Callable[[bytes], bytes]] = {
     "deep": lambda good: DEEP,
+    "NaN": lambda good: good.replace(b"{", b'{"x": NaN,', 1),
+    "an infinite number": lambda good: good.replace(b"{", b'{"x": 1e400,', 1),
+    "a key that is given twice": lambda good: good.replace(b"{", b'{"counters": {},', 1),
+    "half a character": lambda good: good.replace(b"{", b'{"\\ud800": 1,', 1),
+    "another encoding": lambda good: good.decode().encode("utf-16"),
     "a huge number": lambda good: good.replace(b"{", b'{"x": ' + b"9" * 5000 + b",", 1),
     "not UTF-8": lambda good: good.replace(b"{", b'{"\xff": 1,', 1),
     "a list": lambda good: b"[1]",

@@ -77,6 +77,16 @@ def test_what_a_run_keeps_of_its_configuration_is_no_deeper_than_a_file() -> Non
         loading.reload({**kept, "task": deep})
 
 
+@pytest.mark.parametrize("key", ["agent.inner_lr", "task.action_scale", "agent.max_kl", "time_limit_s"])
+def test_a_number_that_torch_cannot_hold_is_refused(
+    key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for value in ("1e39", "1e308"):
+        assert command("train", "maml_trpo_point", f"{key}={value}", f"run_dir={tmp_path / 'runs'}") == 2
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert said.startswith(f"error: {key} = 1e+") and "expected at most 3.4e+38, as single precision" in said
+
+
 # Files that a configuration must not name: MuJoCo's environments read the model that `xml_file` says
 
 

@@ -130,6 +130,9 @@ def test_versions_that_say_anything_stop_no_report(text: bytes, run: Path) -> No
         (b'{"a": 1, "a": 2}', "'a' is given twice"),
         (b"[NaN]", "NaN is not JSON"),
         (b"[-Infinity]", "-Infinity is not JSON"),
+        (b"[-1e400]", "-1e400 is more than a float can hold"),
+        (b"[1E+999]", "more than a float can hold"),
+        (b"[" + b"9" * 400 + b".5]", "more than a float can hold"),
         (b'["\\ud800"]', "surrogates not allowed"),
         (b'["\xff"]', "codec can't decode"),
         ("[1]".encode("utf-16"), "codec can't decode"),
@@ -147,7 +150,7 @@ def test_json_that_we_write_is_read() -> None:
     deep: Any = 1
     for _ in range(MAX_JSON_DEPTH):
         deep = [deep]
-    for data in ({"a": [1, 2.5, None, True, "ü∞", "\U0001f600"]}, deep, 2**127 + 1, "x", [], {}):
+    for data in ({"a": [1, 2.5, None, True, "ü∞", "\U0001f600"]}, deep, 2**127 + 1, "x", [], {}, [1e308, 5e-324]):
         for only_ascii in (True, False):
             assert strict_json(json.dumps(data, ensure_ascii=only_ascii).encode()) == data
 
