@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import subprocess
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 from documented import PAGES, ROOT, SMALL, commands, metarl_arguments, metarl_commands
 
-from metarl import cli
+from metarl import cli, studies
 from metarl.config import loading, lookup
 
 
@@ -46,13 +47,22 @@ def test_every_metarl_command_is_understood(
     assert capsys.readouterr().out.strip()
 
 
+def options_of(parser: argparse.ArgumentParser) -> set[str]:
+    """All options of a parser and of its commands."""
+    found = {*parser._option_string_actions}
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            found |= set().union(*map(options_of, action.choices.values()))
+    return found
+
+
 def test_options_named_in_sentences_exist() -> None:
     """``--jobs N``, and `` `metarl evaluate RUN --json` ``; those of sbatch are not ours."""
-    rooms = (ROOT / "metarl" / "cli", ROOT / "metarl" / "studies", ROOT / "docs" / "examples")
-    source = "".join(path.read_text("utf-8") for room in rooms for path in room.rglob("*.py"))
-    known = {"--help", *re.findall(r'"(--[a-z-]+)"', source)}
+    parsers = [cli._parser(["reproduce", name])[0] for name in studies.available()]
+    examples = "".join(path.read_text("utf-8") for path in (ROOT / "docs" / "examples").glob("*.py"))
+    known = set().union(*map(options_of, parsers), re.findall(r'add_argument\("(--[a-z-]+)"', examples))
     for page in PAGES:
-        named = re.findall(r"`(?:metarl [^`]*)?(--[a-z][a-z-]+)", page.read_text("utf-8"))
+        named = re.findall(r"`(?:metarl [^`]*?)?(--[a-z][a-z-]+)", page.read_text("utf-8"))
         assert {*named} - {"--signal"} <= known, page.name
 
 
