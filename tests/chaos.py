@@ -82,7 +82,7 @@ def timed(root: Path, every_s: float | None, hit: Callable[[int], None], *change
     """Train to the end as a program of its own; once it is under way, ``hit`` one of its workers every so often."""
     process = scorecard.program("train", CONFIG, *tiny_runs.overrides(root, *changes, size=SIZES))
     rng, hits = random.Random(0), 0
-    run = tiny_runs.wait_for_iteration(root, 1, process)
+    run = tiny_runs.wait_for_iteration(root, 1, process, scorecard.patience(60))
     due = time.monotonic()
     while process.poll() is None:
         time.sleep(0.05)
