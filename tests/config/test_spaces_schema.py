@@ -72,13 +72,18 @@ def test_what_is_not_given_has_the_documented_defaults() -> None:
         "sampler": {
             "executor": "processes",
             "workers": "auto",
+            "ray_address": None,
             "tasks_per_unit": "auto",
             "unit_timeout_s": 300.0,
             "unit_retries": 1,
             "worker_restarts": 10,
+            "rank_timeout_s": 1800.0,
             "max_diverged": 0.01,
         },
-        "learner": {"threads": "auto", "tasks_per_chunk": "auto", "tf32": False, "deterministic": False},
+        "learner": {
+            **{"threads": "auto", "shares": "auto", "tasks_per_chunk": "auto"},
+            **{"tf32": False, "deterministic": False},
+        },
         "eval": {
             "every": 10,
             "num_tasks": 40,

@@ -289,7 +289,7 @@ def test_a_unit_that_is_run_again_in_this_process_is_told(
     changes = ["sampler.workers=0", "sampler.unit_retries=1"]
     assert metarl("train", *arguments(tmp_path, "RaisesFamily", *changes)) == 5
     (told,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert told.startswith("a unit is run again: ") and "raised KeyError: 'no more rows" in told
+    assert told.startswith("a rollout unit is run again: ") and "raised KeyError: 'no more rows" in told
 
 
 def test_an_environment_that_cannot_be_closed_is_a_warning(tmp_path: Path) -> None:

@@ -126,9 +126,9 @@ def test_restored_episodes_have_luck_of_their_own(monkeypatch: pytest.MonkeyPatc
     sampler = Sampler(distribution, InProcess())
     run = sampler._run
 
-    def spy(how: Lanes, tasks: Sequence[Task]) -> list[Rollout]:
+    def spy(policy: Policy, params: Tensor, how: Lanes, tasks: Sequence[Task]) -> list[Rollout]:
         streams.append(how.stream)
-        return run(how, tasks)
+        return run(policy, params, how, tasks)
 
     monkeypatch.setattr(sampler, "_run", spy)
     config = EvalConfig(num_tasks=2, score_episodes=2, restored_episodes=2)

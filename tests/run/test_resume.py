@@ -369,14 +369,14 @@ def test_fewer_iterations_than_done_are_refused(finished: Path, capsys: pytest.C
     assert "iterations = 4: expected at least the 5 done" in refused(capsys, finished, 2, "iterations=4")
 
 
-@pytest.mark.parametrize("change", ["seed=1", "agent.inner_lr=0.3", "task.horizon=20", "learner.threads=2"])
+@pytest.mark.parametrize("change", ["seed=1", "agent.inner_lr=0.3", "task.horizon=20", "learner.shares=2"])
 def test_keys_that_would_undo_results_are_refused(
     change: str, finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     key = change.split("=")[0]
     assert refused(capsys, finished, 2, change) == (
         f"error: {key} cannot change in `metarl resume`; what can: iterations, env_steps, time_limit_s, "
-        "sampler.*, eval.*, checkpoint.*, wandb.*, tensorboard, device, learner.tasks_per_chunk\n"
+        "sampler.*, learner.threads, eval.*, checkpoint.*, wandb.*, tensorboard, device, learner.tasks_per_chunk\n"
     )
 
 

@@ -359,7 +359,10 @@ def test_what_cannot_be_pickled_is_an_error_that_leaves_the_executor_usable(eith
 
 @pytest.mark.parametrize(("unit", "name"), [(0, "SystemExit: 0"), (1, "GeneratorExit")])
 def test_a_unit_cannot_end_the_program(either: Executor, unit: int, name: str) -> None:
-    with pytest.raises(WorkerError, match=f"^{name}\n  in unit 0, run 2 times"):
+    with pytest.raises(
+        WorkerError,
+        match=f"^{name} \\(an environment, a family or an agent must not end the program\\)\n  in unit 0, run 2 times",
+    ):
         either.map(end_the_program, [unit])
     assert either.map(square, [3]) == [9]
 

@@ -176,7 +176,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits_and_finished_ones_are_left_alone
     plan = make_plan(["point"], ["maml_trpo"], 2, small=True)
     shutil.copytree(reference / "point" / "maml_trpo" / "s1", out / "point" / "maml_trpo" / "s1")
     with monkeypatch.context() as patch:
-        tiny_runs.on_call(patch, MAMLTRPO, "meta_update", 1, tiny_runs.send_self(signal.SIGTERM))
+        tiny_runs.on_call(patch, MAMLTRPO, "meta_update", 2, tiny_runs.send_self(signal.SIGTERM))
         assert metarl("train", *plan.cells()[0].arguments(out)) == 143
     run = cell_run(out)
     assert tiny_runs.saved_state(run)["counters"]["iteration"] == 1

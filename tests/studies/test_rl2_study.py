@@ -424,13 +424,13 @@ def test_strategies_play_the_tasks_that_the_run_was_evaluated_on(reference: Path
 def test_a_stopped_study_goes_on_to_the_same_bits_and_finished_runs_are_left_alone(
     reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A run that a signal stopped after the first of two iterations, in the place where the command looks for it."""
+    """A run that a signal stopped in the second of two iterations, in the place where the command looks for it."""
     settings = list(numbers(reference)["settings"])
     for name in settings[1:]:
         shutil.copytree(reference / name, tmp_path / name)
     study = make_study(["bandit_10_5"], None, small=True)
     with monkeypatch.context() as patch:
-        tiny_runs.on_call(patch, RL2PPO, "meta_update", 1, tiny_runs.send_self(signal.SIGTERM))
+        tiny_runs.on_call(patch, RL2PPO, "meta_update", 2, tiny_runs.send_self(signal.SIGTERM))
         assert metarl("train", *study.cells()[0].arguments(tmp_path)) == 143
     run = only_run(tmp_path / "bandit_10_5" / "s0")
     assert tiny_runs.saved_state(run)["counters"]["iteration"] == 1

@@ -137,7 +137,7 @@ def test_commands_go_on_with_what_was_stopped(
     assert metarl("sweep", *GRID, "--out", finished, "--print-commands") == 0
     resume, train = capsys.readouterr().out.splitlines()
     assert shlex.split(resume)[:3] == ["metarl", "resume", str(stopped)]
-    assert {"sampler.workers=0", "checkpoint.every=2"} <= {*shlex.split(resume)} and "learner.threads" not in resume
+    assert {"sampler.workers=0", "checkpoint.every=2"} <= {*shlex.split(resume)} and "learner.shares" not in resume
     assert train.startswith("metarl train maml_trpo_point ") and f"run_dir={finished / NAMES[2]}" in train
     assert tiny_runs.tree(tmp_path) == before
 
@@ -287,7 +287,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits_beside_one_that_diverges(
         sweep.make_plan("maml_trpo_point", ["seed=0", "agent.inner_lr=0.2,0.3", *size], out=tmp_path)
     )[:1]
     with monkeypatch.context() as patch:
-        tiny_runs.on_call(patch, MAMLTRPO, "meta_update", 2, tiny_runs.send_self(signal.SIGTERM))
+        tiny_runs.on_call(patch, MAMLTRPO, "meta_update", 3, tiny_runs.send_self(signal.SIGTERM))
         assert metarl(*shlex.split(stopped)[1:]) == 143
     run = run_of(tmp_path, NAMES[1])
     assert tiny_runs.saved_state(run)["counters"]["iteration"] == 2
