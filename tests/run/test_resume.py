@@ -371,7 +371,7 @@ def test_keys_that_would_undo_results_are_refused(
     key = change.split("=")[0]
     assert refused(capsys, finished, 2, change) == (
         f"error: {key} cannot change in `metarl resume`; what can: iterations, env_steps, time_limit_s, "
-        "sampler.*, eval.*, checkpoint.*, wandb.*, tensorboard, device\n"
+        "sampler.*, learner.threads, eval.*, checkpoint.*, wandb.*, tensorboard, device\n"
     )
 
 
