@@ -249,13 +249,7 @@ class Ranks:
         options.timeout = _seconds(self.timeout_s + LOOK_S)  # behind our own deadline; leaving waits for it
         try:
             pending = distributed.group.WORLD.allgather([found], [tensor], options)
-            while True:
-                try:
-                    pending.wait(_seconds(LOOK_S))
-                    return found
-                except RuntimeError:
-                    if pending.is_completed():
-                        raise
+            while not _is_done(pending):
                 if time.monotonic() > deadline:
                     raise LostError(
                         f"rank {self.rank} has waited for the others for {self.timeout_s:g} s: one of them hangs, or "
@@ -267,6 +261,7 @@ class Ranks:
                 told = self._failure_told()
             self._failed = told or LostError(f"another rank is gone: {' '.join(str(error).split())[:200]}")
             raise self._failed from error
+        return found
 
 
 class LostError(WorkerError):
@@ -325,6 +320,17 @@ def _meet(launched: Launch) -> Ranks:
     except (RuntimeError, ValueError) as error:
         raise WorkerError(f"the ranks have not met: {' '.join(str(error).split())}") from error
     return Ranks(launched, stores)
+
+
+def _is_done(pending: Any) -> bool:
+    """Whether a step of the network has come to its end within LOOK_S seconds. Raises RuntimeError: it has failed."""
+    try:
+        pending.wait(_seconds(LOOK_S))
+    except RuntimeError:
+        if not pending.is_completed():
+            return False
+        pending.wait(_seconds(LOOK_S))  # it has failed, and this says so again; or it has ended since
+    return True
 
 
 def _part(ranks: Ranks) -> None:

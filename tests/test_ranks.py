@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import rank_processes
 import torch
+import torch.distributed
 
 from metarl import ranks
+from metarl.errors import WorkerError
 from metarl.ranks import ALONE, Launch, Ranks, launch
 from metarl.wire import ALIGNMENT, pack, unpack
 
@@ -94,6 +97,36 @@ def test_data_comes_back_bit_for_bit() -> None:
 def test_what_has_no_plain_form_is_refused(value: Any) -> None:
     with pytest.raises(TypeError, match=r"between ranks pass numbers, words, tensors and arrays, .*; got "):
         pack([value])
+
+
+class Step:
+    """A step of the network that ends just when somebody has given up waiting for it for now, or fails then."""
+
+    def __init__(self, failure: str | None) -> None:
+        self.failure, self.waits = failure, 0
+
+    def allgather(self, found: list[list[torch.Tensor]], given: list[torch.Tensor], options: Any) -> Step:
+        for tensor in found[0]:
+            tensor.copy_(given[0])
+        return self
+
+    def is_completed(self) -> bool:
+        return True
+
+    def wait(self, seconds: Any) -> None:
+        self.waits += 1
+        if self.waits == 1:
+            raise RuntimeError("Operation timed out!")
+        if self.failure:
+            raise RuntimeError(self.failure)
+
+
+def test_what_ends_between_two_looks_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.distributed, "group", SimpleNamespace(WORLD=Step(None)))
+    assert [int(x) for x in Ranks(Launch(0, 2))._all_gather(torch.tensor(3))] == [3, 3]
+    monkeypatch.setattr(torch.distributed, "group", SimpleNamespace(WORLD=Step("connection reset")))
+    with pytest.raises(WorkerError, match="another rank is gone: connection reset"):
+        Ranks(Launch(0, 2))._all_gather(torch.tensor(3))
 
 
 @pytest.fixture(scope="module")
