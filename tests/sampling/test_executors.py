@@ -414,17 +414,17 @@ def test_an_idle_worker_that_dies_costs_no_unit_a_retry() -> None:
 
 
 def test_a_stopped_worker_is_replaced_at_its_deadline(tmp_path: Path) -> None:
-    with Processes(2, timeout_s=1, retries=1, restarts=3) as executor:
+    with Processes(2, timeout_s=3, retries=1, restarts=3) as executor:
         executor.map(square, [0, 1])
         start = time.monotonic()
         units = [Once(0), Once(1, tmp_path / "flag"), Once(2)]
         assert new_faults(executor, stop_once, units) == ([0, 1, 4], {"worker_hung": 1})
-        assert 1 <= time.monotonic() - start < 15
+        assert 3 <= time.monotonic() - start < 25
         assert gone(int((tmp_path / "flag").read_text()))
 
 
 def test_an_idle_stopped_worker_cannot_block_a_unit_that_no_buffer_holds() -> None:
-    with Processes(1, timeout_s=1, retries=1, restarts=1) as executor:
+    with Processes(1, timeout_s=3, retries=1, restarts=1) as executor:
         executor.map(square, [0])
         os.kill(executor.pids[0], signal.SIGSTOP)
         results, faults = new_faults(executor, torch.sum, [torch.ones(1 << 20)])

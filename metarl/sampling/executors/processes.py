@@ -89,7 +89,7 @@ class Processes(Executor):
         """
         for idle in [worker for worker in self._pool if not worker.busy]:
             try:
-                if not idle.process.is_alive():
+                if idle.ended_idle:
                     raise FaultError("worker_died", idle.epitaph())
                 if call.waiting:
                     index = call.waiting.popleft()

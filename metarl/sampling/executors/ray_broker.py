@@ -4,10 +4,10 @@ so it is this one, and a run is told of it by the end of a socket."""
 from __future__ import annotations
 
 import os
-import select
 import signal
 import socket
 from collections.abc import Mapping
+from multiprocessing import connection
 from typing import Any
 
 from metarl.errors import Interrupted
@@ -68,7 +68,7 @@ def _run(channel: socket.socket, executor: RayActors, head: Buffer, units: Buffe
     """Answer one request: results or a failure, faults so far, nodes so far."""
 
     def stop_if_asked() -> None:
-        if select.select([channel], [], [], 0)[0]:
+        if connection.wait([channel], 0):
             if channel.recv(1, socket.MSG_PEEK):  # else the run has ended
                 receive(channel)
             raise Interrupted(signal.SIGTERM)

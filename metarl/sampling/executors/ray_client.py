@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Sequence
-from multiprocessing import util
+from multiprocessing import connection, util
 from typing import Any
 
 from metarl import safe_path
@@ -149,7 +148,7 @@ class _Broker:
 
     def has_answer(self, within_s: float) -> bool:
         """Whether an answer, or the end, has come."""
-        return bool(select.select([self._channel], [], [], within_s)[0])
+        return bool(connection.wait([self._channel], within_s))
 
     def receive(self, poll: Any = None) -> Buffer:
         """The answer. Raises EOFError, OSError."""

@@ -16,6 +16,7 @@ import struct
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import connection
 from multiprocessing.context import ForkServerProcess
 from types import FrameType
 
@@ -160,6 +161,11 @@ class WorkerProcess:
     def busy(self) -> bool:
         """Whether it owes an answer."""
         return self._deadline < math.inf
+
+    @property
+    def ended_idle(self) -> bool:
+        """Whether a worker that owes nothing has ended; its socket says so even where the fork server does not yet."""
+        return not self.process.is_alive() or bool(connection.wait([self.channel], 0))
 
     def give(self, index: int, call: Call, limit_s: float, poll: Callable[[], None]) -> None:
         """Hand over a unit, to be answered within ``limit_s`` seconds. Raises FaultError."""
