@@ -49,8 +49,8 @@ def measure(config: RunConfig) -> dict[str, Any]:
     ``write_s`` (with fsync) by themselves, and ``load_s``, which checks every byte.
 
     ``guards``: the first phase of 4 tasks in this process, with the checks of shapes and numbers behind every step and
-    without them: seconds of both, and ``share``, the median over pairs of what they add. Checks inside a family's own
-    simulator are in both.
+    without them: processor seconds of both, and ``share``, the median over pairs of what the checks add. Those inside a
+    family's own simulator are in both.
 
     ``recovery_s``: from the death of the only worker until its successor has answered a unit of one task, less what
     that unit takes a worker that lives. Null where rollouts run in this process.
@@ -96,10 +96,10 @@ def _saving(place: Path) -> dict[str, float]:
     return {"parameters": PARAMETERS, **{name: float(np.median(values[1:])) for name, values in found.items()}}
 
 
-def _seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
+def _seconds(work: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
+    started = clock()
     work()
-    return time.perf_counter() - started
+    return clock() - started
 
 
 def _gather(experiment: Experiment, executor: Executor, num_tasks: int, iteration: int) -> Callable[[], Trajectory]:
@@ -115,11 +115,12 @@ def _guards(experiment: Experiment) -> dict[str, float]:
     executor, pairs = InProcess(), []
     for round_ in in_rounds(ROUNDS + 1):  # the first one builds the environment
         gather = _gather(experiment, executor, TASKS, round_)
-        guarded = _seconds(gather)
+        if round_ % 2:  # take turns, whatever comes first
+            guarded = _seconds(gather, time.process_time)
         with _without_guards():
-            bare = _seconds(gather)
-        if round_ % 2:  # whatever comes first finds cold caches: take turns
-            guarded = _seconds(gather)
+            bare = _seconds(gather, time.process_time)
+        if not round_ % 2:
+            guarded = _seconds(gather, time.process_time)
         pairs.append((guarded, bare))
     with_guards, without = np.array(pairs[1:]).T
     return {

@@ -47,4 +47,4 @@ def test_growth_behind_the_first_fifth_counts(name: str, per_sample: float, fail
 def test_a_run_that_is_too_short_says_nothing(tmp_path: Path) -> None:
     table = tmp_path / "point.csv"
     table.write_text("\n".join([",".join(FIELDS), *(",".join(str(row[key]) for key in FIELDS) for row in samples(9))]))
-    assert judged(SOAKS[0], table) == [("point", "8 samples", "at least 10", False)]
+    assert judged(SOAKS[0], table) == [("point", "7 samples", "at least 10", False)]
