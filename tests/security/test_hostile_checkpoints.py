@@ -177,7 +177,7 @@ INTERFACES: dict[str, Callable[[dict[str, Any]], object]] = {
     "no kind of space": set_("interface", "action", "kind", to="object"),
     "an infinite horizon": lambda state: state["interface"].update(horizon=1e400),
     "an agent of 10⁹ units": set_("config", "agent", "hidden_sizes", to=[10**9]),
-    "an agent of more parameters than there are": set_("config", "agent", "hidden_sizes", to=[4096, 4096]),
+    "an agent of more parameters than there are": set_("config", "agent", "hidden_sizes", to=[8192, 8192]),
     "an agent without a key": lambda state: state["config"].pop("learner"),
     "threads that are not known yet": set_("config", "learner", "threads", to="auto"),
 }

@@ -91,7 +91,17 @@ def test_a_number_that_torch_cannot_hold_is_refused(
 
 
 @pytest.mark.parametrize(
-    "value", ["/tmp/evil.xml", "../../../evil.xml", "./evil.xml", "~/evil.xml", "a\\\\evil.xml", "sub/evil.xml"]
+    "value",
+    [
+        "/tmp/evil.xml",
+        "../../../evil.xml",
+        "./evil.xml",
+        "~/evil.xml",
+        "a\\\\evil.xml",
+        "sub/evil.xml",
+        "~evil.xml",
+        "..evil",
+    ],
 )
 @pytest.mark.parametrize("place", ["argument", "choice", "nested"])
 def test_no_configuration_names_a_model(

@@ -42,10 +42,10 @@ def test_a_huge_line_is_left_out_and_takes_no_memory(name: str, run: Path) -> No
 
 
 def test_lines_end_where_a_part_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Worked out by hand: of parts of 20 bytes, a line of 19 and its end is whole, one of 20 is not."""
+    """Worked out by hand: of parts of 20 bytes, a line of 19 and its end is whole; of a longer one the rest is none."""
     monkeypatch.setattr(metrics_file, "MAX_LINE_BYTES", 20)
-    texts = ['{"iteration": 12345}'[:-2] + "}", '{"iteration": 12345}', '{"iteration": 6}']
-    assert [len(text) for text in texts] == [19, 20, 16]
+    texts = ['{"iteration": 1234}', '{"iteration": 12345}{"iteration": 7}', '{"iteration": 6}']
+    assert [len(text) for text in texts] == [19, 36, 16]
     (tmp_path / "x").write_text("\n".join(texts) + "\n")
     assert MetricsFile.read(tmp_path / "x") == [{"iteration": 1234}, {"iteration": 6}]
     (tmp_path / "x").write_text('{"iteration": 6}')
