@@ -163,7 +163,6 @@ def test_r10_six_steps_are_rejected(kind: Kind, tmp_path: Path, monkeypatch: pyt
 
 
 @case(10)
-@pytest.mark.xfail(strict=True, reason="rejected steps in a row are not counted yet")
 @pytest.mark.parametrize("kind", SEARCHES)
 def test_r10_many_steps_are_rejected(
     kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

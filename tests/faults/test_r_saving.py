@@ -257,7 +257,6 @@ def test_r18_another_architecture_or_format(run: Path, tmp_path: Path, capsys: p
 
 
 @case(19)
-@pytest.mark.xfail(strict=True, reason="resume has no --auto yet")
 @both
 def test_r19_the_newest_is_damaged(
     run: Path, clean: Callable[[Kind], Path], capsys: pytest.CaptureFixture[str]
