@@ -65,7 +65,7 @@ def test_options_named_in_sentences_exist() -> None:
     known = set().union(*map(options_of, parsers), re.findall(r'add_argument\("(--[a-z-]+)"', examples))
     for page in PAGES:
         named = re.findall(r"`(?:metarl [^`]*?)?(--[a-z][a-z-]+)", page.read_text("utf-8"))
-        assert {*named} - {"--signal", "--shutdown-timeout"} <= known, page.name
+        assert {*named} - {"--signal", "--shutdown-timeout", "--max-restarts"} <= known, page.name
 
 
 def test_make_targets_exist() -> None:

@@ -126,7 +126,7 @@ def test_a_sweep_of_a_task_and_an_agent_and_its_table(tmp_path: Path, capsys: py
     words = [*command.replace("seed=0..2", "seed=0").split()[1:], *SMALL, "--out", str(tmp_path / "sweep")]
     assert cli.main([*words, "--jobs", "2"]) == 0, capsys.readouterr().err
     table = capsys.readouterr().out
-    assert re.search(r"^inner_lr +runs +before adaptation +after adaptation\n0\.1 +1 .*\n0\.2 +1 ", table)
+    assert re.search(r"^inner_lr +runs +before: IQM .* after: IQM .*\n0\.1 +1 .*\n0\.2 +1 ", table)
     assert cli.main([*words, "--report-only"]) == 0
     assert capsys.readouterr().out == table
 

@@ -47,7 +47,7 @@ def test_a_grid_becomes_an_array_and_is_submitted_once(
     assert metarl("sweep", *GRID, *OPTIONS, *more) == 0
     output, errors = capsys.readouterr()
     assert errors.splitlines()[-1] == f"submitted 2 jobs, 0 in the queue before: {tmp_path}"
-    assert output.splitlines()[1].split() == ["0", "of", "2", "–", "–"]
+    assert output.splitlines()[1].split() == ["0", "of", "2", *"––––"]
     text = (tmp_path / "slurm" / "12_submission.sh").read_text()
     for flag in ("time=240", "partition=long", "cpus-per-task=8", "account=lab", "mem=8G", "array=0-1%1"):
         assert f"#SBATCH --{flag}\n" in text

@@ -300,7 +300,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits_beside_one_that_diverges(
     assert "[1/2] failed   agent.inner_lr=1000000/s0  exit code 4  " in errors
     assert "    | error: expected finite actions" in errors and "error: 1 of 2 runs failed; " in errors
     rows = output.splitlines()
-    assert rows[0].split()[:2] == ["inner_lr", "runs"] and rows[1].split() == ["1000000", "0", "of", "1", "–", "–"]
+    assert rows[0].split()[:2] == ["inner_lr", "runs"] and rows[1].split() == ["1000000", "0", "of", "1", *"––––"]
     assert rows[-1].split()[:2] == ["agent.inner_lr=1000000/s0", "4"] and "expected finite actions" in rows[-1]
     assert "metarl train" in (tmp_path / "agent.inner_lr=1000000" / "s0" / "log.txt").read_text("utf-8").splitlines()[0]
 
