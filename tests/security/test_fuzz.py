@@ -25,7 +25,7 @@ from metarl.errors import MetarlError
 
 SECONDS = float(os.environ.get("METARL_FUZZ", 0))
 FIRST = int(os.environ.get("METARL_FUZZ_SEED", 0))
-CASES = 60  # of each kind of file, unless seconds are given
+CASES = 30  # of each kind of file, unless seconds are given
 CODES = {0, 2, 3, 4, 5, 6}  # 1 is a fault of metarl's
 MEGABYTES = 500.0
 
