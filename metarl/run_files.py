@@ -26,8 +26,9 @@ VIDEOS = "videos"
 
 
 def is_run(path: Path) -> bool:
-    """Whether a directory holds a run: it has a resolved config, or checkpoints that can replace a lost one."""
-    return (path / CONFIG).is_file() or (path / CHECKPOINTS).is_dir()
+    """Whether a directory holds a run: it has a resolved config, or checkpoints that can replace a lost one. What no
+    path can be holds none."""
+    return os.path.isfile(path / CONFIG) or os.path.isdir(path / CHECKPOINTS)
 
 
 def expect_own_files(run: Path) -> None:

@@ -23,6 +23,8 @@ from metarl.bench import metaworld
 
 pytestmark = pytest.mark.pages
 DOCS = ROOT / "docs"
+# What is not metarl's to test; what its torchrun and Ray amount to is in tests/run/test_{many_ranks,ray_runs}.py.
+TOOLS = ("make ", "git ", ". ", "pip install ", "torchrun ", "ray ", "RAY_AUTH_MODE=token ", "srun ")
 GOAL, FAR = '{"goal": [0.3, -0.2]}', '{"goal": [-0.4, 0.4]}'
 
 
@@ -57,7 +59,7 @@ def test_every_other_command_stands_in_a_test() -> None:
     tests = "".join(path.read_text("utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
     for command in commands():
         files = re.findall(r"[\w/]+\.(?:py|yaml)|(?<=--allow )\w+", command)
-        if metarl_arguments(command) is None and not command.startswith(("make ", "git ", ". ")):
+        if metarl_arguments(command) is None and not command.startswith(TOOLS):
             assert files and all(Path(file).name in tests or Path(file).stem in tests for file in files), command
 
 

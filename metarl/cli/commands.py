@@ -417,15 +417,15 @@ def _run(text: str) -> Path:
     run = Path(os.path.expanduser(text))
     if run_files.is_run(run):
         return run
-    if text == LATEST and not run.exists():
+    if text == LATEST and not os.path.exists(run):
         from metarl.run import listing
 
         return listing.latest(Path(RUNS))
     found = (
         f"a folder without {run_files.CONFIG} and {run_files.CHECKPOINTS}"
-        if run.is_dir()
+        if os.path.isdir(run)
         else "a file"
-        if run.exists()
+        if os.path.exists(run)
         else "nothing"
     )
     raise CheckpointError(f"{text!r}: expected a run directory, as `metarl train` prints it, found {found}")

@@ -294,7 +294,9 @@ def test_errors_of_file_and_command_line_come_together(capsys):
 
 
 @pytest.mark.parametrize("command", ["resume", "hash", "evaluate"])
-@pytest.mark.parametrize("run", ["nowhere", "good.yaml", "."])
+@pytest.mark.parametrize(
+    "run", ["nowhere", "good.yaml", ".", "x" * 300], ids=["nowhere", "a file", "a folder", "too long for a name"]
+)
 def test_what_is_not_a_run_is_a_checkpoint_error(command, run, capsys):
     assert fails(capsys, command, run, code=3)[0].startswith(f"'{run}': expected a run directory")
 
