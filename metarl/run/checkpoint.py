@@ -28,13 +28,13 @@ from metarl.run import provenance, saved_state
 from metarl.run.saved_state import SavedState
 from metarl.run.tensor_header import require_short_header
 from metarl.run_files import numbered_checkpoints
-from metarl.storage import expect_plain, open_plain, read_plain, strict_json, sync_directory, write_file
+from metarl.storage import MAX_JSON_BYTES, expect_plain, open_plain, read_plain, strict_json, sync_directory, write_file
 
 FORMAT_VERSION = 1
 TENSORS = "agent.safetensors"
 STATE = run_files.STATE
 MANIFEST = "manifest.json"
-MAX_BYTES = {TENSORS: 16 * 2**30, STATE: 64 * 2**20, MANIFEST: 2**20}  # more is not read, and so not written
+MAX_BYTES = {TENSORS: 16 * 2**30, STATE: MAX_JSON_BYTES, MANIFEST: 2**20}  # more is not read, and so not written
 
 # Prefixes of names inside the checkpoint directory that are not <iteration>.
 _TEMP = ".tmp-"  # unfinished or being deleted: never read, swept by the next save
