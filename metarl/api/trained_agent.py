@@ -102,7 +102,8 @@ class TrainedAgent:
     def distribution(self) -> TaskDistribution:
         """The run's task family, with the run's own keys. Raises ConfigError: it is not there, or not allowed."""
         family = lookup.task_distribution(self.task["name"], self._allow)
-        config = family.config_class.model_validate_json(json.dumps(self.task))
+        with as_saved(f"the task section of {self.run}"):
+            config = family.config_class.model_validate_json(json.dumps(self.task))
         lookup.require_allowed(config, self._allow)
         made: TaskDistribution = family(config)
         return made

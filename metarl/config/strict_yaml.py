@@ -96,6 +96,9 @@ def parse_overrides(overrides: Sequence[str], problems: Problems) -> dict[str, A
             continue
         key, text = match.groups()
         before = len(problems)
+        if key.count(".") >= MAX_DEPTH:
+            problems[key] = f"{key[:60]}…: nested deeper than {MAX_DEPTH} levels"
+            continue
         if key in changes:
             problems[key] = f"{key}: given twice on the command line"
             continue

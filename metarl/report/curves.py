@@ -166,7 +166,7 @@ def read_curves(run: Path) -> Curves:
 
 def _odd_in_training(line: Mapping[str, Any]) -> str | None:
     """What a line of metrics.jsonl has instead of numbers, in words; None: it is right."""
-    shown = {"env_steps", *(key for key in line if key.startswith("train/return/"))}
+    shown = {"env_steps", *(key for key in line if key.startswith(("train/return/", "perf/")))}
     for key in shown & line.keys():
         value = line[key]
         if not (_is_number(value) or (value is None and key != "env_steps")):

@@ -75,6 +75,7 @@ BAD_OVERRIDES = [
     ("seed.x=1", 'seed = {"x": 1}: expected an integer'),
     ("seed", "'seed': expected key=value"),
     ("=3", "'=3': expected key=value"),
+    ("agent" + ".a" * 1000 + "=3", "agent.a.a.a"),
     ("agent..inner_lr=3", "'agent..inner_lr=3': expected key=value"),
     ("agent.hidden_sizes[0]=3", "'agent.hidden_sizes[0]=3': expected key=value"),
     ("iterations=null", "iterations = null: expected an integer > 0"),

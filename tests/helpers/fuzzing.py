@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from collections.abc import Callable
@@ -59,8 +60,12 @@ def revalued(data: bytes, rng: random.Random) -> bytes:
         if not path:
             break
         if rng.random() < 0.2 and isinstance(path[-1], str):
-            put(content, (*path[:-1], rng.choice(["", "x", "__class__", "\ud800", path[-1] + " "])), rng.choice(VALUES))
-        put(content, path, rng.choice(VALUES))
+            put(
+                content,
+                (*path[:-1], rng.choice(["", "x", "__class__", "\ud800", path[-1] + " "])),
+                copy.deepcopy(rng.choice(VALUES)),
+            )
+        put(content, path, copy.deepcopy(rng.choice(VALUES)))
     return json.dumps(content).encode()
 
 

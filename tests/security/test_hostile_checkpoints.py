@@ -195,6 +195,13 @@ def test_an_agent_that_its_checkpoint_cannot_hold_takes_no_memory(case: str, run
         metarl.load(run)
 
 
+def test_a_task_section_that_is_none_is_a_checkpoint_error(run: Path) -> None:
+    """Of a run of before, too, whose checkpoints do not say what its policy sees."""
+    forge_state(run, lambda state: state["config"]["task"].update(wind=1))
+    with pytest.raises(CheckpointError, match="the task section"):
+        metarl.load(run).make_env()
+
+
 def test_no_class_that_a_checkpoint_names_is_imported(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

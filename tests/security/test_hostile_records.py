@@ -72,8 +72,9 @@ def test_a_line_that_is_not_ours_is_left_out(name: str, text: bytes, run: Path) 
     "changes",
     [{"env_steps": 10**4000, "iteration": 10**4000}, {"train/return/0": 1e308, "mean": [1e308, -1e308]},
      {"train/return/0": "\x1b[31m", "mean": "\x1b[31m"}, {"steps": [], "train/return/0": True},
-     {"by_class": {"x" * 100_000: 1}, "train/return/0": {}}],
-    ids=["whole", "huge", "text", "empty", "names"],
+     {"by_class": {"x" * 100_000: 1}, "train/return/0": {}}, {"perf/sample_s": "x", "mean": [[]]},
+     {"perf/seconds": [], "mean": {}}],
+    ids=["whole", "huge", "text", "empty", "names", "seconds", "all seconds"],
 )  # fmt: skip
 def test_numbers_that_are_none_are_told_in_words(
     name: str, changes: dict[str, Any], run: Path, capsys: pytest.CaptureFixture[str]
