@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -118,7 +117,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], shed: Sequence[
 
     if sys.stdout is None or not sys.stdout.isatty():  # None: started without one
         return "\n".join(aligned([columns, *rows]))
-    console = Console()
+    console = Console(color_system=None)  # text of others may be in it: no sequence of a terminal's leaves this program
     kept, left_out = list(range(len(columns))), []
     for name in shed:
         widths = (max(len(row[place]) for row in [columns, *rows]) for place in kept)
@@ -133,9 +132,6 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], shed: Sequence[
         console.print(drawn)
     text = capture.get().rstrip()
     return f"{text}\nin a wider terminal, or with --json: {', '.join(left_out)}" if left_out else text
-
-
-_STYLES = re.compile(r"(\x1b\[[0-9;]*m)")
 
 
 @contextmanager
@@ -156,11 +152,6 @@ def results_only() -> Iterator[None]:
         os.close(kept)
 
 
-def _drawn(text: str) -> str:
-    """Text with nothing in it that a terminal obeys, but for the colours and weights in which tables are drawn."""
-    return "".join(part if place % 2 else visible(part) for place, part in enumerate(_STYLES.split(text)))
-
-
 def write(text: str) -> None:
     """Print to standard output; a reader that has gone away (``| head``) is no error.
 
@@ -168,7 +159,7 @@ def write(text: str) -> None:
         StorageError: it cannot be written, as it leads to a full disk, or has been closed.
     """
     try:
-        print(_drawn(text.rstrip("\n")), flush=True)
+        print(visible(text.rstrip("\n")), flush=True)
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit fails again
         if not isinstance(error, BrokenPipeError):

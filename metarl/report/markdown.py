@@ -24,6 +24,7 @@ from metarl.report.document import (
     Warnings,
     parts,
 )
+from metarl.visible import visible
 
 WITHOUT_MEANING = "**Made with `--small`: sizes for a test of the command. The numbers mean nothing.**\n"
 NOT_SETTINGS = ("seed", "run_dir", "device", "time_limit_s", "init_from", "iterations", "env_steps")
@@ -56,7 +57,7 @@ def _block(block: Block, folder: str) -> str:
             return (f"{_plain(about)}\n\n" if about else "") + table([_plain(head) for head in heads], cells)
         case Commands(lines):
             fence = "`" * max(3, _longest("".join(lines)) + 1)
-            return "\n".join([f"{fence}text", *lines, f"{fence}\n"])
+            return "\n".join([f"{fence}text", *map(visible, lines), f"{fence}\n"])
         case Picture(name, about, caption):
             return f"![{_plain(about)}]({folder}/{name}.png)\n\n{_plain(caption)}\n"
         case Details(title, blocks):
@@ -74,7 +75,7 @@ def _cell(text: str) -> str:
 
 def _code(text: str) -> str:
     """In as many backticks as it takes."""
-    ticks = "`" * (1 + _longest(text))
+    text, ticks = visible(text), "`" * (1 + _longest(text))
     return f"{ticks} {text} {ticks}" if "`" in text else f"{ticks}{' '.join(text.split())}{ticks}"
 
 
@@ -85,7 +86,7 @@ def _longest(text: str) -> int:
 
 def _plain(text: str) -> str:
     """Text in which nothing is markup."""
-    return re.sub(r"([\\`*_<>#|~]|\](?=[(\[:]))", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*_<>#|~]|\](?=[(\[:]))", r"\\\1", visible(" ".join(text.split())))
 
 
 def missing(entries: Mapping[str, Summary]) -> str:

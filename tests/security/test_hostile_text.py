@@ -97,6 +97,7 @@ def test_pages_have_no_markup_of_others(odd_run: Path, tmp_path: Path) -> None:
     texts = [path.read_text(encoding="utf-8", errors="strict") for path in pages]
     assert all("<script" not in text and "&lt;script" in text for text in texts[:2])
     plain = re.sub(r"(`+)[^`].*?\1", "", texts[2], flags=re.DOTALL)  # in code nothing is markup
+    assert harmless("".join(texts[2:])) and harmless((tmp_path / "page" / "table.csv").read_text())
     assert "\\<script" in plain and "<script" not in plain.replace("\\<script", "")
 
 
@@ -128,14 +129,14 @@ def test_no_message_of_a_run_passes_commands_on() -> None:
     assert "owned" in stream.getvalue() and harmless(stream.getvalue())
 
 
-def test_tables_that_are_drawn_keep_their_colours_alone(
+def test_nothing_that_is_printed_has_even_a_colour(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    cli.tables.write(cli.tables.table(["name"], [[HOSTILE]]) + f"\x1b[1mbold\x1b[0m{HOSTILE}")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    cli.tables.write(cli.tables.table(["name"], [[HOSTILE]]) + f"\x1b[31mred\x1b[0m{HOSTILE}")
     shown = capsys.readouterr().out
-    assert "\x1b[1mbold\x1b[0m" in shown
-    assert harmless(shown.replace("\x1b[1m", "").replace("\x1b[0m", "")) and shown.count("owned") == 2
+    assert harmless(shown) and shown.count("owned") == 2 and "┃ name" in shown and "\\x1b[31mred" in shown
 
 
 # Tables for other programs

@@ -13,6 +13,7 @@ from metarl.report.comparison.summary import Comparison, Section
 from metarl.report.curves import after
 from metarl.report.estimates import Estimate
 from metarl.report.numbers import significant
+from metarl.visible import visible
 
 HEADS = (
     *("task", "method", "unit", "point", "iqm", "iqm_low", "iqm_high", "mean", "mean_low", "mean_high"),
@@ -69,7 +70,7 @@ def latex(comparison: Comparison) -> str:
         rows = [_latex_row(method, section) for method in section.methods]
         beside = [_latex_row(reference, section) for reference in section.references]
         found += [
-            f"% {' '.join(section.name.split())}: interquartile mean of the return, 95 % interval",
+            f"% {visible(' '.join(section.name.split()))}: interquartile mean of the return, 95 % interval",
             f"\\begin{{tabular}}{{l{'l' * several}{'r' * len(points)}}}",
             "\\toprule",
             " & ".join(heads) + r" \\",
@@ -92,7 +93,7 @@ def _latex_row(method: Method, section: Section) -> list[str]:
 
 def escaped(text: str) -> str:
     """Text in which LaTeX finds nothing special."""
-    return "".join(_SPECIAL.get(letter, letter) for letter in " ".join(text.split()))
+    return "".join(_SPECIAL.get(letter, letter) for letter in visible(" ".join(text.split())))
 
 
 def _in_latex(found: Estimate, point: int) -> str:
@@ -152,4 +153,5 @@ def _csv(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 def _no_formula(text: str) -> str:
     """Text of others that no program for tables computes: these take what begins so for a formula."""
+    text = visible(text)
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
