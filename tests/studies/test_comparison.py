@@ -19,9 +19,9 @@ from metarl.run import checkpoint, run_dir
 from metarl.run.evaluation import Evaluator
 from metarl.run.experiment import build
 from metarl.run.held_out import distribution_of, names_by_family
-from metarl.studies.comparison import page as comparison_page
 from metarl.studies.comparison.plan import METHODS, TASKS, Plan, make_plan
 from metarl.studies.jobs import find_jobs
+from metarl.studies.methods import page as methods_page
 from metarl.studies.study import Result, read_result
 from metarl.tasks import TaskDistribution, held_out_tasks
 
@@ -155,9 +155,9 @@ def test_all_unknown_names_are_reported_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         make_plan(["pont"], ["mamltrpo", "sac"], 0)
     lines = str(caught.value).splitlines()
-    assert lines[0].startswith("no task 'pont' in the comparison: did you mean point? one of point, half_cheetah_dir")
-    assert lines[1].startswith("no method 'mamltrpo' in the comparison: did you mean maml_trpo?")
-    assert lines[2].startswith("no method 'sac' in the comparison: one of random_init")
+    assert lines[0].startswith("no task 'pont' in comparison: did you mean point? one of point, half_cheetah_dir")
+    assert lines[1].startswith("no method 'mamltrpo' in comparison: did you mean maml_trpo?")
+    assert lines[2].startswith("no method 'sac' in comparison: one of random_init")
     assert lines[3] == "--seeds 0: expected at least 1"
 
 
@@ -327,7 +327,7 @@ def test_learning_curves_are_straight_between_evaluations_and_end_with_the_short
         {"learning": [{"env_steps": 1e6, "mean": [9, 0]}, {"env_steps": 3e6, "mean": [9, 10]}]},
         {"learning": [{"env_steps": 5e5, "mean": [9, 4]}, {"env_steps": 2e6, "mean": [9, 0]}]},
     ]
-    steps, curves = comparison_page.learning_curves(runs)
+    steps, curves = methods_page.learning_curves(runs)
     assert (steps[0], steps[-1]) == (1e6, 2e6)
     np.testing.assert_allclose(curves[:, 0], [0, 4 - 4 / 3])
     np.testing.assert_allclose(curves[:, -1], [5, 0])
@@ -336,7 +336,7 @@ def test_learning_curves_are_straight_between_evaluations_and_end_with_the_short
 
 def test_a_learning_curve_of_one_evaluation_is_a_point() -> None:
     runs = [{"learning": [{"env_steps": steps, "mean": [0, value]}]} for steps, value in ((10, 1), (30, 3))]
-    steps, curves = comparison_page.learning_curves(runs)
+    steps, curves = methods_page.learning_curves(runs)
     assert (steps.tolist(), curves.tolist()) == ([20.0], [[1], [3]])
 
 
@@ -361,7 +361,7 @@ def partial_page(tmp_path: Path) -> str:
     plan = make_plan(["point", "half_cheetah_dir"], ["fomaml", "maml_trpo", "promp"], 2)
     returns = [[-30.0] * 4, [-20.25] * 4, [-0.04] * 4, [1.0, 2.0, 3.0, 4.0]]
     results = [result(plan, "fomaml", 1, returns), *(result(plan, "maml_trpo", seed, returns) for seed in (0, 1))]
-    comparison_page.write_page(plan.summarise(results), tmp_path / "docs" / "page.md")
+    plan.write_page(plan.summarise(results), tmp_path / "docs" / "page.md")
     return (tmp_path / "docs" / "page.md").read_text("utf-8")
 
 
@@ -404,7 +404,7 @@ def test_the_page_says_how_it_was_made_and_what_differs(tmp_path: Path) -> None:
 
 def test_the_page_tells_of_each_method_what_it_is_wherever_it_is_compared(tmp_path: Path) -> None:
     plan = make_plan(["point", "half_cheetah_dir"], ["maml_trpo", "maml_subsampled"], 1)
-    comparison_page.write_page(plan.summarise([]), tmp_path / "page.md")
+    plan.write_page(plan.summarise([]), tmp_path / "page.md")
     lines = (tmp_path / "page.md").read_text("utf-8").splitlines()
     start = lines.index("| method | |")
     listed = lines[start + 2 : lines.index("", start)]
@@ -415,7 +415,7 @@ def test_rows_of_a_method_that_adapts_in_episodes_say_so(tmp_path: Path) -> None
     plan = make_plan(["half_cheetah_vel"], ["maml_trpo", "rl2"], 1)
     results = [result(plan, method, 0, [[1.0] * 4] * 4, task="half_cheetah_vel") for method in ("maml_trpo", "rl2")]
     for there, told in ((results[:1], False), (results, True)):
-        comparison_page.write_page(plan.summarise(there), tmp_path / "page.md")
+        plan.write_page(plan.summarise(there), tmp_path / "page.md")
         page = (tmp_path / "page.md").read_text("utf-8")
         assert ("`rl2` takes no steps" in page) is told
         assert page.count("\n| `rl2`, episodes | ") == (2 if told else 0)  # returns, and their differences
@@ -436,7 +436,7 @@ def test_differences_after_the_first_and_the_last_step_are_on_the_page(tmp_path:
     plan = make_plan(["point"], ["maml_trpo", "promp"], 1)
     better = [[value] * 4 for value in (9.0, 1.5, 9.0, -2.0)]
     results = [result(plan, "maml_trpo", 0, [[0.0] * 4] * 4), result(plan, "promp", 0, better)]
-    comparison_page.write_page(plan.summarise(results), tmp_path / "page.md")
+    plan.write_page(plan.summarise(results), tmp_path / "page.md")
     assert (
         "| plain means | after 1 | minus `maml_trpo` | after 3 | minus `maml_trpo` | seeds | runs |\n"
         "| --- | --- | --- | --- | --- | --- | --- |\n"
@@ -450,7 +450,7 @@ def test_without_a_pair_of_methods_there_are_no_differences(methods: list[str], 
     plan = make_plan(["point"], methods, 1)
     found = plan.summarise([result(plan, method, 0, [[0.0] * 4] * 4) for method in methods])
     assert found["tasks"]["point"]["differences"] == {}
-    comparison_page.write_page(found, tmp_path / "page.md")
+    plan.write_page(found, tmp_path / "page.md")
     page = (tmp_path / "page.md").read_text("utf-8")
     assert "minus `maml_trpo`" not in page and "Reading the differences" not in page
 
@@ -474,7 +474,7 @@ def test_what_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     better = [[value + 1 for value in task] for task in returns]
     results = [result(plan, "random_init", 0, [[-9.0]] * 4)]
     results += [result(plan, "maml_trpo", seed, r, [1_000_000, 3_000_000]) for seed, r in enumerate((returns, better))]
-    comparison_page.picture(plan.summarise(results), "point")
+    methods_page.picture(plan.summarise(results), "point")
     left, right = figures[0].axes
     random, mean = left.lines
     assert set(random.get_ydata()) == {-9.0}

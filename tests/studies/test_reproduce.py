@@ -22,7 +22,6 @@ from metarl import run_files
 from metarl.agents.maml_trpo import MAMLTRPO
 from metarl.report.comparison.summary import compare
 from metarl.run import checkpoint, compared, run_dir
-from metarl.studies.comparison import page as comparison_page
 from metarl.studies.comparison.plan import METHODS, make_plan
 from metarl.studies.jobs import find_jobs
 
@@ -125,7 +124,7 @@ def test_a_small_comparison_from_beginning_to_end(
 
 
 def test_the_page_can_be_made_of_the_numbers_alone(reference: Path, tmp_path: Path) -> None:
-    comparison_page.write_page(numbers(reference), tmp_path / "comparison.md")
+    make_plan(["point"], None, 2).write_page(numbers(reference), tmp_path / "comparison.md")
     names = ["comparison.md", "comparison/point.png"]
     names += [f"comparison/point_{method}_s{seed}.csv" for method in ("fomaml", "maml_trpo") for seed in (0, 1)]
     assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*")} == set(names)
@@ -272,8 +271,12 @@ def test_runs_with_other_settings_are_not_mixed_in(
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ([*COMMAND, "maml"], 2, "no method 'maml' in the comparison: did you mean fomaml or maml_lvc?"),
-        (["reproduce", "comparison", "--tasks", "pont"], 2, "no task 'pont' in the comparison: did you mean point?"),
+        ([*COMMAND, "maml"], 2, "no method 'maml' in comparison: did you mean fomaml or maml_lvc?"),
+        (
+            ["reproduce", "comparison", "--tasks", "pont"],
+            2,
+            "no task 'pont' in comparison: did you mean point?",
+        ),
         ([*ONE_RUN, "--page", "page.html"], 2, "--page page.html: expected a file whose name ends with .md"),
         ([*ONE_RUN, "--dry-run", "--report-only"], 2, "not allowed with argument"),
         (["reproduce", "everything"], 2, "invalid choice: 'everything'"),

@@ -1,4 +1,4 @@
-"""The controlled comparison as a page: tables, pictures and small tables of learning curves, from its numbers."""
+"""Methods side by side as a page: tables, pictures and small tables of learning curves, from a study's numbers."""
 
 from __future__ import annotations
 
@@ -18,67 +18,25 @@ from metarl.report.files import write_files
 from metarl.report.markdown import WITHOUT_MEANING, Summary, made, missing, settings, table
 from metarl.report.numbers import MILLION, count, duration, number
 from metarl.report.palette import GREY
+from metarl.studies.methods.words import Words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-INTRODUCTION = """\
-# Controlled comparison
-
-What is meta-learning worth, and which kind? Each method below trains on the same task families until it has taken the
-same number of environment steps, then adapts to the same held-out tasks: by gradient steps on equally many episodes,
-or, `rl2`, by what its memory keeps of the episodes so far.
-`metarl reproduce comparison` runs all of it, one run after another; stopped at any moment, the same command goes on.
-With `--report-only` it writes this page from the runs that are finished.
-"""
-
-READING = """\
-**Reading the tables.** Return of fresh episodes on held-out tasks after 0 to 3 adaptation steps: interquartile mean
-over all seeds and tasks, with a 95 % percentile bootstrap interval for which tasks are drawn anew within every seed
-({resamples} resamples; Agarwal et al. 2021, [arXiv:2108.13264](https://arxiv.org/abs/2108.13264)). `half_cheetah_dir`
-has two tasks only, and a run meets each in many trials. There it is the mean of the two tasks' own interquartile means
-over seeds and trials, for which trials are drawn anew within every seed and task: over both tasks at once it would
-leave out most of one that a method fails at. It still leaves out the worst and the best quarter of a task's trials.
-*Seeds*: lowest and highest of the seeds' own figures after the last step; the interval is for these seeds and does not
-contain their spread. Final parameters, none picked. Environment steps are those of training, and time is that of
-sampling and learning; evaluation counts in neither. Both are means over seeds.
-"""
 
 IN_EPISODES = """\
 **Reading the rows in episodes.** {names} takes no steps. Its columns are the first {columns} episodes of one trial:
 after 0 to {last} episodes, where each step of the others takes the number of episodes stated.
 """
 
-PAIRED = """\
-**Reading the differences.** All methods meet the same held-out tasks, seed by seed. The second table of a task family
-is of each method's return minus that of `{baseline}` on the same seed and task: the plain mean of these differences,
-in which every trial counts and every task of `half_cheetah_dir` the same, and its interval from the same bootstrap.
-Above 0 the method is better. Beside it stands the plain mean of the method itself, which trials that go badly pull down
-where the interquartile mean leaves them out. *Seeds* is of the last difference; *runs* is how many seeds both have.
-"""
 
-CAVEATS = """\
-## Caveats
-
-- Each method runs with the settings of its configuration. They were not tuned with equal effort: a row is one point in
-  a method's space of settings, not the best that it can do.
-- A run ends with the first iteration that reaches the budget, so steps differ by up to one iteration.
-- Held-out tasks are drawn per seed and are the same for all methods. That intervals of two methods overlap does
-  therefore not mean that there is no difference: the paired differences tell. Of many 95 % intervals some miss.
-- Seeds are few, and all intervals are for these. Where the seeds' own differences lie on both sides of 0, other seeds
-  may turn the order round.
-- Wall-clock times are of one machine; whatever else ran on it makes them longer.
-"""
-
-
-def write_page(summary: Summary, page: Path) -> None:
+def write_page(summary: Summary, page: Path, words: Words) -> None:
     """Write the page, and beside it in a folder of its name one picture per task and one CSV per run.
 
     Raises:
         StorageError: something cannot be written.
     """
     folder = page.with_suffix("")
-    files = {page: markdown(summary, folder.name).encode()}
+    files = {page: markdown(summary, folder.name, words).encode()}
     for task, content in summary["tasks"].items():
         if any(method["runs"] for method in content["methods"].values()):
             files[folder / f"{task}.png"] = picture(summary, task)
@@ -100,18 +58,18 @@ def learning_csv(run: Summary, unit: str) -> str:
     return table.getvalue()
 
 
-def markdown(summary: Summary, folder: str) -> str:
+def markdown(summary: Summary, folder: str, words: Words) -> str:
     """The page's text; ``folder`` is where its pictures are."""
-    parts = [INTRODUCTION]
+    parts = [words.introduction]
     if summary["small"]:
         parts.append(WITHOUT_MEANING)
-    parts += [_methods(summary), READING.format(resamples=summary["resamples"])]
+    parts += [_methods(summary), words.reading.format(resamples=summary["resamples"])]
     inside = {name for content in summary["tasks"].values() for name in _in_episodes(content["methods"])}
     if inside:
         names = ", ".join(f"`{name}`" for name in sorted(inside))
-        parts.append(IN_EPISODES.format(names=names, columns=summary["steps"] + 1, last=summary["steps"]))
+        parts.append(IN_EPISODES.format(names=names, columns=len(summary["points"]), last=summary["steps"]))
     if any(content["differences"] for content in summary["tasks"].values()):
-        parts.append(PAIRED.format(baseline=summary["baseline"]))
+        parts.append(words.paired.format(baseline=summary["baseline"]))
     for task, content in summary["tasks"].items():
         methods = content["methods"]
         parts += [f"## {task}\n", _budget(summary, content), _table(summary, content), _differences(summary, content)]
@@ -119,7 +77,7 @@ def markdown(summary: Summary, folder: str) -> str:
         if any(method["runs"] for method in methods.values()):
             parts += [f"![{task}: learning and adaptation]({folder}/{task}.png)\n", settings(methods)]
     every = chain.from_iterable(content["methods"].values() for content in summary["tasks"].values())
-    parts += [made(summary["command"], every), CAVEATS]
+    parts += [made(summary["command"], every), words.caveats]
     return "\n".join(filter(None, parts))
 
 
@@ -145,7 +103,7 @@ def _budget(summary: Summary, content: Summary) -> str:
 
 
 def _table(summary: Summary, content: Summary) -> str:
-    points = range(summary["steps"] + 1)
+    points = summary["points"]
     heads = ["method", *(f"after {k}" for k in points), "seeds", "env steps", "time per run", "runs"]
     rows = []
     for name, method in content["methods"].items():

@@ -1,0 +1,1 @@
+"""What studies share that compare methods at equal environment steps."""
