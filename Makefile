@@ -41,9 +41,10 @@ mistakes: $(INSTALLED) ## what people are told of the mistakes that they make: o
 ray-test: $(INSTALLED) ## installs Ray, and tests workers that are its actors
 	$(RUN) -m pip install --quiet --constraint constraints.txt --editable ".[ray]" --config-settings editable_mode=compat
 	$(RUN) -m pytest tests/sampling/test_ray.py tests/run/test_ray_runs.py --timeout 3600
+	$(RUN) -m pytest tests/faults -k r30 -q --timeout 600
 
 faults: $(INSTALLED) ## the reliability scorecard, R1 to R30: one table; under 10 minutes on 2 cores
-	$(RUN) -m pytest tests/faults -q --timeout 600
+	OMP_NUM_THREADS=1 $(RUN) -m pytest tests/faults -q --timeout 600 --numprocesses 2 --dist load
 
 chaos: $(INSTALLED) ## a run under fire: digest and throughput; CHAOS=0.1 is a tenth of it
 	$(RUN) tests/chaos.py $(or $(CHAOS),1)

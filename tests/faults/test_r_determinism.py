@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scorecard import KINDS, Kind, case
+from scorecard import KINDS, PATH, Kind, case
 
 from metarl.envs._meta_world_tasks import NAMES, draw_tasks
 from metarl.envs.ml1 import ML1Config, ML1Distribution
@@ -74,6 +74,7 @@ def test_r30_a_node_is_removed(
 
     from metarl.run.trainer import Trainer
 
+    monkeypatch.setenv("PYTHONPATH", PATH)  # of the nodes, where actors import the faulty environment
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
     lost = cluster.add_node(num_cpus=2)
     iterate = Trainer.iterate

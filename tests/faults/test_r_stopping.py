@@ -55,7 +55,7 @@ def test_r14_sigint_to_the_group(times: int, kind: Kind, tmp_path: Path) -> None
     code, errors = scorecard.ended(process, 10)
     assert code == (130 if times == 1 else -signal.SIGINT) or (times == 2 and code == 130)
     assert "Traceback" not in errors
-    behind = errors[errors.index("stopping after this iteration") :].splitlines()
+    behind = errors[errors.index("stopping, as soon as") :].splitlines()
     assert len([line for line in behind if line and not line.startswith(("iteration", "evaluation", "  "))]) <= 5
     assert tiny_runs.all_gone(family)
     assert run_dir.digest(run)

@@ -19,6 +19,7 @@ from tiny_runs import MDP, POINT, ROOT, TINY, TINY_MEMORY
 HELPERS = Path(__file__).resolve().parent
 FAMILY = "faulty_envs:FaultFamily"
 ALLOW = ["--allow", FAMILY]
+PATH = os.pathsep.join([str(ROOT), str(HELPERS)])  # where other processes find metarl and these helpers
 TAKES_TIME = ["task.kind=slow", "task.seconds=0.002"]  # a unit takes a tenth of a second, so that a kill finds it busy
 
 
@@ -96,8 +97,7 @@ def resume(run: Path, *changes: str) -> int:
 
 def program(*argv: object, variables: Mapping[str, str] | None = None, **options: Any) -> subprocess.Popen[str]:
     """``metarl`` with these arguments as a program of its own, which finds the helpers."""
-    path = os.pathsep.join([str(ROOT), str(HELPERS)])
-    environment = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", **(variables or {})}
+    environment = {**os.environ, "PYTHONPATH": PATH, "PYTHONDONTWRITEBYTECODE": "1", **(variables or {})}
     command = [sys.executable, "-m", "metarl", *map(str, argv)]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True, **options)
