@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 
 from metarl.bench.machine import in_rounds
 from metarl.bench.sampling import training_trial
-from metarl.config.schema import RunConfig
+from metarl.config.schema import RunConfig, SamplerConfig
 from metarl.run import checkpoint, run_dir
 from metarl.run.experiment import Experiment, build, resolve
 from metarl.run.saved_state import Counters, SavedState
 from metarl.sampling import rollout
 from metarl.sampling.executors.base import Executor
 from metarl.sampling.executors.in_process import InProcess
-from metarl.sampling.executors.processes import Processes
+from metarl.sampling.executors.make import make_executor
 from metarl.sampling.sampler import Sampler
 from metarl.storage import write_file
 from metarl.tasks import loop_env
@@ -53,16 +53,18 @@ def measure(config: RunConfig) -> dict[str, Any]:
     family's own simulator are in both.
 
     ``recovery_s``: from the death of the only worker until its successor has answered a unit of one task, less what
-    that unit takes a worker that lives. Null where rollouts run in this process.
+    that unit takes a worker that lives; an actor's, with ``sampler.executor=ray``. Null where rollouts run in this
+    process, and where actors live on the machines of others.
     """
     config = resolve(config)
-    with build(config) as experiment:
+    here = {"executor": "in_process", "ray_address": None}
+    with build(config.model_copy(update={"sampler": config.sampler.model_copy(update=here)})) as experiment:
         return {
             "config": f"{config.agent.name} on {config.task.name}",
             "rounds": ROUNDS,
             "save": _saving(_existing(run_dir.absolute(config.run_dir))),
             "guards": _guards(experiment),
-            "recovery_s": _recovery(experiment) if isinstance(experiment.executor, Processes) else None,
+            "recovery_s": _recovery(experiment, config.sampler),
         }
 
 
@@ -162,13 +164,22 @@ def _read_step(space: Any, answer: Any) -> StepAnswer:
     return StepAnswer(np.asarray(observation, np.float64).reshape(-1), float(reward), terminated, truncated, info)
 
 
-def _recovery(experiment: Experiment) -> float:
-    sampler, lost = experiment.config.sampler, []
-    with Processes(1, timeout_s=sampler.unit_timeout_s, retries=1, restarts=ROUNDS) as executor:
+def _recovery(experiment: Experiment, sampler: SamplerConfig) -> float | None:
+    if sampler.executor == "in_process" or sampler.workers == 0 or sampler.ray_address is not None:
+        return None
+    one = sampler.model_copy(update={"workers": 1, "unit_retries": 1, "worker_restarts": ROUNDS})
+    lost = []
+    with make_executor(one, tasks=1) as executor:
         _gather(experiment, executor, 1, 0)()
         for round_ in in_rounds(ROUNDS):
             gather = _gather(experiment, executor, 1, round_)
             alive = _seconds(gather)
-            os.kill(executor.pids[0], signal.SIGKILL)
+            (worker,) = executor.map(_process, [None])
+            os.kill(worker, signal.SIGKILL)
             lost.append(_seconds(gather) - alive)
     return float(np.median(lost))
+
+
+def _process(_: None) -> int:
+    """The number of the process that runs this."""
+    return os.getpid()

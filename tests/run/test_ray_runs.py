@@ -15,6 +15,7 @@ import pytest
 import tiny_runs
 from tiny_runs import ROOT, only_run, outcome, overrides, saved_state
 
+from metarl.bench import faults
 from metarl.config import loading
 from metarl.run import runs
 
@@ -103,3 +104,11 @@ def test_a_killed_run_leaves_no_process(tmp_path: Path) -> None:
     process.kill()
     process.communicate()
     assert tiny_runs.all_gone(children, 20)
+
+
+def test_what_the_death_of_an_actor_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(faults, "ROUNDS", 2)
+    monkeypatch.setattr(faults, "PARAMETERS", 1000)
+    given = overrides(tmp_path, "sampler.executor=ray", "sampler.workers=2", "iterations=1")
+    found = faults.measure(loading.load("maml_trpo_point", given).config)["recovery_s"]
+    assert found is not None and 0 < found < 60
