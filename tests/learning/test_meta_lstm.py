@@ -11,9 +11,10 @@ import torch
 from synthetic import random_params, random_samples, small_policy
 from torch import Tensor
 
-from metarl.learning.adaptation import autograd
+from metarl.learning.adaptation import autograd, lstm_step
 from metarl.learning.adaptation.inner_loop import InnerLoop
-from metarl.learning.adaptation.meta_lstm import MetaLSTM, Rule, lstm, told
+from metarl.learning.adaptation.lstm_step import Moving, Rule, fast_step, lstm, step, told
+from metarl.learning.adaptation.meta_lstm import MetaLSTM
 from metarl.learning.inner_losses import Samples
 from metarl.learning.meta_objective import TaskObjective
 from metarl.nn.derivatives import Scratch
@@ -164,14 +165,54 @@ def test_it_starts_as_gradient_descent() -> None:
 
 
 def test_the_lstm_is_torchs() -> None:
+    """But for the order of gates, which is i, f, g, o there."""
     rng = torch.Generator().manual_seed(0)
     cell = torch.nn.LSTMCell(4, 5, dtype=torch.float64)
-    signals, h, c = (torch.randn(1, 7, n, generator=rng, dtype=torch.float64) for n in (4, 5, 5))
-    empty = torch.empty(0)
-    bias = (cell.bias_ih + cell.bias_hh)[None]
-    rule = Rule(cell.weight_ih.mT[None], cell.weight_hh.mT[None], bias, empty, empty, empty, empty)
-    for ours, theirs in zip(lstm(signals, h, c, rule), cell(signals[0], (h[0], c[0])), strict=True):
-        torch.testing.assert_close(ours[0], theirs, **EXACT)
+    signals, h, c = (torch.randn(1, n, 7, generator=rng, dtype=torch.float64) for n in (4, 5, 5))
+    order = torch.cat([torch.arange(0, 10), torch.arange(15, 20), torch.arange(10, 15)])
+    inputs, recurrent = (weight.detach()[order].mT[None] for weight in (cell.weight_ih, cell.weight_hh))
+    empty, bias = torch.empty(0), (cell.bias_ih + cell.bias_hh).detach()[order][None]
+    rule = Rule(inputs, recurrent, bias, empty, empty, empty, empty)
+    expected = cell(signals[0].mT, (h[0].mT, c[0].mT))
+    for ours, theirs in zip(lstm(rule, signals, h, c), expected, strict=True):
+        torch.testing.assert_close(ours[0].mT, theirs, **EXACT)
+
+
+@pytest.mark.parametrize("forgets", [False, True])
+@pytest.mark.parametrize("per_parameter", [False, True])
+@pytest.mark.parametrize("wanted", [(0,), (0, 1, 2, 3, 4), (1, 4)])
+def test_the_fast_step_is_the_readable_one(
+    forgets: bool, per_parameter: bool, wanted: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Values, gradients by all inputs, and gradients of these, over several blocks; whatever of the result is used."""
+    monkeypatch.setattr(lstm_step, "BLOCK", 8)
+    rng = torch.Generator().manual_seed(0)
+    tasks, moved, units = 2, 11, 3
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=rng, dtype=torch.float64).requires_grad_()
+
+    shapes = [(4, 4 * units), (units, 4 * units), (4 * units,), (units + 2,)]
+    shapes += [(moved if per_parameter else 1,), (units + 2,), (1,)]
+    rule = Rule(*(draw(tasks, *shape) for shape in shapes))
+    state = [draw(tasks, moved) for _ in range(3)] + [draw(tasks, units, moved) for _ in range(2)]
+    gradient, loss = draw(tasks, moved).detach(), draw(tasks).detach()
+    which = torch.arange(moved) < 7 if forgets else None
+    results, cotangents = [], [draw(*state[k].shape).detach() for k in wanted]
+    for way in (step, fast_step):
+        after = way(rule, Moving(*state), gradient, loss, which)
+        total = sum((after[k].sin() * cotangent).sum() for k, cotangent in zip(wanted, cotangents, strict=True))
+        assert isinstance(total, Tensor)
+        inputs = [*rule, *state]
+        first = torch.autograd.grad(total, inputs, retain_graph=True, allow_unused=True, materialize_grads=True)
+        recorded = torch.autograd.grad(total, inputs, create_graph=True, allow_unused=True, materialize_grads=True)
+        second = torch.autograd.grad(
+            sum((g * g).sum() for g in recorded), inputs, allow_unused=True, materialize_grads=True
+        )
+        results.append([*after, *first, *recorded, *second])
+    for theirs, ours in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, **EXACT)
+    assert all(float(found.abs().max()) > 0 for found in results[0][5 : 5 + 3])
 
 
 def test_numbers_are_told_by_size_and_sign() -> None:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -28,26 +28,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metarl.learning.adaptation.inner_loop import InnerLoop
+from metarl.learning.adaptation.lstm_step import SIGNALS, Moving, Rule, fast_step
 from metarl.nn import parameters
 
 ForgetGate = Literal["learned", "pinned"]
 GateBias = Literal["shared", "per_parameter"]
 FORGET_BIAS = 8.0  # f starts at 0.9997
 SPREAD = 0.01  # weights start within ± this
-PRECISION = 10.0  # p of the pre-processing: sizes below e⁻ᵖ are told by their value, those above by their logarithm
-SIGNALS = 4  # of a parameter: its gradient and the loss, two numbers each
-
-
-class Rule(NamedTuple):
-    """The rule's own parameters, a row per task."""
-
-    inputs: Tensor  # [C, SIGNALS, 4H]
-    recurrent: Tensor  # [C, H, 4H]
-    bias: Tensor  # [C, 4H], gates in the order i, f, g, o
-    input_gate: Tensor  # [C, H + 2]: W_I
-    input_bias: Tensor  # [C, 1] or [C, D]: b_I
-    forget_gate: Tensor  # [C, H + 2]: W_F
-    forget_bias: Tensor  # [C, 1]: b_F
 
 
 @dataclass(frozen=True)
@@ -101,22 +88,15 @@ class MetaLSTM(InnerLoop):
 
     def moved(self, psi: Tensor, rows: Tensor, gradient: Tensor, loss: Tensor | None, step: int) -> Tensor:
         assert loss is not None
-        tasks, moved = len(rows), self.num_moved
-        rule = self._rule(psi.expand(tasks, -1))
+        tasks, moved, units = len(rows), self.num_moved, self.size
         theta, kept = rows[:, :moved], rows[:, moved : self.policy.num_parameters]
-        before, memory = rows[:, self.policy.num_parameters :].split([2 * moved, 2 * moved * self.size], dim=1)
-        (i, f), (h, c) = before.view(tasks, 2, moved).unbind(1), memory.view(tasks, 2, moved, self.size).unbind(1)
-        # what the LSTM of every parameter is told
-        gradient, loss = gradient.detach()[:, :moved], loss.detach()[:, None].expand(-1, moved)
-        signals = torch.stack([*told(gradient), *told(loss)], dim=2)
-        h, c = lstm(signals, h, c, rule)
-        # the gates, and the step
-        i = torch.sigmoid(_gate(h, theta, i, rule.input_gate) + rule.input_bias)
-        if self.forget == "learned":
-            forgotten = torch.sigmoid(_gate(h, theta, f, rule.forget_gate) + rule.forget_bias)
-            f = torch.where(self._of_the_network(rows.device), forgotten, 1.0)
-        theta = f * theta - i * gradient
-        return torch.cat([theta, kept, i, f, h.flatten(1), c.flatten(1)], dim=1)
+        i, f, hidden, cell = rows[:, self.policy.num_parameters :].split(
+            [moved, moved, units * moved, units * moved], dim=1
+        )
+        before = Moving(theta, i, f, hidden.unflatten(1, (units, moved)), cell.unflatten(1, (units, moved)))
+        gradient, forgets = gradient.detach()[:, :moved], self._forgets(rows.device)
+        after = fast_step(self._rule(psi.expand(tasks, -1)), before, gradient, loss.detach(), forgets)
+        return torch.cat([after.theta, kept, *(part.flatten(1) for part in after[1:])], dim=1)
 
     def _rule(self, psi: Tensor) -> Rule:
         """The rule's parameters of rows [C, Q]."""
@@ -124,37 +104,8 @@ class MetaLSTM(InnerLoop):
         parts = psi[:, self.policy.num_parameters :].split([math.prod(shape) for shape in shapes], dim=1)
         return Rule(*(part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True)))
 
-    def _of_the_network(self, device: torch.device) -> Tensor:
-        """Which of the D are weights and biases, [D]."""
+    def _forgets(self, device: torch.device) -> Tensor | None:
+        """Which of the D have a forget gate, [D]: weights and biases; None where none has."""
+        if self.forget == "pinned":
+            return None
         return torch.arange(self.num_moved, device=device) < self.policy.mlp.num_parameters
-
-
-def told(x: Tensor, precision: float = PRECISION) -> tuple[Tensor, Tensor]:
-    """A number of any size as two: (log|x|/p, sign x) where |x| ≥ e⁻ᵖ, else (−1, eᵖx). Continuous at e⁻ᵖ.
-
-    Source: Andrychowicz et al. 2016, arXiv:1606.04474, appendix A.
-    """
-    size, smallest = x.abs(), math.exp(-precision)
-    large = size >= smallest
-    return (
-        torch.where(large, size.clamp(min=smallest).log() / precision, -1.0),
-        torch.where(large, x.sign(), x / smallest),
-    )
-
-
-def lstm(signals: Tensor, h: Tensor, c: Tensor, rule: Rule) -> tuple[Tensor, Tensor]:
-    """Hidden and cell state [C, D, H] after signals [C, D, SIGNALS], by weights that differ from task to task.
-
-    Of elementary operations, as a trust region differentiates twice.
-    """
-    size = h.shape[2]
-    a = torch.baddbmm(rule.bias[:, None], signals, rule.inputs) + torch.bmm(h, rule.recurrent)
-    i, f, o = torch.sigmoid(a[..., :size]), torch.sigmoid(a[..., size : 2 * size]), torch.sigmoid(a[..., 3 * size :])
-    c = f * c + i * torch.tanh(a[..., 2 * size : 3 * size])
-    return o * torch.tanh(c), c
-
-
-def _gate(h: Tensor, theta: Tensor, before: Tensor, weight: Tensor) -> Tensor:
-    """W·[h, θ, the gate before] [C, D] for weights [C, H + 2]."""
-    by_h = torch.bmm(h, weight[:, :-2, None]).squeeze(2)
-    return by_h + weight[:, -2, None] * theta + weight[:, -1, None] * before
