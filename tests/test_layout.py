@@ -43,7 +43,7 @@ LONG_FILE, LONG_FUNCTION = 400, 60  # lines at which a reader would be glad of a
 # The order of the layers: what each folder of the core may import beside itself. See docs/architecture.md.
 VOCABULARY = {
     *("errors", "faults", "parallel", "ranks", "run_files", "safe_path", "seeding", "spaces", "statistics", "storage"),
-    *("surroundings", "types", "version", "visible", "wire"),
+    *("finite", "surroundings", "types", "version", "visible", "wire"),
 }
 BASE = {"vocabulary", "config"}
 LAYERS = {

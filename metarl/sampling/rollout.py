@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from metarl.errors import NumericError
+from metarl.finite import surely_finite
 from metarl.nn.policies import Policy
 from metarl.sampling.trial_state import TrialState
 from metarl.seeding import Stream
@@ -240,6 +241,8 @@ class _Recorder:
 
     def _single(self, what: str, values: NDArray[Any], t: int) -> NDArray[np.float32]:
         """``values`` as they are kept and shown to the policy, in which a large number may be an infinite one."""
+        if surely_finite(values):
+            return values.astype(np.float32)
         with np.errstate(over="ignore"):
             single = values.astype(np.float32)
         if not np.isfinite(single).all():

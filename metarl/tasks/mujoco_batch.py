@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from metarl.config.schema import TaskConfig
 from metarl.errors import EnvError, NumericError
+from metarl.finite import surely_finite
 from metarl.spaces import Space, SpaceSpec
 from metarl.surroundings import import_without_graphics
 from metarl.tasks.instability import FULL, instabilities
@@ -226,11 +227,9 @@ class MujocoBatchEnv(VectorTaskEnv):
         because MuJoCo checks them only at the beginning of its next step.
         """
         limit = self._mujoco.mjMAXVAL
-        return bool(
-            self._warnings[self._watched].any()
-            or not (np.abs(self.qpos) < limit).all()
-            or not (np.abs(self.qvel) < limit).all()
-        )
+        if self._warnings[self._watched].any():
+            return True
+        return not surely_finite(self._lanes, limit) and not self._is_good(self.qpos, self.qvel).all()
 
     def _is_good(self, *states: Floats) -> Bools:
         """Which rows of the arrays [rows, …] MuJoCo would accept: finite and within its limit."""

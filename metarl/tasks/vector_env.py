@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from metarl.config.schema import TaskConfig
 from metarl.errors import EnvError, NumericError
+from metarl.finite import surely_finite
 from metarl.spaces import Space, SpaceSpec
 
 Task = Mapping[str, Any]  # one MDP as plain JSON data, e.g. {"velocity": 1.3}
@@ -185,7 +186,7 @@ class VectorTaskEnv(gymnasium.vector.VectorEnv[Floats, Any, Floats], ABC):
 
     def _require_finite(self, actions: NDArray[Any]) -> None:
         """Raise NumericError where an action is no number."""
-        if not np.isfinite(actions).all():
+        if not surely_finite(actions) and not np.isfinite(actions).all():
             raise NumericError(f"expected finite actions, got {int((~np.isfinite(actions)).sum())} non-finite numbers")
 
     def _observations(self) -> Floats:
