@@ -20,7 +20,7 @@ from metarl.errors import ConfigError, nearest
 from metarl.spaces import Space, SpaceSpec
 from metarl.surroundings import import_without_graphics
 from metarl.tasks import Bools, Floats, Split, Task, TaskDistribution, VectorTaskEnv
-from metarl.tasks.instability import instabilities
+from metarl.tasks.instability import Instabilities
 from metarl.tasks.vector_env import Frame
 from metarl.tasks.views import View
 
@@ -228,7 +228,7 @@ class MetaWorldEnv(VectorTaskEnv):
 
     def _reset_lanes(self, lanes: NDArray[np.int64], rngs: Sequence[np.random.Generator]) -> None:
         for lane in lanes.tolist():
-            with instabilities():  # the simulator finds them by MuJoCo's counters, and raises
+            with Instabilities():  # the simulator finds them by MuJoCo's counters, and raises
                 simulator, start = self._simulators[lane], self._start(lane)
             simulator.begin(self._lanes[lane], start)
             self._target[lane], self._mocap_pos[lane] = start.target, start.mocap_pos
@@ -240,7 +240,7 @@ class MetaWorldEnv(VectorTaskEnv):
         actions = controls.astype(np.float32)
         mocap_pos = self._moved(self._mocap_pos, actions)
         assert self._success is not None
-        with instabilities():  # which the simulator finds by MuJoCo's counters
+        with Instabilities():  # which the simulator finds by MuJoCo's counters
             for lane in self._order[live[self._order]].tolist():
                 stepped = self._simulators[lane].step(self._lanes[lane], mocap_pos[lane], actions[lane])
                 if stepped is None:

@@ -17,4 +17,4 @@ def surely_finite(values: NDArray[Any], below: float = BELOW) -> bool:
     flat = values.reshape(-1)
     if flat.dtype == np.float16:  # in which the sum of a few squares overflows
         flat = flat.astype(np.float32)
-    return bool(np.vdot(flat, flat) < below * below)
+    return float(np.vdot(flat, flat)) < below * below

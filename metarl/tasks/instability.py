@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from typing import Self
 
 from metarl.errors import EnvError
 
@@ -22,12 +21,27 @@ FULL = (
 
 
 class Instabilities:
-    """Those that MuJoCo has reported and nobody has asked for yet."""
+    """Those that MuJoCo has reported and nobody has asked for yet.
+
+    In its context reports come here, instead of being printed; nothing to do where MuJoCo is not loaded. A context is
+    entered in every step, and so it is no generator.
+    """
 
     def __init__(self) -> None:
         self.heard = False  # anything at all: cheap to look at behind every step
         self._reported = False
         self._dropped = False
+        self._mujoco = sys.modules.get("mujoco")
+
+    def __enter__(self) -> Self:
+        if self._mujoco is not None:
+            self._previous = self._mujoco.get_mju_user_warning()
+            self._mujoco.set_mju_user_warning(self.hear)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._mujoco is not None:
+            self._mujoco.set_mju_user_warning(self._previous)
 
     def hear(self, message: str) -> None:
         """MuJoCo's report. Its other warnings become Python's."""
@@ -48,18 +62,3 @@ class Instabilities:
         """Raise EnvError where contacts have been dropped."""
         if self._dropped:
             raise EnvError(f"MuJoCo dropped contacts: {FULL}")
-
-
-@contextmanager
-def instabilities() -> Iterator[Instabilities]:
-    """Take MuJoCo's reports in this context instead of having them printed; nothing to do where it is not loaded."""
-    found, mujoco = Instabilities(), sys.modules.get("mujoco")
-    if mujoco is None:
-        yield found
-        return
-    previous = mujoco.get_mju_user_warning()
-    mujoco.set_mju_user_warning(found.hear)
-    try:
-        yield found
-    finally:
-        mujoco.set_mju_user_warning(previous)

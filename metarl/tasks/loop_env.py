@@ -20,7 +20,7 @@ from metarl.faults import PASSES, RaisedBelowError, end_child, sentence
 from metarl.spaces import Space, SpaceSpec
 from metarl.tasks.answers import read_reset, read_step, read_success
 from metarl.tasks.closing import close_quietly
-from metarl.tasks.instability import Instabilities, instabilities
+from metarl.tasks.instability import Instabilities
 from metarl.tasks.vector_env import Bools, Floats, Frame, Task, VectorTaskEnv
 
 Env = gymnasium.Env[Any, Any]
@@ -151,7 +151,7 @@ class LoopEnv(VectorTaskEnv):
             env = self._envs[lane]
             assert env is not None
             try:
-                with instabilities() as unstable:
+                with Instabilities() as unstable:
                     answer = env.reset(seed=int(rng.integers(2**31)))
                 if unstable.any_new():
                     raise NumericError(
@@ -168,7 +168,7 @@ class LoopEnv(VectorTaskEnv):
                 self._success[lane] = False
 
     def _advance(self, controls: NDArray[Any], live: Bools) -> tuple[Floats, Bools]:
-        with instabilities() as unstable:
+        with Instabilities() as unstable:
             return self._step_lanes(controls, live, unstable)
 
     def _step_lanes(self, controls: NDArray[Any], live: Bools, unstable: Instabilities) -> tuple[Floats, Bools]:

@@ -32,7 +32,7 @@ from metarl.errors import EnvError, NumericError
 from metarl.finite import surely_finite
 from metarl.spaces import Space, SpaceSpec
 from metarl.surroundings import import_without_graphics
-from metarl.tasks.instability import FULL, instabilities
+from metarl.tasks.instability import FULL, Instabilities
 from metarl.tasks.vector_env import Bools, Floats, Frame, Task, VectorTaskEnv
 from metarl.tasks.views import Marker, View
 
@@ -174,7 +174,7 @@ class MujocoBatchEnv(VectorTaskEnv):
 
     def _reset_lanes(self, lanes: NDArray[np.int64], rngs: Sequence[np.random.Generator]) -> None:
         data = self.data
-        with instabilities():  # counted here; without MuJoCo's own lines
+        with Instabilities():  # counted here; without MuJoCo's own lines
             for lane, rng in zip(lanes.tolist(), rngs, strict=True):
                 model = self.models[lane]
                 self._mujoco.mj_resetData(model, data)
@@ -198,7 +198,7 @@ class MujocoBatchEnv(VectorTaskEnv):
         lanes = np.flatnonzero(live)
         qpos_before = self.qpos.copy()
         before = [array.copy() for array in self._state]
-        with instabilities():  # counted here; without MuJoCo's own lines
+        with Instabilities():  # counted here; without MuJoCo's own lines
             self._simulate(lanes, controls)
             if self._suspicious():
                 self._put_back_diverged(lanes, controls, before)
@@ -227,7 +227,8 @@ class MujocoBatchEnv(VectorTaskEnv):
         because MuJoCo checks them only at the beginning of its next step.
         """
         limit = self._mujoco.mjMAXVAL
-        if self._warnings[self._watched].any():
+        counts = self._warnings.tolist()
+        if any(counts[kind] for kind in self._watched):
             return True
         return not surely_finite(self._lanes, limit) and not self._is_good(self.qpos, self.qvel).all()
 

@@ -7,7 +7,7 @@ import pytest
 from metarl.config.schema import TaskConfig
 from metarl.errors import EnvError, NumericError
 from metarl.spaces import Space, SpaceSpec
-from metarl.tasks.instability import instabilities
+from metarl.tasks.instability import Instabilities
 from metarl.tasks.mujoco_batch import MujocoBatchEnv, _span
 
 MJCF = """
@@ -234,7 +234,7 @@ def test_an_initial_state_that_cannot_be_simulated_is_an_error_that_names_the_ta
 
 def test_other_warnings_of_mujoco_are_pythons(make):
     make(1)
-    with instabilities(), pytest.warns(RuntimeWarning, match="MuJoCo: something else"):
+    with Instabilities(), pytest.warns(RuntimeWarning, match="MuJoCo: something else"):
         mujoco.get_mju_user_warning()("something else")
     assert mujoco.get_mju_user_warning() is None
 

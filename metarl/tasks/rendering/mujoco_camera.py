@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from metarl.surroundings import import_without_graphics
-from metarl.tasks.instability import instabilities
+from metarl.tasks.instability import Instabilities
 from metarl.tasks.rendering.graphics import back_end, close_at_exit
 from metarl.tasks.vector_env import Floats, Frame
 from metarl.tasks.views import Marker, View
@@ -47,7 +47,7 @@ class MujocoCamera:
     def draw(self, model: mujoco.MjModel, state: Floats, parts: int, markers: Sequence[Marker] = ()) -> Frame:
         """A picture [480, 480, 3] of a state: the numbers of those ``parts`` (``mjtState``) in MuJoCo's order."""
         mujoco, data, scene = self._mujoco, self._data, self._renderer.scene
-        with instabilities():  # they are no business of a picture
+        with Instabilities():  # they are no business of a picture
             mujoco.mj_setState(model, data, state, parts)
             mujoco.mj_forward(model, data)
         everything = int(mujoco.mjtCatBit.mjCAT_ALL)
