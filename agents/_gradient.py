@@ -157,7 +157,7 @@ class GradientAgent(Agent):
     def policy(self) -> MLPPolicy:
         return self._policy
 
-    def init_adapted(self, num_tasks: int) -> Tensor:
+    def init_adapted(self, num_tasks: int, *, rng: np.random.Generator | None = None, training: bool = False) -> Tensor:
         return self._loop.start(self.psi[None]).repeat(num_tasks, 1)
 
     def policy_parameters(self, adapted: Tensor) -> Tensor:

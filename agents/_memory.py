@@ -177,7 +177,7 @@ class MemoryAgent(Agent):
     def policy(self) -> MemoryPolicy:
         return self._policy
 
-    def init_adapted(self, num_tasks: int) -> Tensor:
+    def init_adapted(self, num_tasks: int, *, rng: np.random.Generator | None = None, training: bool = False) -> Tensor:
         """θ once, for all tasks: [1, P]."""
         return self.theta[None]
 

@@ -124,7 +124,7 @@ def bare_physics(experiment: Experiment, executor: Executor, trial: TrainingTria
 def first_phase(experiment: Experiment, iteration: int) -> TrainingTrial:
     """A training iteration's trial with its first phase gathered, by the initial parameters."""
     trial = training_trial(experiment, iteration)
-    trial.gather(experiment.agent.init_adapted(len(trial.tasks)), 0)
+    trial.gather(experiment.agent.init_adapted(len(trial.tasks), rng=trial.start), 0)
     return trial
 
 

@@ -256,6 +256,7 @@ class Evaluator:
             config.adapt_steps,
             gather=lambda adapted, step: self._gather(agent, adapted, 2 * step + 1),
             rng=lambda step: generator(self.seed, Domain.EVAL_LEARNER, phase=step),
+            start=generator(self.seed, Domain.EVAL_START),
         )
         for step, adapted in enumerate(after_steps):
             scored = self.sampler.collect(
