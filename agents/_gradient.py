@@ -103,7 +103,7 @@ class GradientAgentConfig(AgentConfig):
         if run.task.actions_are_choices:
             found |= without_spread()
         if run.eval.adapt_steps == 0:
-            keys = ("adapt_episodes", "adapt_env_steps")
+            keys = ("adapt_episodes", "adapt_env_steps", "score_every")
             found |= {f"eval.{key}": "eval.adapt_steps = 0 adapts in no evaluation" for key in keys}
         steps = max(self.inner_steps_in_training(), run.eval.adapt_steps)
         if steps < 2:

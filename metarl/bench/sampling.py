@@ -131,7 +131,8 @@ def first_phase(experiment: Experiment, iteration: int) -> TrainingTrial:
 def training_trial(experiment: Experiment, iteration: int) -> TrainingTrial:
     """A training iteration's trial; nothing is gathered yet."""
     config, where = experiment.config, {"seed": experiment.config.seed, "iteration": iteration}
-    tasks = training_tasks(experiment.distribution, config.meta_batch_size, **where)
+    births = experiment.agent.births(iteration, config.meta_batch_size)
+    tasks = training_tasks(experiment.distribution, config.meta_batch_size, **where, births=births)
     return TrainingTrial(experiment.agent, experiment.sampler, tasks, config.rollouts_per_task, **where)
 
 
