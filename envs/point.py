@@ -84,9 +84,9 @@ class PointDistribution(TaskDistribution):
 class PointEnv(VectorTaskEnv):
     """The lanes' points and goals as arrays [lanes, 2].
 
-    An episode starts at (0, 0). A step adds the control, at most 0.1 per axis, or one of ``NINE``; the reward is minus the distance to the
-    goal after the move, and the episode terminates when both coordinates are within 0.01 of the goal's. Nothing is
-    random.
+    An episode starts at (0, 0). A step adds the control, at most 0.1 per axis, or the chosen one of ``NINE``; the
+    reward is minus the distance to the goal after the move, and the episode terminates when both coordinates are within
+    0.01 of the goal's. Nothing is random.
     """
 
     takes_gradients = False
