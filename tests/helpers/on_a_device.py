@@ -87,7 +87,7 @@ def learn(agent: Agent, phases: Sequence[Trajectory]) -> tuple[Metrics, list[Ten
 def learned(agent: Agent) -> Tensor:
     """What a meta-update has changed, on the CPU."""
     if isinstance(agent, LPG):
-        return torch.cat([agent.eta, agent.state()["lifetimes.rows"].flatten()]).detach().cpu()
+        return agent.eta.detach().cpu()
     flat: Tensor = agent.theta if hasattr(agent, "_critic") else agent.psi  # type: ignore[attr-defined]
     return flat.detach().cpu()
 
