@@ -32,8 +32,11 @@ from metarl.spaces import SpaceSpec
 from metarl.types import Metrics, Trajectory
 
 LEARNED = "learned"
-OF_THE_RULE = ("rule_size", "outer_lr", "max_grad_norm", "entropy_coef", "prediction_entropy_coef")
-OF_ITS_TARGETS = ("predictions", "prediction_coef", "policy_target_coef", "prediction_target_coef")
+OF_THE_CRITIC = ("critic_size", "critic_lr", "critic_steps", "gae_lambda")
+OF_WHAT_IS_LEARNED = (
+    *("rule_size", "predictions", "prediction_coef", "outer_lr", "max_grad_norm", "entropy_coef"),
+    *("prediction_entropy_coef", "policy_target_coef", "prediction_target_coef"),
+)
 
 
 class LPGConfig(AgentConfig):
@@ -99,11 +102,9 @@ class LPGConfig(AgentConfig):
             keys = ("adapt_episodes", "adapt_env_steps", "score_every")
             found |= {f"eval.{key}": "eval.adapt_steps = 0 adapts in no evaluation" for key in keys}
         if self.rule != LEARNED:
-            keys = (*OF_THE_RULE, *OF_ITS_TARGETS)
-            found |= {f"agent.{key}": f"agent.rule = {self.rule} is written by hand" for key in keys}
+            found |= {f"agent.{key}": f"agent.rule = {self.rule} is written by hand" for key in OF_WHAT_IS_LEARNED}
         if self.rule == "reinforce":
-            keys = ("critic_size", "critic_lr", "critic_steps", "gae_lambda")
-            found |= {f"agent.{key}": "agent.rule = reinforce has no critic" for key in keys}
+            found |= {f"agent.{key}": "agent.rule = reinforce has no critic" for key in OF_THE_CRITIC}
         return found
 
 
@@ -135,6 +136,9 @@ class LPG(Agent):
 
     config_class = LPGConfig
     config: LPGConfig
+    _rows: Tensor  # [N, R], the lifetimes at the end of the latest iteration
+    _age: Tensor  # [N], iterations that each has lived; 0: it begins in the next one
+    _left: Tensor  # [N], iterations that each has to live
 
     def __init__(
         self,
@@ -326,7 +330,7 @@ class LPG(Agent):
         """Keep lifetimes as they are at the end of an iteration; those whose time is up begin anew in the next one."""
         number, lifetime = len(rows), self.config.lifetime
         age, left = self._age, self._left
-        if not len(self._rows):
+        if not len(age):
             slot = torch.arange(number, device=self._device)
             age, left = torch.zeros_like(slot), (lifetime * (slot + 1) + number - 1) // number  # ⌈L(i + 1)/N⌉
         ended = left == 1
@@ -340,9 +344,8 @@ class LPG(Agent):
     def _start_afresh(self) -> None:
         """An optimiser at its start, and no lifetimes: they begin with the first iteration, one per task."""
         self._optimizer = FlatOptimizer("adam", self.eta)
-        self._rows = torch.zeros(0, self._lifetimes.size, device=self._device)
-        self._age = torch.zeros(0, dtype=torch.int64, device=self._device)  # iterations lived; 0: begins in the next
-        self._left = torch.zeros(0, dtype=torch.int64, device=self._device)  # iterations to live
+        none = torch.zeros(0, dtype=torch.int64, device=self._device)
+        self._rows, self._age, self._left = torch.zeros(0, self._lifetimes.size, device=self._device), none, none
 
     def state(self) -> dict[str, Tensor]:
         lifetimes = {"lifetimes.rows": self._rows, "lifetimes.age": self._age, "lifetimes.left": self._left}

@@ -296,7 +296,10 @@ class RunConfig(Frozen):
     name: str | None = Field(
         None, pattern="^[A-Za-z0-9][A-Za-z0-9._=-]{0,39}$", description="becomes part of the run's folder name"
     )
-    init_from: str | None = Field(None, description="run whose final parameters start this one")
+    init_from: str | None = Field(
+        None,
+        description="run whose final parameters start this one, or a folder that has one run in it, as studies have",
+    )
     tensorboard: bool = Field(False, description="write metrics for TensorBoard, too, to <run>/tensorboard/")
     task: TaskConfig
     agent: AgentConfig
