@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("children_find_metarl")
 
 def test_the_plan_is_all_families_seed_by_seed_with_what_learns_a_rule_first() -> None:
     cells = make_study(None, None).cells()
-    by_seed = 1 + len(FAMILIES) * 3 * 5
+    by_seed = 1 + len(FAMILIES) * 3 * 5 + 3 * 4  # smaller step sizes on point navigation
     assert len(cells) == 3 * by_seed
     assert [str(cell) for cell in cells[:3]] == ["training/s0", "choice/learned/1/s1000", "choice/learned/2/s1000"]
     assert [str(cell) for cell in cells[::by_seed]] == ["training/s0", "training/s1", "training/s2"]
@@ -50,7 +50,9 @@ def test_rules_meet_the_same_tasks_with_the_same_episodes_and_differ_in_nothing_
         configs: list[Any] = [job.config for job in trials if job.entry.family == family]
         assert len({(c.seed, c.task.model_dump_json(), c.eval.model_dump_json()) for c in configs}) == 1
         assert {(c.agent.rule, c.agent.inner_lr) for c in configs} == {
-            (rule, size) for rule in ("learned", "a2c", "reinforce") for size in study.step_sizes
+            (rule, size)
+            for rule in ("learned", "a2c", "reinforce")
+            for size in (*study.step_sizes, *(() if small else FAMILIES[family].more_step_sizes))
         }
         for config in configs:
             assert (config.init_from is None) == (config.agent.rule != "learned")

@@ -33,9 +33,9 @@ READING = """\
 episodes, as many for every rule. *Area* is the mean return while it learns: the area under its curve of return against
 updates, over the number of updates. Every point of a curve is scored on episodes of its own. The step size of each rule
 is the one of five with the largest area on MDPs that are drawn as those of training are, and that no other table shows;
-*best of five* takes instead, for each rule, the best on the very tasks of the table. Intervals are normal 95 %
-intervals for tasks drawn anew within every seed; they do not contain how seeds differ. A difference is LPG minus the
-other rule, task by task.
+*best* takes instead, for each rule, the best step size on the very tasks of the table; for point navigation smaller
+ones are tried, too. Intervals are normal 95 % intervals for tasks drawn anew within every seed; they do not contain how
+seeds differ. A difference is LPG minus the other rule, task by task.
 """
 
 CAVEATS = """\
@@ -43,7 +43,7 @@ CAVEATS = """\
 
 - REINFORCE has no baseline, and A2C has that critic which the learned rule has in its training: a network of one hidden
   layer, fitted after every phase. Neither has an entropy bonus. All three take plain gradient steps.
-- A step size that was chosen on MDPs need not suit a network on point navigation: *best of five* shows what it costs.
+- A step size that was chosen on MDPs need not suit a network on point navigation: *best* shows what it costs.
 - Seeds are few. A learned rule is learned once per seed; rules written by hand differ between seeds in tasks and
   chance alone.
 """
@@ -129,7 +129,7 @@ def _areas(summary: Summary) -> str:
     sizes = ", ".join(
         f"{titles[rule]} {'not yet' if size is None else f'{size:g}'}" for rule, size in summary["chosen"].items()
     )
-    heads = ["tasks", *titles.values(), *(f"{title}, best of five" for title in titles.values())]
+    heads = ["tasks", *titles.values(), *(f"{title}, best" for title in titles.values())]
     rows = [
         [family["heading"], *(_cell(_at(family, rule, how), "area") for how in ("chosen", "best") for rule in titles)]
         for family in _shown(summary).values()
@@ -146,7 +146,7 @@ def _differences(summary: Summary) -> str:
         cells = [family["differences"][rule][how] for how in ("chosen", "best") for rule in others]
         rows.append([family["heading"], *("missing" if one is None else _interval(one) for one in cells)])
     heads = ["tasks", *(f"minus {titles[rule]}" for rule in others)]
-    return table([*heads, *(f"minus {titles[rule]}, best of five" for rule in others)], rows)
+    return table([*heads, *(f"minus {titles[rule]}, best" for rule in others)], rows)
 
 
 def _finals(summary: Summary) -> str:
@@ -160,12 +160,12 @@ def _finals(summary: Summary) -> str:
 
 def _grid(summary: Summary) -> str:
     """Areas at every step size, where they were chosen too."""
-    sizes = [f"{size:g}" for size in summary["step_sizes"]]
+    sizes = [f"{size:g}" for size in summary["all_step_sizes"]]
     rows = []
     for name, family in summary["families"].items():
         for rule, one in family["rules"].items():
             found = (one["by_step_size"].get(size) for size in sizes)
-            cells = ["missing" if at is None else number(at["area"]["mean"], DIGITS) for at in found]
+            cells = ["–" if at is None else number(at["area"]["mean"], DIGITS) for at in found]
             rows.append([f"`{name}`", _titles(summary)[rule], *cells])
     return table(["family", "rule", *(f"α = {size}" for size in sizes)], rows)
 

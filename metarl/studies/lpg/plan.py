@@ -48,6 +48,7 @@ class Family:
     tasks: int  # per seed
     config: str = "lpg_tabular_mdp"
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    more_step_sizes: tuple[float, ...] = ()  # beside the grid, where that does not suit a family at all
     first_seed: int = 0  # of its runs: others than those of training draw other tasks
 
 
@@ -67,7 +68,12 @@ FAMILIES: Mapping[str, Family] = {
         40,
         overrides={"task.name": "grid_navi", "task.observation": "one_hot", "task.goals": "shared"},
     ),
-    "point": Family("Point navigation with nine moves, networks of 32", 20, config="lpg_point"),
+    "point": Family(
+        "Point navigation with nine moves, networks of 32",
+        20,
+        config="lpg_point",
+        more_step_sizes=(0.01, 0.03, 0.1, 0.3),  # returns are −40 and less, and who steps too far leaves the plane
+    ),
 }
 PLANNED_SEEDS = 3
 EVALUATED = {  # of every run that evaluates a rule; it trains nothing
@@ -159,9 +165,12 @@ class RuleStudy:
         found: list[Training | Trial] = []
         for number in range(self.seeds):
             found.append(Training(number, {**TRAINED, **(TEST_SIZE | SMALL_TRAINING if self.small else {})}))
-            wanted = product(self.families, RULES, self.step_sizes)
-            found += [self._trial(family, rule, size, number) for family, rule, size in wanted]
+            for family, rule in product(self.families, RULES):
+                found += [self._trial(family, rule, size, number) for size in self._step_sizes(family)]
         return found
+
+    def _step_sizes(self, family: str) -> tuple[float, ...]:
+        return (() if self.small else FAMILIES[family].more_step_sizes) + self.step_sizes
 
     def _trial(self, name: str, rule: str, step_size: float, number: int) -> Trial:
         family = FAMILIES[name]
@@ -181,6 +190,7 @@ class RuleStudy:
             "small": self.small,
             "level": LEVEL,
             "step_sizes": list(self.step_sizes),
+            "all_step_sizes": sorted({size for family in self.families for size in self._step_sizes(family)}),
             "rules": {name: {"title": rule.title, "color": rule.color} for name, rule in RULES.items()},
             "chosen": chosen,
             "missing": [str(cell) for cell in cells if str(cell) not in {str(result.cell) for result in results}],
