@@ -193,7 +193,7 @@ def test_a_rule_is_tried_on_another_family(tmp_path: Path) -> None:
 
 
 def test_actions_must_be_choices(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert tiny_runs.metarl("train", "point", "lpg", f"run_dir={tmp_path}", "wandb.mode=disabled") == 2
+    assert tiny_runs.metarl("train", "lpg_point", "task.actions=continuous", f"run_dir={tmp_path}") == 2
     assert "agent.name = lpg: expected a task whose actions are choices" in " ".join(capsys.readouterr().err.split())
     assert not list(tmp_path.iterdir())
 
