@@ -103,7 +103,7 @@ class GradientAgentConfig(AgentConfig):
         if run.task.actions_are_choices:
             found |= without_spread()
         if run.eval.adapt_steps == 0:
-            keys = ("adapt_episodes", "adapt_env_steps")
+            keys = ("adapt_episodes", "adapt_env_steps", "score_every")
             found |= {f"eval.{key}": "eval.adapt_steps = 0 adapts in no evaluation" for key in keys}
         steps = max(self.inner_steps_in_training(), run.eval.adapt_steps)
         if steps < 2:
@@ -157,7 +157,7 @@ class GradientAgent(Agent):
     def policy(self) -> MLPPolicy:
         return self._policy
 
-    def init_adapted(self, num_tasks: int) -> Tensor:
+    def init_adapted(self, num_tasks: int, *, rng: np.random.Generator | None = None, training: bool = False) -> Tensor:
         return self._loop.start(self.psi[None]).repeat(num_tasks, 1)
 
     def policy_parameters(self, adapted: Tensor) -> Tensor:

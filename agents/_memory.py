@@ -117,7 +117,7 @@ class MemoryAgentConfig(AgentConfig):
 
     def without_effect(self, run: RunConfig) -> dict[str, str]:
         found = {"learner.tasks_per_chunk": "agents with a memory learn from whole trials, cut into learner.shares"}
-        keys = ("adapt_steps", "adapt_episodes", "adapt_env_steps")
+        keys = ("adapt_steps", "adapt_episodes", "adapt_env_steps", "score_every")
         found |= {f"eval.{key}": "the agent adapts by what it remembers, not by steps" for key in keys}
         if not self.looks_up:
             found["agent.memory_context"] = f"agent.memory = {self.memory} looks up no earlier steps"
@@ -177,7 +177,7 @@ class MemoryAgent(Agent):
     def policy(self) -> MemoryPolicy:
         return self._policy
 
-    def init_adapted(self, num_tasks: int) -> Tensor:
+    def init_adapted(self, num_tasks: int, *, rng: np.random.Generator | None = None, training: bool = False) -> Tensor:
         """θ once, for all tasks: [1, P]."""
         return self.theta[None]
 

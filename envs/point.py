@@ -6,11 +6,11 @@ The reference is ``PointEnvRandGoal`` of github.com/cbfinn/maml_rl under rllab's
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from metarl.config.schema import Lineage, TaskConfig
 from metarl.spaces import Space, SpaceSpec
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 MAX_MOVE = 0.1  # per axis and step
 GOAL_LIMIT = 0.5  # goals lie in [-0.5, 0.5]²
 TOLERANCE = 0.01  # per axis; strictly closer ends the episode
+NINE = MAX_MOVE * np.array([[x, y] for x in (-1, 0, 1) for y in (-1, 0, 1)], dtype=np.float64)  # moves by number
 
 
 class PointConfig(TaskConfig):
@@ -36,19 +37,38 @@ class PointConfig(TaskConfig):
     }
 
     horizon: PositiveInt = Field(100, description="steps after which an episode is truncated")
+    actions: Literal["continuous", "nine"] = Field(
+        "continuous",
+        description="continuous = any move within the limit; nine = a choice among moves of −0.1, 0 and 0.1 per axis",
+    )
+
+    @property
+    def actions_are_choices(self) -> bool:  # type: ignore[override]
+        """Where there are nine."""
+        return self.actions == "nine"
+
+    @model_validator(mode="after")
+    def _choices_have_no_scale(self) -> PointConfig:
+        if self.actions_are_choices and self.action_scale != 1.0:
+            raise ValueError(
+                f"action_scale = {self.action_scale} with actions = nine: expected 1, because choices have no scale"
+            )
+        return self
 
 
 class PointDistribution(TaskDistribution):
     """Goals uniform in [-0.5, 0.5]²: ``{"goal": [x, y]}``, the same distribution in both splits."""
 
     config_class = PointConfig
+    config: PointConfig
 
     def __init__(self, config: PointConfig) -> None:
         super().__init__(config)
         size = 4 if config.reveal else 2
+        continuous = Space("box", 2, (-MAX_MOVE,) * 2, (MAX_MOVE,) * 2)
         self.spaces = SpaceSpec(
             observation=Space("box", size, (-np.inf,) * size, (np.inf,) * size),
-            action=Space("box", 2, (-MAX_MOVE,) * 2, (MAX_MOVE,) * 2),
+            action=Space("discrete", len(NINE)) if config.actions_are_choices else continuous,
         )
 
     def size(self, split: Split) -> int | None:
@@ -64,17 +84,18 @@ class PointDistribution(TaskDistribution):
 class PointEnv(VectorTaskEnv):
     """The lanes' points and goals as arrays [lanes, 2].
 
-    An episode starts at (0, 0). A step adds the control, at most 0.1 per axis; the reward is minus the distance to the
-    goal after the move, and the episode terminates when both coordinates are within 0.01 of the goal's. Nothing is
-    random.
+    An episode starts at (0, 0). A step adds the control, at most 0.1 per axis, or the chosen one of ``NINE``; the
+    reward is minus the distance to the goal after the move, and the episode terminates when both coordinates are within
+    0.01 of the goal's. Nothing is random.
     """
 
     takes_gradients = False
     render_fps = 10.0
     shown: ClassVar[tuple[tuple[float, float], float]] = ((0.0, 0.0), 0.75)  # by pictures: around where, how far
 
-    def __init__(self, num_lanes: int, spaces: SpaceSpec, config: TaskConfig) -> None:
+    def __init__(self, num_lanes: int, spaces: SpaceSpec, config: PointConfig) -> None:
         super().__init__(num_lanes, spaces, config)
+        self._choices = config.actions_are_choices
         self._position = np.zeros((num_lanes, 2))
         self._goal = np.zeros((num_lanes, 2))
         self._paths: list[list[list[float]]] = [[] for _ in range(num_lanes)]  # of their episodes, where they are drawn
@@ -92,7 +113,7 @@ class PointEnv(VectorTaskEnv):
                 self._paths[lane] = [self._position[lane].tolist()]
 
     def _advance(self, controls: NDArray[Any], live: Bools) -> tuple[Floats, Bools]:
-        self._position[live] += controls[live]
+        self._position[live] += NINE[controls[live]] if self._choices else controls[live]
         if self._is_drawn:
             for lane in np.flatnonzero(live).tolist():
                 self._paths[lane].append(self._position[lane].tolist())

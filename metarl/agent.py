@@ -59,8 +59,21 @@ class Agent(ABC):
         """The policy to sample with: stateless and picklable; parameters come separately."""
 
     @abstractmethod
-    def init_adapted(self, num_tasks: int) -> Tensor:
-        """What there is before adaptation: [N, A], one row per task; [1, A] where the policy remembers."""
+    def init_adapted(self, num_tasks: int, *, rng: np.random.Generator | None = None, training: bool = False) -> Tensor:
+        """What there is before adaptation: [N, A], one row per task; [1, A] where the policy remembers.
+
+        An agent whose policies start at random draws them from ``rng``; without one they are always the same ones.
+        Where tasks live for more than one iteration, the rows that are for ``training`` are what each of them has come
+        to so far. Other agents heed neither.
+        """
+
+    def births(self, iteration: int, num_tasks: int) -> Sequence[int]:
+        """The iteration that each task of a training iteration was first met in [N]: this one, unless tasks live on.
+
+        Slot i has the i-th task that was drawn then. An agent whose tasks live on keeps what they have come to, takes
+        it from the rows that ``meta_update`` is given, and has it in :meth:`state`.
+        """
+        return [iteration] * num_tasks
 
     def policy_parameters(self, adapted: Tensor) -> Tensor:
         """The policy's parameters [N, P] in rows [N, A] of :meth:`init_adapted` and :meth:`adapt`: the rows themselves,
@@ -73,7 +86,10 @@ class Agent(ABC):
 
     @abstractmethod
     def meta_update(self, batches: Sequence[Trajectory], adapted: Tensor, *, rng: np.random.Generator) -> Metrics:
-        """Update θ from the K+1 phases of all trials. On a NumericError θ and the optimiser are as before."""
+        """Update θ from the K+1 phases of all trials; ``adapted`` are the rows after all K steps.
+
+        On a NumericError θ, the optimiser and what tasks have come to are as before.
+        """
 
     @abstractmethod
     def state(self) -> dict[str, Tensor]:

@@ -33,6 +33,9 @@ class Domain(IntEnum):
     ADAPT_RESET = 15  # reset seeds,
     ADAPT_LEARNER = 16  # and what the learner draws
     FILM_RESET = 17  # reset seeds of episodes that are filmed
+    START = 18  # policies that start at random: those of a training iteration,
+    EVAL_START = 19  # of an evaluation,
+    ADAPT_START = 20  # and of a trained agent's adaptation
 
 
 def generator(

@@ -54,6 +54,9 @@ SETTINGS = (
     ("rl2_ppo", "point", "agent.critic=linear_per_task", "agent.credit=episode", "agent.bptt_steps=5"),
     ("rl2_ppo", "half_cheetah_dir", "agent.memory=lstm", "agent.critic=linear", "learner.threads=2"),
     ("rl2_trpo", "point", "agent.memory=retrieval", "agent.fisher_fraction=1.0"),
+    ("lpg", "bernoulli_bandit", "agent.num_adapt_steps=2"),
+    ("lpg", "point", "task.actions=nine", "agent.lifetime=2", "eval.score_every=2"),
+    ("lpg", "point", "task.actions=nine", "agent.rule=a2c"),
 )
 
 

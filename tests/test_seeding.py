@@ -33,6 +33,9 @@ def test_domains_are_never_renumbered() -> None:
         "ADAPT_RESET": 15,
         "ADAPT_LEARNER": 16,
         "FILM_RESET": 17,
+        "START": 18,
+        "EVAL_START": 19,
+        "ADAPT_START": 20,
     }
 
 

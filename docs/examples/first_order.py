@@ -52,7 +52,7 @@ class FirstOrder(Agent):
     def policy(self) -> MLPPolicy:
         return self._policy
 
-    def init_adapted(self, num_tasks: int) -> Tensor:
+    def init_adapted(self, num_tasks: int, *, rng: np.random.Generator | None = None, training: bool = False) -> Tensor:
         return self.theta.repeat(num_tasks, 1)
 
     def adapt(self, adapted: Tensor, batch: Trajectory, *, step: int, rng: np.random.Generator) -> Tensor:

@@ -81,7 +81,7 @@ class Adaptation:
         self._agent, self._fit, self._described, self._autoreset = agent, fit, described, autoreset
         self._rows = fit.lanes or 1
         self._policy = agent.policy()
-        self._adapted = agent.init_adapted(1)
+        self._adapted = agent.init_adapted(1, rng=generator(seed, Domain.ADAPT_START))
         self._step = 0
         self._finished: AdaptedPolicy | None = None
         self._begin_step()
@@ -372,7 +372,7 @@ def replay(
     """
     if not episodes:
         raise CheckpointError("expected at least one episode")
-    policy, adapted = agent.policy(), agent.init_adapted(1)
+    policy, adapted = agent.policy(), agent.init_adapted(1, rng=generator(seed, Domain.ADAPT_START))
     history = []
     actor = Actor(policy, agent.policy_parameters(adapted), fit.action, 1)
     for step in sorted({episode.step for episode in episodes}):

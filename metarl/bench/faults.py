@@ -109,7 +109,7 @@ def _gather(experiment: Experiment, executor: Executor, num_tasks: int, iteratio
     trial = training_trial(experiment, iteration)
     trial.tasks = trial.tasks[:num_tasks]
     trial.sampler = Sampler(experiment.distribution, executor, tasks_per_unit=experiment.config.sampler.tasks_per_unit)
-    adapted = experiment.agent.init_adapted(len(trial.tasks))
+    adapted = experiment.agent.init_adapted(len(trial.tasks), rng=trial.start)
     return lambda: trial.gather(adapted, 0)
 
 

@@ -85,8 +85,9 @@ def measure(config: RunConfig) -> dict[str, Any]:
 def learn(agent: Agent, trial: TrainingTrial) -> None:
     """All adaptation steps and the meta-update, on phases that have been gathered."""
     steps = agent.num_adapt_steps
-    after_steps = adaptation(agent, len(trial.tasks), steps, gather=lambda _, k: trial.phases[k], rng=trial.rng)
-    *_, adapted = after_steps
+    *_, adapted = adaptation(
+        agent, len(trial.tasks), steps, gather=lambda _, k: trial.phases[k], rng=trial.rng, start=trial.start
+    )
     agent.meta_update(trial.phases, adapted, rng=trial.rng(steps))
 
 

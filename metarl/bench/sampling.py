@@ -124,14 +124,15 @@ def bare_physics(experiment: Experiment, executor: Executor, trial: TrainingTria
 def first_phase(experiment: Experiment, iteration: int) -> TrainingTrial:
     """A training iteration's trial with its first phase gathered, by the initial parameters."""
     trial = training_trial(experiment, iteration)
-    trial.gather(experiment.agent.init_adapted(len(trial.tasks)), 0)
+    trial.gather(experiment.agent.init_adapted(len(trial.tasks), rng=trial.start), 0)
     return trial
 
 
 def training_trial(experiment: Experiment, iteration: int) -> TrainingTrial:
     """A training iteration's trial; nothing is gathered yet."""
     config, where = experiment.config, {"seed": experiment.config.seed, "iteration": iteration}
-    tasks = training_tasks(experiment.distribution, config.meta_batch_size, **where)
+    births = experiment.agent.births(iteration, config.meta_batch_size)
+    tasks = training_tasks(experiment.distribution, config.meta_batch_size, **where, births=births)
     return TrainingTrial(experiment.agent, experiment.sampler, tasks, config.rollouts_per_task, **where)
 
 

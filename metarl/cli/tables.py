@@ -68,9 +68,9 @@ def seeds_table(result: dict[str, Any]) -> str:
 
     success = result.get("success")
     rows = [[result["unit"], "return", *(["success"] if success else []), "every seed's return"]]
-    for step in result["steps"]:
-        cells = [interval_text(curve, step) for curve in (result, success) if curve]
-        rows.append([str(step), *cells, "  ".join(number(value) for value in result["returns"][step])])
+    for point, step in enumerate(result["steps"]):
+        cells = [interval_text(curve, point) for curve in (result, success) if curve]
+        rows.append([str(step), *cells, "  ".join(number(value) for value in result["returns"][point])])
     head = [
         f"{result['on']} of {result['task']}, {len(result['seeds'])} seeds",
         *(f"seed {seed}  {run}" for seed, run in zip(result["seeds"], result["runs"], strict=True)),

@@ -6,7 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from metarl.spaces import SpaceSpec
 
@@ -192,6 +201,9 @@ class EvalConfig(Frozen):
         40, description="held-out tasks (trials on unseen streams where a family has fewer tasks)"
     )
     adapt_steps: NonNegativeInt = Field(3, description="adaptation steps on the curve")
+    score_every: PositiveInt = Field(
+        1, description="adaptation steps from one point of the curve to the next; adapt_steps is a multiple of it"
+    )
     adapt_episodes: PositiveInt = Field(20, description="episodes per task gathered for each adaptation step")
     adapt_env_steps: PositiveInt | None = Field(
         None, description="gather further episodes until a task has this many steps (Finn 2017: 4000); null = do not"
@@ -205,6 +217,20 @@ class EvalConfig(Frozen):
     deterministic: bool = Field(
         False, description="score the policy's mode instead of its samples, which are what it adapts by"
     )
+
+    @model_validator(mode="after")
+    def _a_curve_that_ends_with_a_point(self) -> EvalConfig:
+        if self.adapt_steps % self.score_every:
+            raise ValueError(
+                f"score_every = {self.score_every} leaves the last of adapt_steps = {self.adapt_steps} steps without a "
+                "score: expected adapt_steps to be a multiple of it"
+            )
+        return self
+
+    @property
+    def scored_steps(self) -> range:
+        """After which adaptation steps the curve has points."""
+        return range(0, self.adapt_steps + 1, self.score_every)
 
 
 class CheckpointConfig(Frozen):
@@ -270,7 +296,10 @@ class RunConfig(Frozen):
     name: str | None = Field(
         None, pattern="^[A-Za-z0-9][A-Za-z0-9._=-]{0,39}$", description="becomes part of the run's folder name"
     )
-    init_from: str | None = Field(None, description="run whose final parameters start this one")
+    init_from: str | None = Field(
+        None,
+        description="run whose final parameters start this one, or a folder that has one run in it, as studies have",
+    )
     tensorboard: bool = Field(False, description="write metrics for TensorBoard, too, to <run>/tensorboard/")
     task: TaskConfig
     agent: AgentConfig

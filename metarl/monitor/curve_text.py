@@ -17,10 +17,13 @@ def curve_lines(summary: Mapping[str, Any], points: int | None = MAX_POINTS_SHOW
     heads = [summary.get("unit", "steps"), "return", *(["success"] if success else [])]
     steps = summary["steps"]
     stride = 1 if points is None else max(1, len(steps) // points)
-    shown = list(dict.fromkeys([*steps[::stride], steps[-1]]))
+    shown = list(dict.fromkeys([*range(0, len(steps), stride), len(steps) - 1]))
     rows = [
         heads,
-        *([str(step), *(interval_text(curve, step) for curve in (summary, success) if curve)] for step in shown),
+        *(
+            [str(steps[point]), *(interval_text(curve, point) for curve in (summary, success) if curve)]
+            for point in shown
+        ),
     ]
     for name, words in (("trial", "whole trial"), ("restored", "memory restored")):
         if name in summary:
@@ -63,9 +66,9 @@ def counted(count: int, noun: str, plural: str = "s") -> str:
     return f"{count} {noun}{'' if count == 1 else plural}"
 
 
-def interval_text(curve: Mapping[str, Any], step: int) -> str:
+def interval_text(curve: Mapping[str, Any], point: int) -> str:
     """Mean and interval of a point of a curve."""
-    return _interval({name: curve[name][step] for name in ("mean", "low", "high")})
+    return _interval({name: curve[name][point] for name in ("mean", "low", "high")})
 
 
 def _interval(score: Mapping[str, float | None]) -> str:

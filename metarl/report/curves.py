@@ -78,9 +78,15 @@ class Trained:
 
 
 def adapted_point(evaluation: Mapping[str, Any], in_training: Trained) -> int:
-    """The point of an evaluation with as much adaptation as in training; the last one where training had none."""
-    end = len(evaluation["steps"]) - 1
-    return min(in_training.point, end) or end
+    """The point of an evaluation with as much adaptation as in training; the last one where none has just as much, or
+    training had none."""
+    return adaptation_point(evaluation["steps"], in_training) or len(evaluation["steps"]) - 1
+
+
+def adaptation_point(steps: Sequence[int], in_training: Trained) -> int | None:
+    """The point of a curve with as much adaptation as in training; None where there is none."""
+    point = in_training.point
+    return point if point < len(steps) and steps[point] == point else None
 
 
 def trained(config: Mapping[str, Any], curves: Curves) -> Trained:

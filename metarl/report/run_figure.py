@@ -16,6 +16,7 @@ from metarl.report.curves import (
     GRADIENT,
     Curves,
     Trained,
+    adaptation_point,
     adapted_point,
     after,
     config_of,
@@ -200,8 +201,8 @@ def _draw_adaptation(axes: Axes, evaluation: Mapping[str, Any] | None, trained: 
         ends.append((last_known(inner[1]), "80 % of tasks", GREY))
     axes.fill_between(steps, low, high, color=BLUE, alpha=0.3, linewidth=0)
     axes.plot(steps, mean, color=BLUE, linewidth=2.2, marker="o", markersize=5, label="mean over tasks")
-    if 0 < trained.point < len(steps):
-        _mark(axes, steps[trained.point], _as_trained(trained))
+    if point := adaptation_point(steps, trained):
+        _mark(axes, steps[point], _as_trained(trained))
     whole_numbers(axes.xaxis)
     method = textwrap.fill(method_of(evaluation), 48)
     axes.annotate(

@@ -66,7 +66,7 @@ def summarize(curves: Curves, config: Mapping[str, Any], versions: Any) -> dict[
         last = curves.evaluations[-1]
         found["evaluation"] = {
             "unit": last.get("unit"),
-            "after": adapted_point(last, in_training),
+            "after": last["steps"][adapted_point(last, in_training)],
             "tasks": len(last["returns"][0]),
             "final": _estimate(last, in_training),
             "best": _best(curves.evaluations, in_training),

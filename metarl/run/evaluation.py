@@ -58,8 +58,9 @@ class MemoryScores:
 class AdaptationCurve:
     """Returns on held-out tasks after 0, 1, … adaptation steps, and their success where known.
 
-    For agents that adapt by gradients a step is one of theirs, and episodes are fresh ones. For agents with a memory
-    it is an episode: point k is the return of a trial's episode k, after k others.
+    For agents that adapt by gradients a step is one of theirs, and episodes are fresh ones; there may be several steps
+    from one point to the next. For agents with a memory it is an episode: point k is the return of a trial's episode
+    k, after k others.
     """
 
     returns: NDArray[np.float64]  # [points, tasks, episodes], undiscounted; NaN where the simulation diverged
@@ -68,6 +69,7 @@ class AdaptationCurve:
     tasks: Sequence[Task] = ()  # the axis ``tasks``
     classes: Sequence[str | None] = ()  # of these tasks, where the family has classes
     official_success: list[float] | None = None  # [points], see TaskDistribution.official_success; not with a memory
+    every: int = 1  # adaptation steps, or episodes, from one point to the next
 
     @property
     def by_task(self) -> NDArray[np.float64]:
@@ -93,7 +95,7 @@ class AdaptationCurve:
         """
         rng = generator(seed, Domain.BOOTSTRAP)
         unit = "adaptation steps" if self.memory is None else "episodes before"
-        result: dict[str, Any] = {"unit": unit, "steps": list(range(len(self.returns)))}
+        result: dict[str, Any] = {"unit": unit, "steps": [point * self.every for point in range(len(self.returns))]}
         result |= _curve([_of_returns(values, rng) for values in self.returns])
         result["returns"] = [[_known(value) for value in values] for values in self.by_task]
         result["tasks"] = [json.loads(json.dumps(dict(task), default=_python)) for task in self.tasks]
@@ -246,7 +248,10 @@ class Evaluator:
         )
 
     def _by_step(self, agent: Agent) -> AdaptationCurve:
-        """Every point is scored on fresh episodes; the data that a step adapts on is gathered for it alone."""
+        """Every point is scored on fresh episodes; the data that a step adapts on is gathered for it alone.
+
+        Where policies start at random and adapt for long this is the rule for lifetimes: return against updates.
+        """
         config, returns, success = self.config, [], []
         points = config.adapt_steps + 1
         self.on_part(0, points)
@@ -256,8 +261,12 @@ class Evaluator:
             config.adapt_steps,
             gather=lambda adapted, step: self._gather(agent, adapted, 2 * step + 1),
             rng=lambda step: generator(self.seed, Domain.EVAL_LEARNER, phase=step),
+            start=generator(self.seed, Domain.EVAL_START),
         )
         for step, adapted in enumerate(after_steps):
+            if step not in config.scored_steps:
+                self.on_part(step + 1, points)
+                continue
             scored = self.sampler.collect(
                 agent.policy(),
                 agent.policy_parameters(adapted),
@@ -272,12 +281,13 @@ class Evaluator:
             if succeeded is not None:
                 success.append(np.stack([field.squeeze(-1).numpy() for field in succeeded]))
         if not success:
-            return AdaptationCurve(np.stack(returns))
+            return AdaptationCurve(np.stack(returns), every=config.score_every)
         counts = [self.sampler.distribution.official_success(self.tasks, first_step) for _, _, first_step in success]
         return AdaptationCurve(
             np.stack(returns),
             np.stack(success, axis=1),
             official_success=[count for count in counts if count is not None] or None,
+            every=config.score_every,
         )
 
     def _gather(self, agent: Agent, adapted: Tensor, phase: int) -> Trajectory:

@@ -64,7 +64,7 @@ def evaluation_steps(experiment: Experiment) -> int:
         episodes = settings.score_episodes * (3 * trial + settings.restored_episodes)
         return settings.num_tasks * episodes * horizon
     gathered = settings.adapt_steps * max(settings.adapt_episodes * horizon, settings.adapt_env_steps or 0)
-    return settings.num_tasks * ((settings.adapt_steps + 1) * settings.score_episodes * horizon + gathered)
+    return settings.num_tasks * (len(settings.scored_steps) * settings.score_episodes * horizon + gathered)
 
 
 def _size(space: Space) -> str:

@@ -332,12 +332,21 @@ def _require_tasks(distribution: TaskDistribution, tasks: Sequence[Task]) -> Non
                 raise ConfigError(f"tasks: {error}") from error
 
 
+def _only_run(folder: Path) -> Path | None:
+    """The folder, if it is a run's, or the one run that a study or a sweep has in it; None without one, or of many."""
+    if run_files.is_run(folder):
+        return folder
+    found = (path for path in folder.glob("*/*") if run_files.is_run(path))
+    below = [run for run in found if checkpoint.complete(run_dir.checkpoints(run))]
+    return below[0] if len(below) == 1 else None
+
+
 def _initial(config: RunConfig) -> dict[str, Any] | None:
     """The checkpoint named by ``init_from``, its tensors and its path; read before anything is created."""
     if config.init_from is None:
         return None
-    source = Path(os.path.expanduser(config.init_from))
-    if not run_files.is_run(source):
+    source = _only_run(Path(os.path.expanduser(config.init_from)))
+    if source is None:
         raise CheckpointError(f"init_from = {config.init_from}: expected a run directory, found none there")
     found = checkpoint.latest(run_dir.checkpoints(source))
     return {"tensors": found.tensors, "path": str(found.path)}

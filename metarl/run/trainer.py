@@ -167,7 +167,8 @@ class Trainer:
         started, sampled_before, together_before = time.monotonic(), experiment.sampler.seconds, self.ranks.seconds
         # K+1 phases of data, and the meta-update
         where = {"seed": config.seed, "iteration": self.iteration}
-        tasks = training_tasks(experiment.distribution, config.meta_batch_size, **where)
+        births = experiment.agent.births(self.iteration, config.meta_batch_size)
+        tasks = training_tasks(experiment.distribution, config.meta_batch_size, **where, births=births)
         trial = TrainingTrial(experiment.agent, experiment.sampler, tasks, config.rollouts_per_task, **where)
         try:
             adapted = trial.run()

@@ -25,16 +25,19 @@ def adaptation(
     *,
     gather: Callable[[Tensor, int], Trajectory],
     rng: Callable[[int], np.random.Generator],
+    start: np.random.Generator,
+    training: bool = False,
 ) -> Iterator[Tensor]:
     """Parameters before adaptation and after each of ``steps`` adaptation steps, one after the other.
 
     ``gather(adapted, k)`` gathers the data of step k = 0, 1, … with the parameters before it; ``rng(k)`` is the step's
-    randomness. A step's data is gathered when the parameters after it are asked for.
+    randomness, ``start`` that of policies which start at random. A step's data is gathered when the parameters after it
+    are asked for.
 
     Raises:
         WorkerError: the agent gave something else than a row of parameters per task.
     """
-    adapted = agent.init_adapted(num_tasks)
+    adapted = agent.init_adapted(num_tasks, rng=start, training=training)
     _require_rows(agent, "init_adapted", adapted, num_tasks)
     yield adapted
     for k in range(steps):
@@ -62,10 +65,19 @@ def _require_numbers(agent: Agent, metrics: Any) -> None:
             raise WorkerError(f"{name}: expected a number to log as {key}, got {type(value).__name__}") from error
 
 
-def training_tasks(distribution: TaskDistribution, num_tasks: int, *, seed: int, iteration: int) -> list[Task]:
-    """The tasks of one training iteration."""
-    rng = generator(seed, Domain.TASKS, iteration=iteration)
-    return draw_tasks(distribution, num_tasks, split="train", rng=rng)
+def training_tasks(
+    distribution: TaskDistribution, num_tasks: int, *, seed: int, iteration: int, births: Sequence[int] | None = None
+) -> list[Task]:
+    """The tasks of one training iteration. Where some are older, ``births`` [N] says which iteration each is of: slot i
+    has the i-th task drawn then."""
+    births = [iteration] * num_tasks if births is None else births
+    if len(births) != num_tasks or not all(0 <= birth <= iteration for birth in births):
+        raise WorkerError(f"births: expected {num_tasks} iterations of 0 to {iteration}, got {list(births)!r:.200}")
+    drawn = {
+        birth: draw_tasks(distribution, num_tasks, split="train", rng=generator(seed, Domain.TASKS, iteration=birth))
+        for birth in set(births)
+    }
+    return [drawn[birth][slot] for slot, birth in enumerate(births)]
 
 
 @dataclass
@@ -87,7 +99,9 @@ class TrainingTrial:
     def run(self) -> Tensor:
         """Gather all phases; the parameters after K steps, with which the last one was gathered."""
         last = self.agent.num_adapt_steps
-        *_, adapted = adaptation(self.agent, len(self.tasks), last, gather=self.gather, rng=self.rng)
+        *_, adapted = adaptation(
+            self.agent, len(self.tasks), last, gather=self.gather, rng=self.rng, start=self.start, training=True
+        )
         self.gather(adapted, last)
         return adapted
 
@@ -119,6 +133,11 @@ class TrainingTrial:
     def rng(self, phase: int) -> np.random.Generator:
         """What the learner draws from in a phase."""
         return generator(self.seed, Domain.LEARNER, iteration=self.iteration, phase=phase)
+
+    @property
+    def start(self) -> np.random.Generator:
+        """What policies that start at random are drawn from."""
+        return generator(self.seed, Domain.START, iteration=self.iteration)
 
     @property
     def env_steps(self) -> int:

@@ -268,6 +268,11 @@ BAD_AGENTS = [
         "agent: exploration = sum with inner_loss = ratio would count twice",
     ),
     ("random_init_point", ["agent.max_kl=0.1"], "unknown key agent.max_kl = 0.1: "),
+    ("lpg_tabular_mdp", ["agent.predictions=1"], "agent.predictions = 1: expected an integer >= 2"),
+    ("lpg_tabular_mdp", ["agent.rule=ppo"], 'agent.rule = "ppo": expected one of "learned", "reinforce", "a2c"'),
+    ("lpg_tabular_mdp", ["eval.score_every=7"], "eval: score_every = 7 leaves the last of adapt_steps = 100 steps"),
+    ("lpg_point", ["task.action_scale=2"], "task: action_scale = 2.0 with actions = nine: expected 1"),
+    ("lpg_point", ["task.actions=continuous"], "agent.name = lpg: expected a task whose actions are choices"),
 ]
 
 

@@ -81,7 +81,7 @@ AGENT = """
         config_class = StubAgentConfig
         def __init__(self, *args, **kwargs): ...
         def policy(self): ...
-        def init_adapted(self, num_tasks): ...
+        def init_adapted(self, num_tasks, *, rng=None, training=False): ...
         def adapt(self, adapted, batch, *, step, rng): ...
         def meta_update(self, batches, adapted, *, rng): ...
         def state(self): ...
@@ -420,6 +420,16 @@ IDLE = {  # overrides of a shipped configuration → keys among them that change
     },
     ("reptile_point", "agent.inner=ppo", "agent.inner_epochs=2", "agent.inner_clip=0.1"): {},
     ("reptile_point", "learner.shares=2", "learner.tasks_per_chunk=2"): {"learner.shares": "in chunks of tasks"},
+    ("lpg_tabular_mdp", "agent.rule=a2c", "agent.critic_lr=0.1", "agent.outer_lr=0.1", "agent.activation=relu"): {
+        "agent.rule_size": "written by hand",  # these four the file has
+        "agent.predictions": "written by hand",
+        "agent.prediction_coef": "written by hand",
+        "agent.outer_lr": "written by hand",
+        "agent.activation": "has no layers",
+    },
+    ("lpg_tabular_mdp", "agent.critic_lr=0.1", "agent.max_grad_norm=0.1", "eval.score_every=1"): {},
+    ("maml_trpo_half_cheetah_vel", "eval.adapt_steps=0", "eval.score_every=2"): {"eval.score_every": "adapts in no"},
+    ("rl2_ppo_half_cheetah_vel", "eval.score_every=1"): {"eval.score_every": "adapts by what it remembers"},
     ("promp_point", "agent.epochs=1", "agent.clip=0.2"): {"agent.clip": "agent.epochs = 1"},
     ("maml_ppo_half_cheetah_dir", "agent.epochs=1", "agent.clip=0.2"): {"agent.clip": "agent.epochs = 1"},
     ("maml_trpo_point", "sampler.workers=0", "sampler.unit_timeout_s=9.0", "wandb.mode=disabled", "wandb.project=x"): {

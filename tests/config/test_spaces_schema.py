@@ -88,6 +88,7 @@ def test_what_is_not_given_has_the_documented_defaults() -> None:
             "every": 10,
             "num_tasks": 40,
             "adapt_steps": 3,
+            "score_every": 1,
             "adapt_episodes": 20,
             "adapt_env_steps": None,
             "score_episodes": 20,

@@ -103,3 +103,17 @@ def test_speed_is_printed(capsys):
         env.step(actions)
     with capsys.disabled():
         print(f"\npoint: {500 * 200 / (time.perf_counter() - start) / 1e6:.1f} M lane-steps/s with 200 lanes")
+
+
+def test_with_nine_choices_a_move_is_a_tenth_or_nothing_per_axis():
+    env = point(*[(0.5, 0.5)] * 9, actions="nine")
+    assert (env.spaces.action.kind, env.spaces.action.size) == ("discrete", 9)
+    obs = env.step(np.arange(9))[0]
+    np.testing.assert_allclose(obs, [[x, y] for x in (-0.1, 0.0, 0.1) for y in (-0.1, 0.0, 0.1)])
+    np.testing.assert_allclose(env.step(np.full(9, 5))[0], obs + np.array([0.0, 0.1]))
+
+
+def test_choices_have_no_scale():
+    assert "task.action_scale" in PointConfig(name="point", actions="nine").without_effect(None)
+    with pytest.raises(ValidationError, match=r"action_scale = 10.0 with actions = nine: expected 1"):
+        PointConfig(name="point", actions="nine", action_scale=10.0)

@@ -129,7 +129,12 @@ def test_tasks_adapt_on_their_own_data_and_a_failed_update_changes_nothing(tmp_p
         ("num_adapt_steps", None, 2, "expected num_adapt_steps as a whole number, 0 or more, got None"),
         ("state", lambda agent: agent.theta, 2, "expected state() as named tensors, got Tensor"),
         ("state", lambda agent: {"count": 3}, 2, "expected a tensor as count of state(), got int"),
-        ("init_adapted", lambda agent, n: agent.theta, 5, "FirstOrder.init_adapted: expected a tensor [4, P], a row"),
+        (
+            "init_adapted",
+            lambda agent, n, **how: agent.theta,
+            5,
+            "FirstOrder.init_adapted: expected a tensor [4, P], a row",
+        ),
         ("adapt", lambda agent, a, b, step, rng: a[:2], 5, "FirstOrder.adapt: expected a tensor [4, P], a row"),
         ("adapt", lambda agent, a, b, step, rng: None, 5, "got NoneType"),
         ("meta_update", lambda agent, b, a, rng: None, 5, "expected a dictionary of numbers to log, got NoneType"),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scorecard import KINDS, PATH, Kind, case
+from scorecard import ALL_KINDS, KINDS, PATH, Kind, case
 
 from metarl.envs._meta_world_tasks import NAMES, draw_tasks
 from metarl.envs.ml1 import ML1Config, ML1Distribution
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 
 @case(28)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ALL_KINDS)
 def test_r28_one_digest(kind: Kind, clean: Callable[[Kind], Path], tmp_path: Path) -> None:
     digests = set()
     for number, (workers, evaluation, saving) in enumerate(itertools.product((1, 2, 3), ("1", "null"), (1, 4))):

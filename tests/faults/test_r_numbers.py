@@ -12,9 +12,10 @@ import safetensors.torch
 import scorecard
 import tiny_runs
 import torch
-from scorecard import GRADIENT, KINDS, MEMORY, Kind, case
+from scorecard import ALL_KINDS, GRADIENT, KINDS, LIFETIMES, MEMORY, Kind, case
 from tiny_runs import metarl, only_run, outcome, saved_state, training
 
+from metarl.agents.lpg import LPG
 from metarl.agents.maml_trpo import MAMLTRPO
 from metarl.agents.rl2_ppo import RL2PPO
 from metarl.learning import trust_region
@@ -27,7 +28,7 @@ from metarl.sampling.trial import TrainingTrial
 
 pytestmark = pytest.mark.slow
 
-AGENTS: dict[str, Any] = {GRADIENT.name: MAMLTRPO, MEMORY.name: RL2PPO}
+AGENTS: dict[str, Any] = {GRADIENT.name: MAMLTRPO, MEMORY.name: RL2PPO, LIFETIMES.name: LPG}
 
 
 @case(7)
@@ -99,15 +100,15 @@ def fail_in_update(number: int, kind: Kind, patch: pytest.MonkeyPatch) -> None:
     """The gradient of that meta-update is NaN, as of a loss that overflows."""
     updates = 0
     agent = AGENTS[kind.name]
-    improve = agent._improve
+    update = agent.meta_update
 
     def counted(*args: Any, **kwargs: Any) -> Any:
         nonlocal updates
         updates += 1
-        return improve(*args, **kwargs)
+        return update(*args, **kwargs)
 
-    patch.setattr(agent, "_improve", counted)
-    gradient, share = TaskObjective.gradient, RL2PPO._share
+    patch.setattr(agent, "meta_update", counted)
+    gradient, share, worth = TaskObjective.gradient, RL2PPO._share, LPG._worth
 
     def spoilt_gradient(self: TaskObjective) -> Any:
         return gradient(self) * (torch.nan if updates == number else 1)
@@ -116,12 +117,13 @@ def fail_in_update(number: int, kind: Kind, patch: pytest.MonkeyPatch) -> None:
         found = share(*args)
         return dataclasses.replace(found, gradient=found.gradient * torch.nan) if updates == number else found
 
+    patch.setattr(LPG, "_worth", lambda *args: worth(*args) * (torch.nan if updates == number else 1))
     patch.setattr(TaskObjective, "gradient", spoilt_gradient)
     patch.setattr(RL2PPO, "_share", spoilt_share)
 
 
 @case(9)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ALL_KINDS)
 def test_r09_a_loss_is_none(
     kind: Kind, clean: Callable[[Kind], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Discrete
 from pydantic import Field
 
 from metarl.config.schema import TaskConfig
@@ -219,6 +219,7 @@ class FaultConfig(TaskConfig):
     at: Place = Field((None, None, None, None), description="call, task, episode and step")
     once: str | None = Field(None, description="a file that marks that it has come: then never again; null = always")
     seconds: float = Field(0.0, description="what a slow step takes")
+    choices: bool = Field(False, description="actions are one of −1, 0 and 1")
 
 
 class FaultEnv(Sound):
@@ -226,6 +227,8 @@ class FaultEnv(Sound):
 
     def __init__(self, config: FaultConfig) -> None:
         self.config = config
+        if config.choices:
+            self.action_space = Discrete(3)
 
     def set_task(self, task: dict[str, Any]) -> None:
         super().set_task(task)
@@ -237,7 +240,7 @@ class FaultEnv(Sound):
 
     def step(self, action: Any) -> Any:
         self.steps += 1
-        answer = super().step(action)
+        answer = super().step(np.array([action - 1.0]) if self.config.choices else action)
         return self._spoilt(answer) if self._is_due() else answer
 
     def _is_due(self) -> bool:
@@ -282,6 +285,10 @@ class FaultFamily(SoundFamily):
     config_class = FaultConfig
     config: FaultConfig
     calls = 0
+
+    def __init__(self, config: FaultConfig) -> None:
+        super().__init__(config)
+        self.spaces = space_spec(FaultEnv(config), task_size=1 if config.reveal else 0)
 
     def sample(self, num_tasks: int, *, split: Split, rng: np.random.Generator) -> list[Task]:
         self.calls += split == "train"

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from metarl.agent import Agent
+from metarl.agents.lpg import LPG
 from metarl.agents.maml_ppo import MAMLPPO
 from metarl.agents.maml_trpo import MAMLTRPO
 from metarl.agents.maml_vpg import MAMLVPG
@@ -27,6 +28,7 @@ from metarl.tasks import TaskDistribution
 from metarl.types import Metrics, Trajectory
 
 TASKS, LANES, STEPS = 3, 4, 6
+SMALL_RULE = {"rule_size": 8, "critic_size": 6, "critic_steps": 2}
 STEADY = {"cg_damping": 1e-2, "cg_iterations": 4}  # of conjugate gradients: more of them magnify the last bits
 
 needs_fake_device = pytest.mark.skipif(fake_device.missing() is not None, reason=str(fake_device.missing()))
@@ -84,6 +86,8 @@ def learn(agent: Agent, phases: Sequence[Trajectory]) -> tuple[Metrics, list[Ten
 
 def learned(agent: Agent) -> Tensor:
     """What a meta-update has changed, on the CPU."""
+    if isinstance(agent, LPG):
+        return agent.eta.detach().cpu()
     flat: Tensor = agent.theta if hasattr(agent, "_critic") else agent.psi  # type: ignore[attr-defined]
     return flat.detach().cpu()
 
@@ -123,6 +127,9 @@ CASES = {
     "pretraining": Case(Pretraining, STEADY),
     "pretraining_thinned": Case(Pretraining, {**STEADY, "fisher_fraction": 0.5}),
     "random_init": Case(RandomInit, {"normalize_obs": True}),
+    "lpg": Case(LPG, {**SMALL_RULE, "num_adapt_steps": 2}, "categorical"),
+    "lpg_a2c": Case(LPG, {**SMALL_RULE, "rule": "a2c", "num_adapt_steps": 1}, "categorical"),
+    "lpg_reinforce": Case(LPG, {"rule": "reinforce", "num_adapt_steps": 1}, "categorical"),
     **{
         f"rl2_{kind}_{memory}": Case(kind, {"memory": memory, **({} if kind == "ppo" else STEADY)})
         for kind in ("ppo", "trpo")

@@ -74,7 +74,7 @@ class RememberingAgent(Agent):
     def policy(self) -> Policy:
         return RememberingPolicy()
 
-    def init_adapted(self, num_tasks: int) -> Tensor:
+    def init_adapted(self, num_tasks: int, *, rng: np.random.Generator | None = None, training: bool = False) -> Tensor:
         return self.theta[None]
 
     def adapt(self, adapted: Tensor, batch: Trajectory, *, step: int, rng: np.random.Generator) -> Tensor:

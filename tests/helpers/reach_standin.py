@@ -69,7 +69,7 @@ class ReachAgent(Agent):
     def policy(self) -> Policy:
         return ReachPolicy()
 
-    def init_adapted(self, num_tasks: int) -> Tensor:
+    def init_adapted(self, num_tasks: int, *, rng: np.random.Generator | None = None, training: bool = False) -> Tensor:
         return self.theta.repeat(num_tasks, 1)
 
     def adapt(self, adapted: Tensor, batch: Trajectory, *, step: int, rng: np.random.Generator) -> Tensor:

@@ -1,4 +1,4 @@
-"""The reliability scorecard: its cases, and the runs they are about, of two agents on an environment that can fail."""
+"""The reliability scorecard: its cases, and the runs that they are about, of three agents on a world that can fail."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 import tiny_runs
-from tiny_runs import MDP, POINT, ROOT, TINY, TINY_MEMORY
+from tiny_runs import LPG, MDP, POINT, ROOT, TINY, TINY_LPG, TINY_MEMORY
 
 HELPERS = Path(__file__).resolve().parent
 FAMILY = "faulty_envs:FaultFamily"
@@ -48,7 +48,9 @@ class Kind:
 
 GRADIENT = Kind("MAML-TRPO", POINT, TINY)
 MEMORY = Kind("RL2-PPO", MDP, {**TINY_MEMORY, "agent.lr_end": "1.0e-4"})  # not 0, behind which nothing is learned
+LIFETIMES = Kind("LPG", LPG, {**TINY_LPG, "task.choices": "true"})  # what it learns lives on between iterations
 KINDS = [pytest.param(kind, id=kind.name) for kind in (GRADIENT, MEMORY)]
+ALL_KINDS = [*KINDS, pytest.param(LIFETIMES, id=LIFETIMES.name)]
 
 
 CASES = {

@@ -70,6 +70,19 @@ TINY_MEMORY = {
     "checkpoint.every": "2",
     "wandb.mode": "disabled",
 }
+LPG = "lpg_tabular_mdp"
+TINY_LPG = {key: value for key, value in TINY.items() if not key.startswith(("agent.", "task."))} | {
+    "task.horizon": "5",
+    "agent.hidden_sizes": "[4]",
+    "agent.num_adapt_steps": "2",
+    "agent.lifetime": "3",  # of five iterations: some lives end, some go on, and some begin
+    "agent.rule_size": "6",
+    "agent.critic_size": "4",
+    "agent.critic_steps": "2",
+    "agent.outer_lr": "0.01",
+    "eval.adapt_steps": "4",
+    "eval.score_every": "2",
+}
 
 
 def short_chunks(name: str) -> list[str]:

@@ -45,7 +45,7 @@ class StepAgent(Agent):
     def policy(self) -> Policy:
         return MirrorPolicy(scale=self.scale)
 
-    def init_adapted(self, num_tasks: int) -> Tensor:
+    def init_adapted(self, num_tasks: int, *, rng: np.random.Generator | None = None, training: bool = False) -> Tensor:
         return torch.zeros(num_tasks, 1)
 
     def adapt(self, adapted: Tensor, batch: Trajectory, *, step: int, rng: np.random.Generator) -> Tensor:

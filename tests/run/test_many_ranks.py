@@ -34,6 +34,7 @@ from metarl.run.experiment import resolve
 PROGRAM = rank_processes.HELPERS / "rank_program.py"
 GRADIENT = ("maml_trpo", "maml_ppo", "maml_vpg", "promp", "reptile", "pretraining", "random_init")
 MEMORY = ("rl2_ppo", "rl2_trpo")
+CHOICES = ("task.actions=nine",)  # what the learned policy gradient needs
 SMALL = {
     **tiny_runs.TINY,
     "iterations": "3",
@@ -83,7 +84,7 @@ def test_two_ranks_come_to_the_bits_and_the_records_of_one(tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_every_agent_learns_the_same_on_two_ranks(tmp_path: Path) -> None:
-    assert_same(tmp_path, [[agent] for agent in (*GRADIENT, *MEMORY)], 2)
+    assert_same(tmp_path, [*([agent] for agent in (*GRADIENT, *MEMORY)), ["lpg", *CHOICES]], 2)
 
 
 @pytest.mark.slow
@@ -100,6 +101,8 @@ def test_every_way_through_the_learners_is_the_same_on_two_ranks(tmp_path: Path)
         ("rl2_ppo", "agent.memory=lstm", "agent.critic=linear", "learner.threads=2"),
         ("rl2_ppo", "agent.critic=linear_per_task", "agent.credit=episode", "agent.bptt_steps=5"),
         ("rl2_trpo", "agent.memory=retrieval", "agent.fisher_fraction=1.0"),
+        ("lpg", *CHOICES, "agent.lifetime=2", "eval.adapt_steps=4", "eval.score_every=2"),
+        ("lpg", *CHOICES, "agent.rule=a2c", "learner.threads=2"),
     ]
     assert_same(tmp_path, cases, 2)
 

@@ -48,7 +48,7 @@ class Rememberer(Agent):
     def policy(self) -> Policy:
         return StepsPolicy()
 
-    def init_adapted(self, num_tasks: int) -> Tensor:
+    def init_adapted(self, num_tasks: int, *, rng: np.random.Generator | None = None, training: bool = False) -> Tensor:
         return torch.zeros(1, 1)
 
     def adapt(self, adapted: Tensor, batch: Trajectory, *, step: int, rng: np.random.Generator) -> Tensor:

@@ -22,13 +22,13 @@ from metarl.errors import ConfigError
 from metarl.run import run_dir
 from metarl.run.evaluation import Evaluator
 from metarl.run.experiment import build, resolve
+from metarl.studies.estimates import estimate
 from metarl.studies.jobs import find_jobs
 from metarl.studies.rl2 import page as memory_study_page
 from metarl.studies.rl2 import references
 from metarl.studies.rl2.bandits import UCB1, bayes_optimum
 from metarl.studies.rl2.plan import FAMILIES, SETTINGS, MemoryStudy, make_study
 from metarl.studies.rl2.references import Bandits, MDPs
-from metarl.studies.rl2.summary import estimate
 from metarl.studies.study import Result
 
 pytestmark = pytest.mark.usefixtures("children_find_metarl")

@@ -20,6 +20,7 @@ SIZES = [
     "eval.every=null",
     "eval.num_tasks=2",
     "eval.adapt_steps=1",
+    "eval.score_every=1",
     "eval.adapt_episodes=2",
     "eval.adapt_env_steps=null",
     "eval.score_episodes=2",

@@ -115,7 +115,7 @@ def _looks() -> Iterator[Look]:
 
 def _as_trained(section: Section) -> str:
     """How much adaptation the return has that is followed, in words; where methods differ, that they do."""
-    words = {after(method.point, method.unit) for method in section.methods}
+    words = {after(method.steps(method.point), method.unit) for method in section.methods}
     words = {f"in {text}" if text.startswith("episode") else text for text in words}
     return words.pop() if len(words) == 1 else "after as much adaptation as in training"
 
@@ -227,7 +227,7 @@ def _adaptation(section: Section, looks: Mapping[str, Look]) -> Figure:
     middle = (len(section.methods) - 1) / 2
     for index, method in enumerate(section.methods):
         look = looks[method.name]
-        _draw_curve(axes, floats(range(method.points)) + 0.04 * (index - middle), method.iqm, look)
+        _draw_curve(axes, floats(map(method.steps, range(method.points))) + 0.04 * (index - middle), method.iqm, look)
         ends.append((last_known(method.iqm.values), _short(method.name), look["color"]))
     for reference, dashes in _with_dashes(section):
         _draw_level(axes, reference.iqm.values, reference.iqm.low, reference.iqm.high, dashes)

@@ -45,6 +45,11 @@ class Method:
         """The number of points that the adaptation curves of all its runs have."""
         return min(len(run.final["steps"]) for run in self.runs)
 
+    def steps(self, point: int) -> int:
+        """How much adaptation a point of its curves has had."""
+        step: int = self.runs[0].final["steps"][point]
+        return step
+
     @property
     def point(self) -> int:
         """The point with as much adaptation as in training."""

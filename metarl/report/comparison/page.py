@@ -126,8 +126,8 @@ def _heads(section: Section) -> list[str]:
     """The points' headings; where methods count different things, the column ``adaptation`` says what."""
     units = {method.unit for method in section.methods}
     if len(units) == 1:
-        return [after(point, *units) for point in section.points]
-    return [f"after {point}" for point in section.points]
+        return [after(section.steps(point), *units) for point in section.points]
+    return [f"after {section.steps(point)}" for point in section.points]
 
 
 def _references(section: Section) -> list[Block]:
@@ -210,7 +210,7 @@ def _kept_apart(section: Section) -> Table:
         rows.append(
             [
                 Code(method.name),
-                after(method.point, method.unit),
+                after(method.steps(method.point), method.unit),
                 *cells,
                 " or ".join(map(str, sorted(evaluations))),
             ]

@@ -31,6 +31,10 @@ class Section:
         """The points that its tables have."""
         return sorted({point for method in self.methods for point in method.shown})
 
+    def steps(self, point: int) -> int:
+        """How much adaptation a point has had, by the first method that has one so far."""
+        return next(method.steps(point) for method in self.methods if point < method.points)
+
     @property
     def mixed(self) -> bool:
         """Whether some methods count adaptation in steps, and others in episodes."""

@@ -65,7 +65,8 @@ def latex(comparison: Comparison) -> str:
     found = ["% needs \\usepackage{booktabs}"]
     for section in comparison.sections:
         several, unit_of_all = section.mixed, section.methods[0].unit
-        points = [f"after {point}" if several else after(point, unit_of_all) for point in section.points]
+        steps = [section.steps(point) for point in section.points]
+        points = [f"after {step}" if several else after(step, unit_of_all) for step in steps]
         heads = ["method", *(["adaptation"] if several else []), *points]
         rows = [_latex_row(method, section) for method in section.methods]
         beside = [_latex_row(reference, section) for reference in section.references]

@@ -34,7 +34,7 @@ def _method_rows(method: Method, *, with_success: bool) -> list[list[str]]:
         success = [cell(method.success, point) if method.success else "not known"] if with_success else []
         rows.append(
             [
-                f"  {after(point, method.unit).removesuffix(' adaptation')}",
+                f"  {after(method.steps(point), method.unit).removesuffix(' adaptation')}",
                 cell(method.iqm, point),
                 number(method.mean.values[point]),
                 seeds(method.iqm, point),
@@ -53,7 +53,7 @@ def _difference_lines(section: Section) -> list[str]:
         found, pairs = method.difference.estimate, len(method.difference.seeds)
         rows.append([f"{method.name}  ({counted(pairs, 'seed')})"])
         for point in (point for point in method.shown if point < len(found.values)):
-            words = after(point, method.unit).removesuffix(" adaptation")
+            words = after(method.steps(point), method.unit).removesuffix(" adaptation")
             rows.append([f"  {words}", cell(found, point), seeds(found, point)])
     if not rows:
         return []

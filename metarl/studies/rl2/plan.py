@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from metarl.report import palette
+from metarl.studies.estimates import LEVEL
 from metarl.studies.rl2 import summary
 from metarl.studies.rl2.references import Bandits, MDPs, Problem
 from metarl.studies.study import Cell, Result, command_line, finished, require_part
@@ -201,7 +202,7 @@ class MemoryStudy:
         return {
             "command": self.command,
             "small": self.small,
-            "level": summary.LEVEL,
+            "level": LEVEL,
             "families": {
                 task: {key: getattr(family, key) for key in ("heading", "names", "drawn", "optimal")}
                 for task, family in FAMILIES.items()

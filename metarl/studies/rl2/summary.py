@@ -7,23 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from metarl.studies.estimates import estimate
 from metarl.studies.rl2 import references
 from metarl.studies.rl2.references import Floats, Line, Problem
 from metarl.studies.study import Result
-
-LEVEL, QUANTILE = 0.95, 1.959964  # of the standard normal distribution
-
-
-def estimate(by_seed: Sequence[Floats]) -> dict[str, Any]:
-    """Mean of one value per held-out task [tasks] for each seed, with standard error and normal 95 % interval.
-
-    The mean is that of the seeds' means. Tasks are taken as drawn anew, seeds as they are: the interval does not
-    contain how much further seeds would differ.
-    """
-    mean = float(np.mean([values.mean() for values in by_seed]))
-    error = float(np.sqrt(sum(values.var(ddof=1) / len(values) for values in by_seed)) / len(by_seed))
-    bounds = {"low": mean - QUANTILE * error, "high": mean + QUANTILE * error}
-    return {"mean": mean, "standard_error": error, **bounds, "interval": "normal"}
 
 
 def trial_returns(result: Result) -> Floats:
