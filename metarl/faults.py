@@ -24,6 +24,8 @@ class RaisedBelowError(RuntimeError):
 # there ends no program, and asyncio's CancelledError and the panics of libraries in Rust are no Exceptions.
 PASSES = (KeyboardInterrupt, FromOutsideError)
 
+LONGEST = 2000  # letters of an exception's message that are told
+
 _home: int | None = None  # the process in which code of the user's was begun
 _CORE = Path(__file__).resolve().parent
 _LIBRARIES = tuple(sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib"))
@@ -81,7 +83,7 @@ def ran_out_on_a_gpu(error: BaseException) -> bool:
     """Whether it says so of a GPU's memory; torch's own error, or that of a library of the GPU's."""
     if any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):
         return True
-    words = str(error)
+    words = _text(error)
     return isinstance(error, RuntimeError) and any(part in words for part in _OUT_OF_DEVICE_MEMORY)
 
 
@@ -89,11 +91,20 @@ def sentence(error: BaseException) -> str:
     """An exception's type and message on one line."""
     if isinstance(error, RaisedBelowError):
         return str(error)
-    text = " ".join(str(error).split())
+    text = _text(error)
     words = f"{type(error).__name__}: {text}" if text else type(error).__name__
     if isinstance(error, SystemExit | GeneratorExit):
         words += " (an environment, a family or an agent must not end the program)"
     return words
+
+
+def _text(error: BaseException) -> str:
+    """An exception's message on one line, which is cut: a longer one than a stream takes at once would be lost."""
+    try:
+        text = " ".join(str(error).split())
+    except Exception as failed:  # of the user's, too
+        return f"its message raises {type(failed).__name__}"
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
 
 
 def frames(error: BaseException) -> str:
