@@ -109,18 +109,28 @@ def _text(error: BaseException) -> str:
 
 def frames(error: BaseException) -> str:
     """The lines of a traceback without its message, from the user's code on where there is some."""
-    raised = error.__cause__ if isinstance(error, RaisedBelowError) and error.__cause__ is not None else error
-    found = traceback.extract_tb(raised.__traceback__)
-    first = next((place for place, frame in enumerate(found) if _is_the_users(frame.filename)), 0)
-    return "".join(traceback.format_list(found[first:])).rstrip()
+    stacks = _stacks(error)
+    starts = ((stack, place) for stack in stacks for place, frame in enumerate(stack) if _is_the_users(frame.filename))
+    stack, first = next(starts, (stacks[0], 0))
+    return "".join(traceback.format_list(stack[first:])).rstrip()
 
 
 def origin(error: BaseException) -> str:
     """``file:line`` of the innermost code that is neither of metarl's core nor of a library; empty without one."""
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if _is_the_users(frame.filename):
-            return f"{frame.filename}:{frame.lineno}"
+    for stack in _stacks(error):
+        for frame in reversed(stack):
+            if _is_the_users(frame.filename):
+                return f"{frame.filename}:{frame.lineno}"
     return ""
+
+
+def _stacks(error: BaseException) -> list[traceback.StackSummary]:
+    """The frames of an exception, and of those that it was raised from, of which ours may tell in other words."""
+    links = [error]
+    while (cause := links[-1].__cause__) is not None and cause not in links:
+        links.append(cause)
+    told = links[1:] if isinstance(error, RaisedBelowError) and links[1:] else links
+    return [traceback.extract_tb(link.__traceback__) for link in told]
 
 
 def _is_the_users(filename: str) -> bool:
