@@ -24,6 +24,8 @@ class RaisedBelowError(RuntimeError):
 # there ends no program, and asyncio's CancelledError and the panics of libraries in Rust are no Exceptions.
 PASSES = (KeyboardInterrupt, FromOutsideError)
 
+LONGEST = 2000  # letters of an exception's message that are told
+
 _home: int | None = None  # the process in which code of the user's was begun
 _CORE = Path(__file__).resolve().parent
 _LIBRARIES = tuple(sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib"))
@@ -81,7 +83,7 @@ def ran_out_on_a_gpu(error: BaseException) -> bool:
     """Whether it says so of a GPU's memory; torch's own error, or that of a library of the GPU's."""
     if any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):
         return True
-    words = str(error)
+    words = _text(error)
     return isinstance(error, RuntimeError) and any(part in words for part in _OUT_OF_DEVICE_MEMORY)
 
 
@@ -89,27 +91,46 @@ def sentence(error: BaseException) -> str:
     """An exception's type and message on one line."""
     if isinstance(error, RaisedBelowError):
         return str(error)
-    text = " ".join(str(error).split())
+    text = _text(error)
     words = f"{type(error).__name__}: {text}" if text else type(error).__name__
     if isinstance(error, SystemExit | GeneratorExit):
         words += " (an environment, a family or an agent must not end the program)"
     return words
 
 
+def _text(error: BaseException) -> str:
+    """An exception's message on one line, which is cut: a longer one than a stream takes at once would be lost."""
+    try:
+        text = " ".join(str(error).split())
+    except Exception as failed:  # of the user's, too
+        return f"its message raises {type(failed).__name__}"
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+
+
 def frames(error: BaseException) -> str:
     """The lines of a traceback without its message, from the user's code on where there is some."""
-    raised = error.__cause__ if isinstance(error, RaisedBelowError) and error.__cause__ is not None else error
-    found = traceback.extract_tb(raised.__traceback__)
-    first = next((place for place, frame in enumerate(found) if _is_the_users(frame.filename)), 0)
-    return "".join(traceback.format_list(found[first:])).rstrip()
+    stacks = _stacks(error)
+    starts = ((stack, place) for stack in stacks for place, frame in enumerate(stack) if _is_the_users(frame.filename))
+    stack, first = next(starts, (stacks[0], 0))
+    return "".join(traceback.format_list(stack[first:])).rstrip()
 
 
 def origin(error: BaseException) -> str:
     """``file:line`` of the innermost code that is neither of metarl's core nor of a library; empty without one."""
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if _is_the_users(frame.filename):
-            return f"{frame.filename}:{frame.lineno}"
+    for stack in _stacks(error):
+        for frame in reversed(stack):
+            if _is_the_users(frame.filename):
+                return f"{frame.filename}:{frame.lineno}"
     return ""
+
+
+def _stacks(error: BaseException) -> list[traceback.StackSummary]:
+    """The frames of an exception, and of those that it was raised from, of which ours may tell in other words."""
+    links = [error]
+    while (cause := links[-1].__cause__) is not None and cause not in links:
+        links.append(cause)
+    told = links[1:] if isinstance(error, RaisedBelowError) and links[1:] else links
+    return [traceback.extract_tb(link.__traceback__) for link in told]
 
 
 def _is_the_users(filename: str) -> bool:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import os
+import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -24,6 +26,8 @@ from metarl.faults import explained
 if TYPE_CHECKING:  # torch takes a second, and most commands need no ranks
     from torch import Tensor
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 # What a launcher tells each process: who it is, and where the others meet. Not for processes that these start.
@@ -34,6 +38,8 @@ VARIABLES = (
 )
 SHORT = 8128  # bytes of a message that travel with its head, in one step of the network
 LOOK_S = 0.5  # seconds between two looks around while a rank waits for the others
+TOLD_S = 30.0  # after which the first rank says that it waits for the others to come
+MEET_S = 1800.0  # after which none of them waits for that any longer
 _RUN, _FAILURE = "run", "failure"  # in a store: the run that is trained, what a rank has failed with
 
 
@@ -305,21 +311,50 @@ def together() -> Iterator[Ranks]:
 
 
 def _meet(launched: Launch) -> Ranks:
+    """Wait for the other ranks to come, in a thread, as torch hears no signals meanwhile; what a signal raises leaves
+    that thread behind."""
+    found: list[_Stores] = []
+    failures: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            found.append(_stores(launched))
+        except BaseException as error:
+            failures.append(error)
+
+    waiting = threading.Thread(target=wait, name="metarl-meet", daemon=True)
+    waiting.start()
+    place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    started, told = time.monotonic(), not launched.first
+    while waiting.is_alive():
+        waited = time.monotonic() - started
+        if waited > MEET_S:
+            raise WorkerError(f"the ranks have not met: waited at {place} for {MEET_S:g} s for all {launched.world}")
+        if waited > TOLD_S and not told:
+            told = True
+            log.warning("rank %d waits at %s for all %d ranks to come", launched.rank, place, launched.world)
+        waiting.join(LOOK_S)
+    for error in failures:
+        if isinstance(error, RuntimeError | ValueError):
+            raise WorkerError(f"the ranks have not met: {' '.join(str(error).split())}") from error
+        raise error
+    return Ranks(launched, found[0])
+
+
+def _stores(launched: Launch) -> _Stores:
+    """Where the ranks leave words for each other; all have come when this returns. Raises RuntimeError, ValueError."""
     import torch.distributed
 
     distributed: Any = torch.distributed
     name = f"metarl/{next(_meetings)}"
-    try:
-        store, rank, world = next(distributed.rendezvous("env://"))
-        while isinstance(store, distributed.PrefixStore):  # some versions of torch make one for every restart
-            store = store.underlying_store
-        stores = _Stores(*(distributed.PrefixStore(f"{name}{part}", store) for part in (f"/{launched.restarts}", "")))
-        if launched.world > 1:  # our own deadline is Ranks.timeout_s
-            day = _seconds(24 * 3600)
-            distributed.init_process_group("gloo", store=stores.own, rank=rank, world_size=world, timeout=day)
-    except (RuntimeError, ValueError) as error:
-        raise WorkerError(f"the ranks have not met: {' '.join(str(error).split())}") from error
-    return Ranks(launched, stores)
+    store, rank, world = next(distributed.rendezvous("env://"))
+    while isinstance(store, distributed.PrefixStore):  # some versions of torch make one for every restart
+        store = store.underlying_store
+    stores = _Stores(*(distributed.PrefixStore(f"{name}{part}", store) for part in (f"/{launched.restarts}", "")))
+    if launched.world > 1:  # our own deadline is Ranks.timeout_s
+        day = _seconds(24 * 3600)
+        distributed.init_process_group("gloo", store=stores.own, rank=rank, world_size=world, timeout=day)
+    return stores
 
 
 def _is_done(pending: Any) -> bool:

@@ -33,6 +33,16 @@ def set_variables(values: Mapping[str, str | None]) -> None:
             os.environ[name] = value
 
 
+def open_standard_streams() -> None:
+    """Lead standard input, output and error to nowhere where they are closed (``2>&-``). Else the next files that are
+    opened, such as those of a run, take their numbers, and what an environment prints gets into them."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:  # opening takes the lowest number that is free
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+
+
 def import_without_graphics(module: str) -> Any:
     """Import mujoco, or a module that may import it, without the graphics library that ``MUJOCO_GL`` names.
 

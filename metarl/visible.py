@@ -12,3 +12,8 @@ _COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u2
 def visible(text: str) -> str:
     """The text, with its control characters as escapes that can be read, such as ``\\x1b``."""
     return _COMMANDS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def visible_cell(text: str) -> str:
+    """:func:`visible`, with line breaks and tabs as escapes, too: no cell of a table may begin another row."""
+    return visible(text).replace("\n", "\\n").replace("\t", "\\t")

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import threading
+import time
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import rank_processes
 import torch
@@ -50,6 +55,47 @@ def test_a_launcher_is_understood_where_it_says_all_that_is_needed(
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     assert launch() == expected and launch().first == (expected.rank == 0)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_waiting_for_ranks_that_do_not_come(number: signal.Signals, code: int) -> None:
+    program = """
+import sys
+from metarl import cli, ranks
+cli.commands.train = lambda options: ranks.together().__enter__()
+sys.exit(cli.main(["train", "x"]))
+"""
+    first, second = rank_processes.start(2, "-c", program)
+    second.kill()
+    port = int(psutil.Process(first.pid).environ()["MASTER_PORT"])
+    patience = time.monotonic() + 60
+    while not any(found.laddr.port == port for found in psutil.Process(first.pid).net_connections()):
+        assert first.poll() is None and time.monotonic() < patience
+        time.sleep(0.1)
+    time.sleep(0.2)  # torch waits now
+    first.send_signal(number)
+    try:
+        first.wait(30)
+    except subprocess.TimeoutExpired:
+        first.kill()
+    assert rank_processes.wait([first])[0].code == code
+
+
+def test_ranks_that_do_not_come_are_waited_for_aloud_and_not_for_ever(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    over = threading.Event()
+    monkeypatch.setattr(ranks, "_stores", lambda launched: over.wait(60))
+    for name, seconds in (("TOLD_S", 0.05), ("MEET_S", 0.2), ("LOOK_S", 0.1)):
+        monkeypatch.setattr(ranks, name, seconds)
+    for name, value in {**PLACE, "WORLD_SIZE": "2", "RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    try:
+        with pytest.raises(WorkerError, match=r"have not met: waited at localhost:29500 for 0.2 s for all 2"):
+            ranks.together().__enter__()
+    finally:
+        over.set()
+    assert caplog.messages == ["rank 0 waits at localhost:29500 for all 2 ranks to come"]
 
 
 def test_a_process_alone_does_everything_itself() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +59,34 @@ def test_a_run_minds_no_odd_surroundings(tmp_path: Path) -> None:
     assert (run / "report" / "curves.png").is_file() and list(run.glob("wandb/offline-run-*/*.wandb"))
     assert "wandb stopped" not in done.stderr and "return" in done.stderr
     assert list(folder.iterdir()) == []
+
+
+def test_a_run_whose_standard_streams_are_closed_trains_in_workers(tmp_path: Path) -> None:
+    words = overrides(tmp_path, "iterations=1", "sampler.workers=1", "eval.every=null")
+    command = [sys.executable, "-m", "metarl", "train", "maml_trpo_point", *words]
+    closed = f"exec {shlex.join(command)} <&- >&- 2>&-"
+    done = subprocess.run(closed, shell=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False, timeout=120)
+    assert done.returncode == 0 and (only_run(tmp_path) / "checkpoints" / "1").is_dir()
+
+
+def test_no_file_takes_the_number_of_a_standard_stream_that_is_closed(tmp_path: Path) -> None:
+    program = """
+import os, sys
+from metarl.surroundings import open_standard_streams
+open_standard_streams()
+file = os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY)
+for number in (1, 2):
+    os.system(f"echo printed >&{number}")  # a child has them, too
+assert os.read(0, 1) == b""
+os.write(file, str(file).encode())
+"""
+    (tmp_path / "program.py").write_text(program)
+    words = [sys.executable, str(tmp_path / "program.py"), str(tmp_path / "file")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for closing in ("<&- >&- 2>&-", "2>&-"):
+        (tmp_path / "file").unlink(missing_ok=True)
+        subprocess.run(f"exec {shlex.join(words)} {closing}", shell=True, env=environment, check=True, timeout=60)
+        assert int((tmp_path / "file").read_text()) > 2
 
 
 @pytest.mark.parametrize("encoding", ["ascii", pytest.param("latin-1", marks=pytest.mark.slow)])

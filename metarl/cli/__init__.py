@@ -22,6 +22,7 @@ from metarl.errors import ConfigError, Interrupted, MetarlError, nearest
 from metarl.faults import PASSES, explained
 from metarl.monitor.patience import patient_errors
 from metarl.run.signals import Terminated, unwound_by_sigterm
+from metarl.surroundings import open_standard_streams
 from metarl.version import __version__
 from metarl.visible import visible
 
@@ -31,6 +32,7 @@ OVERRIDES = "key=value with dotted keys, such as seed=3 agent.inner_lr=0.1"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, or that of the error (2 for a command line that cannot be run)."""
+    open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError, OSError, ValueError):  # none, or not a stream of text
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # "∞" on a terminal that has only ASCII

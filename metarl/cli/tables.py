@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from metarl.errors import StorageError
 from metarl.monitor.curve_text import aligned, curve_lines, interval_text, number
-from metarl.visible import visible
+from metarl.visible import visible, visible_cell
 
 if TYPE_CHECKING:  # with what it imports, it would make every command start later
     from metarl.run.listing import ListedRun
@@ -127,7 +127,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], shed: Sequence[
         left_out.append(name)
     drawn = Table(*(Column(columns[place], no_wrap=place == 0) for place in kept))  # names are copied
     for row in rows:
-        drawn.add_row(*(Text(visible(row[place])) for place in kept))
+        drawn.add_row(*(Text(visible_cell(row[place])) for place in kept))
     with console.capture() as capture:
         console.print(drawn)
     text = capture.get().rstrip()

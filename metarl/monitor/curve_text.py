@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from metarl.visible import visible
+from metarl.visible import visible_cell
 
 MAX_POINTS_SHOWN = 6
 
@@ -47,8 +47,9 @@ def curve_lines(summary: Mapping[str, Any], points: int | None = MAX_POINTS_SHOW
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of cells as lines with aligned columns, with nothing that a terminal obeys; short rows end early."""
-    rows = [[visible(cell) for cell in row] for row in rows]
+    """Rows of cells as lines with aligned columns, a line each, with nothing that a terminal obeys; short rows end
+    early."""
+    rows = [[visible_cell(cell) for cell in row] for row in rows]
     columns = max(map(len, rows))
     widths = [max((len(row[place]) for row in rows if place < len(row)), default=0) for place in range(columns)]
     return ["  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=False)).rstrip() for row in rows]

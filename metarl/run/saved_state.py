@@ -10,6 +10,8 @@ from metarl.config import messages
 from metarl.config.schema import Frozen
 from metarl.errors import CheckpointError
 
+MAX_ENV_STEPS = 2**53  # no run comes so far; what is logged and shown of them are floats
+
 
 class Counters(Frozen):
     """What the digest of a run covers beside its tensors."""
@@ -58,6 +60,10 @@ def checked(content: dict[str, Any], iteration: int, where: str) -> SavedState:
     if state.iteration != iteration:
         raise CheckpointError(
             f"{where}: counters.iteration = {state.iteration}: expected {iteration}, as the manifest says"
+        )
+    if state.counters.env_steps > MAX_ENV_STEPS:
+        raise CheckpointError(
+            f"{where}: counters.env_steps = {messages.show(state.counters.env_steps)}: expected at most {MAX_ENV_STEPS}"
         )
     end = (state.config or {}).get("iterations", iteration)
     if not isinstance(end, int) or iteration > end:

@@ -67,6 +67,13 @@ class Raises(Sound):
         return super().step(action)
 
 
+class Refuses(Sound):
+    """A task, in the words in which a family says that it is none of its own."""
+
+    def set_task(self, task: dict[str, Any]) -> None:
+        raise ValueError("no such target")
+
+
 class Forks(Sound):
     """Starts a child in its first step that is meant to end at once."""
 
@@ -160,6 +167,10 @@ class CancelsFamily(SoundFamily):
 
 class RaisesFamily(SoundFamily):
     env_class = Raises
+
+
+class RefusesFamily(SoundFamily):
+    env_class = Refuses
 
 
 class ForksFamily(SoundFamily):

@@ -230,6 +230,16 @@ def test_what_an_environment_raises_is_said_once_with_task_lane_and_step(
     assert "Traceback" not in said
 
 
+def test_the_line_of_an_environment_that_refuses_its_task_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert metarl("train", *arguments(tmp_path, "RefusesFamily", "sampler.workers=0", "sampler.unit_retries=0")) == 5
+    said = capsys.readouterr().err
+    told = said[said.index("error: ") :].splitlines()
+    assert told[0].startswith("error: ValueError: no such target (lane 0, task {'target': ")
+    assert told[2].endswith("in set_task") and told[3:] == ['    raise ValueError("no such target")']
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_child_that_an_environment_forks_goes_on_with_nothing(
     workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

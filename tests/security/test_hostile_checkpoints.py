@@ -151,6 +151,7 @@ def test_a_state_that_is_no_json_of_ours_is_refused(case: str, run: Path, capsys
 UNLIKELY: dict[str, Callable[[dict[str, Any]], object]] = {
     "no counters": lambda state: state.pop("counters"),
     "counters that are none": set_("counters", to=[1]),
+    "more steps than a float holds": set_("counters", "env_steps", to=10**400),
     "a configuration that is none": set_("config", to=[1]),
 }
 

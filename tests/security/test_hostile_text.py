@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 import records
 import tiny_runs
+from hostile import forge_state
 from tiny_runs import metarl as command
 
 from metarl import cli
@@ -87,6 +88,13 @@ def test_no_command_passes_commands_on_to_the_terminal(
     command(name, *options, odd_run)
     out, err = capsys.readouterr()
     assert out + err and harmless(out) and harmless(err)
+
+
+def test_no_run_is_a_line_of_another_one(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    forge_state(run, lambda state: state["config"]["agent"].update(name="x\nfinished\tpoint"))
+    assert command("list", "runs", run) == 0
+    heads, line = capsys.readouterr().out.splitlines()
+    assert heads.startswith("state ") and "x\\nfinished\\tpoint" in line
 
 
 def test_pages_have_no_markup_of_others(odd_run: Path, tmp_path: Path) -> None:

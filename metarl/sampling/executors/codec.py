@@ -58,7 +58,7 @@ def decode(data: Buffer) -> Any:
 class Failure:
     """An exception that a unit raised, in a form that every process can read."""
 
-    message: str
+    message: str  # of an exception of ours
     sentence: str  # type and message on one line
     frames: str  # where it was raised
     traceback: str
@@ -70,7 +70,8 @@ class Failure:
         """Describe the exception that is being handled."""
         known = next((base for base in type(error).__mro__ if base.__module__ == errors.__name__), None)
         code = getattr(error, "exit_code", errors.WorkerError.exit_code)
-        return cls(str(error), sentence(error), frames(error), traceback.format_exc().rstrip(), known, code)
+        message = str(error) if known else ""  # which code of the user's could refuse
+        return cls(message, sentence(error), frames(error), traceback.format_exc().rstrip(), known, code)
 
     def rebuild(self) -> errors.MetarlError | None:
         """The exception again where it is one of ours (its class, message and exit code), else None."""
