@@ -60,8 +60,9 @@ def test_a_launcher_is_understood_where_it_says_all_that_is_needed(
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_waiting_for_ranks_that_do_not_come(number: signal.Signals, code: int) -> None:
     program = """
-import sys
+import signal, sys
 from metarl import cli, ranks
+signal.signal(signal.SIGINT, signal.default_int_handler)  # where the tests are a shell's background job it is ignored
 cli.commands.train = lambda options: ranks.together().__enter__()
 sys.exit(cli.main(["train", "x"]))
 """
