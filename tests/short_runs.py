@@ -54,6 +54,10 @@ SETTINGS = (
     ("rl2_ppo", "point", "agent.critic=linear_per_task", "agent.credit=episode", "agent.bptt_steps=5"),
     ("rl2_ppo", "half_cheetah_dir", "agent.memory=lstm", "agent.critic=linear", "learner.threads=2"),
     ("rl2_trpo", "point", "agent.memory=retrieval", "agent.fisher_fraction=1.0"),
+    ("rl2_ppo", "point", "agent.memory=retrieval", "agent.retrieval_metric=weighted_l1"),
+    ("rl2_trpo", "point", "agent.memory=retrieval", "agent.retrieval_metric=dot", "agent.memory_heads=2"),
+    ("rl2_ppo", "point", "agent.memory=ntm", "agent.memory_context=16", "agent.bptt_steps=5"),
+    ("rl2_trpo", "point", "agent.memory=memory_network", "agent.memory_hops=2"),
 )
 
 

@@ -64,7 +64,7 @@ class NTM(Memory):
     memory [rows, slots, width].
 
     Raises:
-        ValueError: there are fewer than 3 slots, or there is no head or no width.
+        ValueError: there is no head, no slot, or nothing in it.
     """
 
     input_size: int
@@ -75,10 +75,9 @@ class NTM(Memory):
     width: int = 20
 
     def __post_init__(self) -> None:
-        if self.slots < SHIFTS:
-            raise ValueError(f"expected at least {SHIFTS} slots, one for each shift, got {self.slots}")
-        if self.heads < 1 or self.width < 1:
-            raise ValueError(f"expected at least 1 head and a width of 1, got {self.heads} and {self.width}")
+        if min(self.heads, self.slots, self.width) < 1:
+            sizes = f"{self.heads} heads and {self.slots} slots of width {self.width}"
+            raise ValueError(f"expected at least 1 head and 1 slot of width 1, got {sizes}")
 
     @property
     def controller(self) -> LSTM:

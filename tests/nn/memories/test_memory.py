@@ -241,8 +241,8 @@ def test_make_memory_has_sensible_defaults_and_refuses_what_cannot_be():
     assert (turing.layers, turing.heads, turing.slots, turing.width) == (1, 1, 7, 5)
     network = make_memory("memory_network", 3, 8, context=7)
     assert (network.hops, network.context) == (3, 7)
-    with pytest.raises(ValueError, match="expected at least 3 slots, one for each shift, got 2"):
-        make_memory("ntm", 3, 8, context=2)
+    with pytest.raises(ValueError, match="expected at least 1 head and 1 slot of width 1, got 1 heads and 0 slots"):
+        make_memory("ntm", 3, 8, context=0)
     for kind in ("transformer", "retrieval", "memory_network"):
         with pytest.raises(ValueError, match="expected a context of at least 1, got 0"):
             make_memory(kind, 3, 8, context=0)
