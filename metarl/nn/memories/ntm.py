@@ -155,21 +155,20 @@ class NTM(Memory):
 
     def _wanted(self, numbers: Tensor) -> tuple[Address, Tensor, Tensor]:
         """Addresses, and what is erased and added, each [rows, heads, width], of the controller's numbers."""
-        sizes, heads = self._parts, 2 * self.heads
-        bounded = numbers[:, : sizes["key"] + sizes["add"]].tanh()
-        rest = numbers[:, sizes["key"] + sizes["add"] :]
-        shares = rest[:, : sizes["erase"] + sizes["gate"]].sigmoid()
-        rest = rest[:, sizes["erase"] + sizes["gate"] :]
-        positive = functional.softplus(rest[:, : 2 * heads])
+        width, heads = self.heads * self.width, 2 * self.heads
+        # split by function, then by use: the derivative of a split is one concatenation, that of a slice is all zeros
+        bounded, shares, positive, shift = numbers.split([3 * width, width + heads, 2 * heads, heads * SHIFTS], dim=1)
+        key, added = bounded.tanh().split([2 * width, width], dim=1)
+        erased, gate = shares.sigmoid().split([width, heads], dim=1)
+        strength, sharpness = functional.softplus(positive).unsqueeze(-1).split(heads, dim=1)
         move = Address(
-            key=bounded[:, : sizes["key"]].unflatten(1, (heads, self.width)),
-            strength=positive[:, :heads, None],
-            gate=shares[:, sizes["erase"] :, None],
-            shift=rest[:, 2 * heads :].unflatten(1, (heads, SHIFTS)).softmax(-1),
-            sharpness=positive[:, heads:, None] + 1.0,
+            key=key.unflatten(1, (heads, self.width)),
+            strength=strength,
+            gate=gate.unsqueeze(-1),
+            shift=shift.unflatten(1, (heads, SHIFTS)).softmax(-1),
+            sharpness=sharpness + 1.0,
         )
-        erased = shares[:, : sizes["erase"]].unflatten(1, (self.heads, self.width))
-        return move, erased, bounded[:, sizes["key"] :].unflatten(1, (self.heads, self.width))
+        return move, *(part.unflatten(1, (self.heads, self.width)) for part in (erased, added))
 
 
 def address(move: Address, last: Tensor, memory: Tensor) -> Tensor:
@@ -187,9 +186,8 @@ def by_content(key: Tensor, strength: Tensor, memory: Tensor) -> Tensor:
 
 def shifted(weights: Tensor, shift: Tensor) -> Tensor:
     """w̃ᵢ = Σⱼ sⱼ·w_{i−j}, j = −1, 0, 1, round the ends: Graves et al. 2014, eq. 8."""
-    ring = torch.cat([weights[..., -1:], weights, weights[..., :1]], dim=-1)
     back, stay, on = shift.split(1, dim=-1)
-    return torch.addcmul(torch.addcmul(ring[..., 2:] * back, weights, stay), ring[..., :-2], on)
+    return torch.addcmul(torch.addcmul(weights.roll(-1, -1) * back, weights, stay), weights.roll(1, -1), on)
 
 
 def sharpened(weights: Tensor, sharpness: Tensor) -> Tensor:
@@ -199,7 +197,6 @@ def sharpened(weights: Tensor, sharpness: Tensor) -> Tensor:
 
 def write(memory: Tensor, weights: Tensor, erased: Tensor, added: Tensor) -> Tensor:
     """M·Π(1 − wᵀe) + Σ wᵀa over heads, of weights [rows, H, slots]: Graves et al. 2014, eq. 3–4."""
-    for head in range(weights.shape[1]):
-        away = torch.bmm(weights[:, head, :, None], erased[:, head, None])
-        memory = torch.addcmul(memory, memory, away, value=-1.0)
+    for there, what in zip(weights.split(1, dim=1), erased.split(1, dim=1), strict=True):
+        memory = torch.addcmul(memory, memory, torch.bmm(there.mT, what), value=-1.0)
     return torch.baddbmm(memory, weights.mT, added)
