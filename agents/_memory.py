@@ -21,7 +21,8 @@ from metarl.learning.reduce import Parts
 from metarl.learning.returns import discounted_returns, explained_variance, finite_horizon_gae, normalize
 from metarl.learning.trials import LEARNED_FROM, Credit, Trials, ends, seen, time_features
 from metarl.nn.memories.make import Kind, make_memory
-from metarl.nn.memories.memory import State
+from metarl.nn.memories.memory import Memory, State
+from metarl.nn.memories.retrieval import Metric
 from metarl.nn.memory_policy import FLAGS, MemoryParameters, MemoryPolicy, init_memory_parameters
 from metarl.nn.mlp import MLP, Activation
 from metarl.nn.normalization import RunningMoments
@@ -29,6 +30,15 @@ from metarl.nn.policies import action_distribution, require_spread, without_spre
 from metarl.parallel import TaskMap, task_chunks
 from metarl.spaces import SpaceSpec
 from metarl.types import Metrics, Trajectory
+
+LOOKS_UP: tuple[Kind, ...] = ("transformer", "retrieval", "memory_network")  # they keep single steps
+USES: Mapping[str, tuple[Sequence[Kind], str]] = {  # key → the memories that it is for; what is said of the others
+    "memory_context": ((*LOOKS_UP, "ntm"), "looks up no earlier steps"),
+    "memory_heads": (("transformer", "retrieval", "ntm"), "has no heads"),
+    "memory_width": (("ntm",), "has no slots"),
+    "memory_hops": (("memory_network",), "makes no hops"),
+    "retrieval_metric": (("retrieval",), "compares no situations"),
+}
 
 
 class MemoryAgentConfig(AgentConfig):
@@ -40,10 +50,26 @@ class MemoryAgentConfig(AgentConfig):
     episodes_per_trial: PositiveInt = Field(
         2, description="episodes of a trial in training, 2 or more; the memory lives as long"
     )
-    memory: Kind = Field("gru", description="gru, lstm, transformer, or retrieval: what remembers the trial")
-    memory_size: PositiveInt = Field(128, description="width of the memory")
+    memory: Kind = Field(
+        "gru", description="gru, lstm, transformer, retrieval, ntm, or memory_network: what remembers the trial"
+    )
+    memory_size: PositiveInt = Field(128, description="width of the memory; of an ntm, of its controller")
     memory_context: PositiveInt = Field(
-        128, description="transformer, retrieval: the steps that can be looked up, the latest ones; at least a trial's"
+        128,
+        description="transformer, retrieval, memory_network: the steps that can be looked up, the latest ones; at "
+        "least a trial's; ntm: slots, any number, as it writes over them",
+    )
+    memory_heads: PositiveInt | None = Field(
+        None,
+        description="transformer, retrieval: heads that look, by default 4; ntm: heads that read, and as many that "
+        "write, by default 1",
+    )
+    memory_width: PositiveInt = Field(20, description="ntm: numbers in a slot")
+    memory_hops: PositiveInt = Field(3, description="memory_network: looks at what is remembered, one after another")
+    retrieval_metric: Metric = Field(
+        "cosine",
+        description="retrieval: how like each other situations are, by their embeddings: dot = their product; cosine = "
+        "that of unit vectors (matching network); weighted_l1 = minus a learned distance (Siamese network)",
     )
     encoder_sizes: list[PositiveInt] = Field([], description="widths of layers between the input and the memory")
     activation: Activation = Field("tanh", description="activation of these layers")
@@ -82,13 +108,26 @@ class MemoryAgentConfig(AgentConfig):
     @model_validator(mode="after")
     def _a_memory_of_that_size(self) -> MemoryAgentConfig:
         try:
-            make_memory(self.memory, 1, self.memory_size, context=self.memory_context)
+            self.make_memory(1)
         except ValueError as error:
             raise ValueError(f"memory = {self.memory} of memory_size = {self.memory_size}: {error}") from error
         return self
 
+    def make_memory(self, input_size: int) -> Memory:
+        """The memory for that many inputs. Raises ValueError: there is none of such sizes."""
+        return make_memory(
+            self.memory,
+            input_size,
+            self.memory_size,
+            heads=self.memory_heads,
+            context=self.memory_context,
+            width=self.memory_width,
+            hops=self.memory_hops,
+            metric=self.retrieval_metric,
+        )
+
     def work(self, run: RunConfig) -> int:
-        per_step = make_memory(self.memory, 1, self.memory_size, context=self.memory_context).num_parameters
+        per_step = self.make_memory(1).num_parameters
         episodes = run.meta_batch_size * run.rollouts_per_task * self.episodes_per_trial
         return per_step * episodes * run.task.horizon
 
@@ -119,8 +158,9 @@ class MemoryAgentConfig(AgentConfig):
         found = {"learner.tasks_per_chunk": "agents with a memory learn from whole trials, cut into learner.shares"}
         keys = ("adapt_steps", "adapt_episodes", "adapt_env_steps", "score_every")
         found |= {f"eval.{key}": "the agent adapts by what it remembers, not by steps" for key in keys}
-        if not self.looks_up:
-            found["agent.memory_context"] = f"agent.memory = {self.memory} looks up no earlier steps"
+        for key, (kinds, reason) in USES.items():
+            if self.memory not in kinds:
+                found[f"agent.{key}"] = f"agent.memory = {self.memory} {reason}"
         if not self.encoder_sizes:
             found["agent.activation"] = "agent.encoder_sizes = [] has no layers"
         if run.task.actions_are_choices:
@@ -135,7 +175,7 @@ class MemoryAgentConfig(AgentConfig):
     @property
     def looks_up(self) -> bool:
         """Whether the memory keeps single steps, ``memory_context`` of them."""
-        return self.memory in ("transformer", "retrieval")
+        return self.memory in LOOKS_UP
 
     def _trial_conflicts(self, steps: int, trial: str) -> list[str]:
         """What does not go with trials of that many steps; ``trial`` says where these come from."""
@@ -330,7 +370,7 @@ def make_memory_policy(spaces: SpaceSpec, config: MemoryAgentConfig) -> MemoryPo
         obs,
         replace(action, low=(), high=()),
         encoder,
-        make_memory(config.memory, width, config.memory_size, context=config.memory_context),
+        config.make_memory(width),
         action_distribution(action, config.min_std),
         config.reward_input_scale,
         config.normalize_obs,

@@ -57,6 +57,10 @@ SETTINGS = (
     ("lpg", "bernoulli_bandit", "agent.num_adapt_steps=2"),
     ("lpg", "point", "task.actions=nine", "agent.lifetime=2", "eval.score_every=2"),
     ("lpg", "point", "task.actions=nine", "agent.rule=a2c"),
+    ("rl2_ppo", "point", "agent.memory=retrieval", "agent.retrieval_metric=weighted_l1"),
+    ("rl2_trpo", "point", "agent.memory=retrieval", "agent.retrieval_metric=dot", "agent.memory_heads=2"),
+    ("rl2_ppo", "point", "agent.memory=ntm", "agent.memory_context=16", "agent.bptt_steps=5"),
+    ("rl2_trpo", "point", "agent.memory=memory_network", "agent.memory_hops=2"),
 )
 
 

@@ -57,7 +57,7 @@ LAYERS = {
     "learning": BASE | {"nn", "agent"},
     "report": BASE | {"monitor"},
     "run": BASE | {"tasks", "nn", "monitor", "agent", "sampling", "learning", "report"},
-    "studies": BASE | {"tasks", "monitor", "report", "run"},
+    "studies": BASE | {"tasks", "nn", "monitor", "report", "run"},
     "bench": BASE | {"tasks", "nn", "agent", "sampling", "learning", "run"},
     "api": BASE | {"tasks", "nn", "monitor", "agent", "sampling", "run"},
     "cli": BASE | {"tasks", "monitor", "sampling", "report", "run", "studies", "bench", "api"},

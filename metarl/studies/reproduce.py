@@ -14,7 +14,7 @@ from metarl.report.files import write_files
 from metarl.run import run_dir
 from metarl.studies.jobs import Job, find_job, find_jobs
 from metarl.studies.launcher import Launcher, Process, start_process
-from metarl.studies.study import Cell, Result, Study, read_result
+from metarl.studies.study import Cell, Piece, Result, Study, StudyInPieces, read_result
 
 
 class RunFailedError(MetarlError):
@@ -48,18 +48,27 @@ def reproduce(
     if page.suffix != ".md":
         raise ConfigError(f"--page {page}: expected a file whose name ends with .md")
     cells = study.cells()
+    pieces = study.pieces() if isinstance(study, StudyInPieces) else ()
+    states = [piece.state(out) for piece in pieces]
     jobs = find_jobs(cells, out)
     if dry_run:
-        return "\n".join(f"{job.state:8}  {shlex.join(['metarl', *job.command(out)])}" for job in jobs)
+        told = zip(states, pieces, strict=True)
+        lines = [f"{state:8}  {out / str(piece)}, by this command itself" for state, piece in told]
+        lines += [f"{job.state:8}  {shlex.join(['metarl', *job.command(out)])}" for job in jobs]
+        return "\n".join(lines)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"cannot make {out}: {error}; choose another --out") from error
     with run_dir.lock(out):
         if not report_only:
+            work_through(pieces, out)
             run_jobs(jobs, out)
             jobs = find_jobs(cells, out)
-        return write_outputs(study, study.summarise(_results(cells, jobs)), out, page)
+        summary = study.summarise(_results(cells, jobs))
+        if isinstance(study, StudyInPieces):
+            summary |= study.summarise_pieces(out)
+        return write_outputs(study, summary, out, page)
 
 
 @dataclass
@@ -101,6 +110,18 @@ class _OneByOne:
     def _tell(self, job: Job, text: str) -> None:
         place = [str(one.entry) for one in self.jobs].index(str(job.entry))
         print(f"[{place + 1}/{len(self.jobs)}] {job.entry}{text}", flush=True)
+
+
+def work_through(pieces: Sequence[Piece], out: Path) -> None:
+    """Bring what is not finished to its end, one after another.
+
+    Raises:
+        Interrupted: a signal came, and what was under way has saved.
+    """
+    for place, piece in enumerate(pieces, start=1):
+        if piece.state(out) != "finished":
+            print(f"[{place}/{len(pieces)}] {piece}", flush=True)
+            piece.run(out)
 
 
 def run_jobs(jobs: Sequence[Job], out: Path) -> None:

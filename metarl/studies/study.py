@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from metarl import run_files
 from metarl.errors import ConfigError, nearest
@@ -95,6 +95,27 @@ class Study(Protocol):
 
     def write_page(self, summary: Mapping[str, Any], page: Path) -> None:
         """Write the page and what belongs to it, from these numbers alone. Raises StorageError."""
+
+
+class Piece(Protocol):
+    """A part of a study that is no run of ``metarl train``. As text it is the path of its folder."""
+
+    def state(self, out: Path) -> str:
+        """``new``, ``started`` or ``finished``. Raises MetarlError: it cannot be gone on with as planned."""
+
+    def run(self, out: Path) -> None:
+        """Bring it to its end in this process. Raises Interrupted: a signal came, and it has saved."""
+
+
+@runtime_checkable
+class StudyInPieces(Study, Protocol):
+    """A study with parts beside its runs."""
+
+    def pieces(self) -> Sequence[Piece]:
+        """All of them, in the order in which they are worked through, in front of the runs."""
+
+    def summarise_pieces(self, out: Path) -> dict[str, Any]:
+        """What they add to the numbers, as plain JSON data."""
 
 
 def finished(cells: Iterable[Cell], results: Iterable[Result]) -> tuple[list[Result], list[int]]:

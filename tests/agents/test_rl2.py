@@ -36,7 +36,7 @@ from metarl.learning.trust_region import conjugate_gradient
 from metarl.nn.memory_policy import TIMES
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
-MEMORIES = pytest.mark.parametrize("memory", ["gru", "lstm", "transformer", "retrieval"])
+MEMORIES = pytest.mark.parametrize("memory", ["gru", "lstm", "transformer", "retrieval", "ntm", "memory_network"])
 RNG = np.random.default_rng(0)
 DOORS = {"gamma": 1.0, "gae_lambda": 0.9, "entropy_coef": 0.05}
 
@@ -49,6 +49,8 @@ DOORS = {"gamma": 1.0, "gae_lambda": 0.9, "entropy_coef": 0.05}
         ("lstm", "trial", 20, 1.0),
         ("retrieval", "trial", 15, 1.0),
         ("transformer", "trial", 20, 1.0),
+        ("ntm", "trial", 25, 1.0),
+        ("memory_network", "trial", 25, 1.0),
         pytest.param("gru", "trial", 80, 1.0, marks=pytest.mark.slow),
         pytest.param("gru", "episode", 80, 2 * PASS, marks=pytest.mark.slow),
     ],
@@ -341,6 +343,11 @@ def test_the_reward_that_is_seen_is_scaled() -> None:
         ({"credit": "step"}, "trial"),
         ({"memory": "transformer", "memory_size": 20}, "memory = transformer of memory_size = 20: expected a size"),
         ({"memory": "retrieval", "memory_size": 6}, "memory = retrieval of memory_size = 6: expected a size"),
+        ({"memory": "retrieval", "memory_size": 8, "memory_heads": 3}, "expected a size that is a multiple of 3 heads"),
+        ({"memory": "ntm", "memory_heads": 0}, "greater than 0"),
+        ({"memory": "memory_network", "memory_hops": 0}, "greater than 0"),
+        ({"memory_width": 0}, "greater than 0"),
+        ({"retrieval_metric": "l2"}, "weighted_l1"),
     ],
 )
 def test_bad_settings_are_refused_with_the_reason(config: dict[str, Any], message: str) -> None:

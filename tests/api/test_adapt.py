@@ -215,7 +215,7 @@ def test_what_was_executed_counts_and_not_what_was_asked_for(recurrent: Path) ->
     assert not np.allclose(after[0], after[2], rtol=1e-4)
 
 
-@pytest.mark.parametrize("memory", ["gru", "transformer"])
+@pytest.mark.parametrize("memory", ["gru", "transformer", "ntm", "memory_network"])
 def test_a_memory_sees_in_ones_own_loop_what_it_sees_in_the_sampler(memory: str) -> None:
     """Three episodes in a row; the second and third depend on rewards, flags and clipped actions of the ones before."""
     distribution = AllAlike(ProbeConfig(horizon=3, num_tasks=2))

@@ -65,7 +65,9 @@ def test_every_agent_with_every_memory_is_measured_on_the_task_and_in_its_sizes(
     found = device._configs(tiny(), ())
     agents = {name.partition(" ")[0] for name in found}
     assert agents == set(lookup.available("agents"))
-    assert {"rl2_ppo gru", "rl2_ppo lstm", "rl2_ppo transformer", "rl2_trpo retrieval", "promp"} <= set(found)
+    assert {"rl2_ppo gru", "rl2_ppo lstm", "rl2_ppo transformer", "rl2_trpo retrieval", "rl2_ppo ntm", "promp"} <= set(
+        found
+    )
     for name, config in found.items():
         assert (config.task.name, config.meta_batch_size, config.task.horizon) == ("point", 3, 5)
         assert name == " ".join([config.agent.name, *([config.agent.memory] if " " in name else [])])

@@ -395,7 +395,19 @@ IDLE = {  # overrides of a shipped configuration → keys among them that change
     ("rl2_ppo_half_cheetah_vel", "agent.memory=lstm", "agent.memory_context=500"): {
         "agent.memory_context": "agent.memory = lstm looks up no earlier steps"
     },
-    ("rl2_ppo_half_cheetah_vel", "agent.memory=transformer", "agent.memory_context=500"): {},
+    ("rl2_ppo_half_cheetah_vel", "agent.memory=transformer", "agent.memory_context=500", "agent.memory_heads=2"): {},
+    ("rl2_ppo_half_cheetah_vel", "agent.memory=lstm", "agent.memory_hops=2", "agent.retrieval_metric=dot"): {
+        "agent.memory_hops": "agent.memory = lstm makes no hops",
+        "agent.retrieval_metric": "agent.memory = lstm compares no situations",
+    },
+    ("rl2_ppo_half_cheetah_vel", "agent.memory=ntm", "agent.memory_context=16", "agent.memory_width=8"): {},
+    (
+        *("rl2_ppo_half_cheetah_vel", "agent.memory=memory_network", "agent.memory_context=500"),
+        *("agent.memory_heads=2", "agent.memory_width=8"),
+    ): {
+        "agent.memory_heads": "agent.memory = memory_network has no heads",
+        "agent.memory_width": "agent.memory = memory_network has no slots",
+    },
     ("rl2_ppo_half_cheetah_vel", "agent.critic=linear", "agent.value_coef=1.0"): {"agent.value_coef": "no value head"},
     ("rl2_ppo_half_cheetah_vel", "agent.critic=value_head", "agent.value_coef=1.0"): {},
     ("rl2_ppo_bernoulli_bandit", "task.action_scale=1.0", "agent.init_std=2.0", "agent.activation=relu"): {

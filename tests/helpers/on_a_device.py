@@ -133,8 +133,15 @@ CASES = {
     **{
         f"rl2_{kind}_{memory}": Case(kind, {"memory": memory, **({} if kind == "ppo" else STEADY)})
         for kind in ("ppo", "trpo")
-        for memory in ("gru", "lstm", "transformer", "retrieval")
+        for memory in ("gru", "lstm", "transformer", "retrieval", "ntm", "memory_network")
     },
+    **{
+        f"rl2_ppo_retrieval_{metric}": Case("ppo", {"memory": "retrieval", "retrieval_metric": metric})
+        for metric in ("dot", "weighted_l1")
+    },
+    "rl2_trpo_retrieval_weighted_l1": Case(
+        "trpo", {**STEADY, "memory": "retrieval", "retrieval_metric": "weighted_l1"}
+    ),
     "rl2_ppo_choices": Case("ppo", {"entropy_coef": 0.01, "encoder_sizes": [6]}, "categorical"),
     "rl2_ppo_chunks": Case("ppo", {"bptt_steps": 3, "max_grad_norm": None}),
     "rl2_ppo_transformer_chunks": Case("ppo", {"memory": "transformer", "bptt_steps": 3}),

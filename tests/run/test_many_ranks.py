@@ -103,6 +103,9 @@ def test_every_way_through_the_learners_is_the_same_on_two_ranks(tmp_path: Path)
         ("rl2_trpo", "agent.memory=retrieval", "agent.fisher_fraction=1.0"),
         ("lpg", *CHOICES, "agent.lifetime=2", "eval.adapt_steps=4", "eval.score_every=2"),
         ("lpg", *CHOICES, "agent.rule=a2c", "learner.threads=2"),
+        ("rl2_ppo", "agent.memory=retrieval", "agent.retrieval_metric=weighted_l1"),
+        ("rl2_ppo", "agent.memory=ntm", "agent.memory_context=16", "agent.bptt_steps=5"),
+        ("rl2_trpo", "agent.memory=memory_network"),
     ]
     assert_same(tmp_path, cases, 2)
 

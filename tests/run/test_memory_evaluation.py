@@ -104,7 +104,7 @@ def test_restored_episodes_all_remember_what_the_trial_left(curve: tuple[Evaluat
     np.testing.assert_allclose(found.memory.restored, np.tile(2 * ids[:, None] + 0.09, 4 * 5), rtol=1e-5)
 
 
-@pytest.mark.parametrize("memory", ["gru", "lstm", "transformer", "retrieval"])
+@pytest.mark.parametrize("memory", ["gru", "lstm", "transformer", "retrieval", "ntm", "memory_network"])
 def test_restored_episodes_of_a_real_memory_all_start_from_the_same_state(memory: str) -> None:
     """Where nothing is random one is like the other, also with memories that are written into as they go on; without
     restoring, each episode would know one more."""

@@ -57,12 +57,22 @@ def test_the_digest_depends_on_what_is_trained(reference: Path, tmp_path: Path) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("memory", ["lstm", "transformer", "retrieval"])
-def test_every_memory_gives_one_digest_on_robots_too(memory: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("memory", ["lstm", "transformer", "retrieval", "ntm", "memory_network"])
+def test_every_memory_gives_one_digest_on_robots_too(
+    memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With workers and without, and where a signal stops the second of two iterations and the run is resumed."""
     changes = [f"agent.memory={memory}", "iterations=2", "agent.memory_context=15"]  # a trial's steps
     alone = train(tmp_path / "alone", *changes, name=CHEETAH)
     together = train(tmp_path / "together", *changes, "sampler.workers=2", name=CHEETAH)
     assert outcome(alone) == outcome(together)
+    with monkeypatch.context() as patch:
+        tiny_runs.on_call(patch, RL2PPO, "meta_update", 2, tiny_runs.send_self(signal.SIGTERM))
+        assert metarl("train", CHEETAH, *arguments(tmp_path / "stopped", *changes)) == 143
+    run = tiny_runs.only_run(tmp_path / "stopped")
+    assert saved_state(run)["counters"]["iteration"] == 1
+    assert metarl("resume", run) == 0
+    assert outcome(run) == outcome(alone)
 
 
 @pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 2])
@@ -159,6 +169,10 @@ CONFLICTS = [
     ),
     (["agent.memory=retrieval", "agent.memory_context=14"], "agent.memory_context = 14: expected at least 15, because"),
     (
+        ["agent.memory=memory_network", "agent.memory_context=14"],
+        "agent.memory_context = 14: expected at least 15, because",
+    ),
+    (
         ["iterations=5"],
         "iterations = 5: expected at most agent.lr_iterations = 4, because nothing is learned any more",
     ),
@@ -187,6 +201,7 @@ def test_conflicts_are_reported_all_at_once(tmp_path: Path, capsys: pytest.Captu
         ["agent.bptt_steps=15"],
         ["agent.bptt_steps=null"],
         ["agent.memory_context=1"],  # of no use to a GRU
+        ["agent.memory=ntm", "agent.memory_context=3"],  # its slots are written over
         ["iterations=5", "agent.lr_end=1.0e-4"],
         ["iterations=5", "env_steps=100"],  # iterations are a limit here
     ],

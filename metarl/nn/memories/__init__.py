@@ -1,1 +1,1 @@
-"""Recurrent networks, Transformer and episodic retrieval behind one interface."""
+"""Recurrent networks, Transformer, retrieval, Turing machine and memory network behind one interface."""

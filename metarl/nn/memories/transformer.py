@@ -25,6 +25,7 @@ ROTARY_BASE = 10_000.0
 
 
 Attend = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]  # (qkv, ring, ring) → (seen, ring, ring)
+Scores = Callable[[Tensor, Tensor], Tensor]  # queries [..., Q, width] and keys [..., K, width] → [..., Q, K]
 Pair = tuple[Tensor, Tensor]  # weight [in, out] and bias [out], or gain and bias [size] of a normalisation
 
 
@@ -156,25 +157,40 @@ def rotated(x: Tensor, turn: Pair) -> Tensor:
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
 
 
-def attend_step(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, count: Tensor) -> Tensor:
+def scaled_products(q: Tensor, k: Tensor) -> Tensor:
+    """q·k/√width: Vaswani et al. 2017, eq. 1."""
+    return torch.matmul(q, k.mT).mul_(q.shape[-1] ** -0.5)
+
+
+def attend_step(
+    q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, count: Tensor, scores: Scores = scaled_products
+) -> Tensor:
     """What the present step sees, [rows, heads·width], for its query, key and value, each [rows, heads, width].
 
     ``count`` [rows] steps have gone into the rings ``keys`` and ``values``, [rows, heads, context, width]; this one is
-    written over the oldest.
+    written over the oldest. Weights are the softmax of ``scores``.
     """
     rows, heads, context, width = keys.shape
     row, slot = torch.arange(rows, device=q.device), count.long() % context
     keys[row, :, slot], values[row, :, slot] = k, v
     filled = min(int(count.max()) + 1, context)
-    scores = torch.bmm(q.reshape(-1, 1, width), keys.flatten(0, 1)[:, :filled].mT).mul_(width**-0.5)
+    found = scores(q.reshape(-1, 1, width), keys.flatten(0, 1)[:, :filled])
     unwritten = torch.arange(filled, device=q.device) > count[:, None]
     if bool(unwritten.any()):
-        scores.view(rows, heads, filled).masked_fill_(unwritten[:, None], -math.inf)
-    return torch.bmm(scores.softmax(-1), values.flatten(0, 1)[:, :filled]).view(rows, -1)
+        found.view(rows, heads, filled).masked_fill_(unwritten[:, None], -math.inf)
+    return torch.bmm(found.softmax(-1), values.flatten(0, 1)[:, :filled]).view(rows, -1)
 
 
 def attend_scan(
-    q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, count: Tensor, *, twice: bool
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    count: Tensor,
+    scores: Scores = scaled_products,
+    *,
+    twice: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What T steps see, [rows, T, heads·width], for q, k, v [rows, T, heads, width]; and the rings behind them.
 
@@ -183,15 +199,19 @@ def attend_scan(
     q, k, v = (part.transpose(1, 2) for part in (q, k, v))
     steps, context = q.shape[2], keys.shape[2]
     past = min(int(count.max()), context - 1)
-    k, v = torch.cat([_newest(keys, count, past), k], dim=2), torch.cat([_newest(values, count, past), v], dim=2)
+    k, v = torch.cat([newest(keys, count, past), k], dim=2), torch.cat([newest(values, count, past), v], dim=2)
     seen = []
     for start in range(0, steps, context):
         low, now, stop = max(0, past + start + 1 - context), past + start, past + min(start + context, steps)
         mask = _visible(torch.arange(low, stop, device=q.device), stop - now, context, past - count)
-        attend = _attend_twice if twice else functional.scaled_dot_product_attention
-        seen.append(attend(q[:, :, start : start + context], k[:, :, low:stop], v[:, :, low:stop], mask))
+        queries, near = q[:, :, start : start + context], (k[:, :, low:stop], v[:, :, low:stop])
+        if twice or scores is not scaled_products:
+            found = scores(queries, near[0]).masked_fill(~mask, -math.inf)
+            seen.append(torch.matmul(found.softmax(-1), near[1]))
+        else:
+            seen.append(functional.scaled_dot_product_attention(queries, *near, mask))
     result = torch.cat(seen, dim=2).transpose(1, 2).flatten(2)
-    return result, _ring(k, count + steps, context), _ring(v, count + steps, context)
+    return result, ring(k, count + steps, context), ring(v, count + steps, context)
 
 
 def _visible(index: Tensor, queries: int, context: int, missing: Tensor) -> Tensor:
@@ -206,20 +226,20 @@ def _visible(index: Tensor, queries: int, context: int, missing: Tensor) -> Tens
     return mask
 
 
-def _attend_twice(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    scores = torch.matmul(q, k.mT) * (1 / math.sqrt(q.shape[-1]))
-    return torch.matmul(scores.masked_fill(~mask, -math.inf).softmax(-1), v)
+def newest(rings: Tensor, count: Tensor, number: int) -> Tensor:
+    """The last ``number`` entries of rings [rows, …, context, width], the newest last; junk before a trial."""
+    slot = (count[:, None] - torch.arange(number, 0, -1, device=rings.device)).long() % rings.shape[-2]
+    return torch.take_along_dim(rings, _places(slot, rings.ndim), dim=-2)
 
 
-def _newest(ring: Tensor, count: Tensor, number: int) -> Tensor:
-    """The last ``number`` entries of rings [rows, heads, context, width], the newest last; junk before a trial."""
-    slot = (count[:, None] - torch.arange(number, 0, -1, device=ring.device)).long() % ring.shape[2]
-    return torch.take_along_dim(ring, slot[:, None, :, None], dim=2)
-
-
-def _ring(entries: Tensor, count: Tensor, context: int) -> Tensor:
-    """Rings [rows, heads, context, width] of which the newest entry is the last of ``entries``, number ``count``."""
+def ring(entries: Tensor, count: Tensor, context: int) -> Tensor:
+    """Rings [rows, …, context, width] of which the newest entry is the last of ``entries``, number ``count``."""
     slot = torch.arange(context, device=entries.device)
-    index = entries.shape[2] - 1 - (count[:, None].long() - 1 - slot) % context
-    kept = torch.take_along_dim(entries, index.clamp(min=0)[:, None, :, None], dim=2)
-    return torch.where((slot < count[:, None])[:, None, :, None], kept, 0.0)
+    index = entries.shape[-2] - 1 - (count[:, None].long() - 1 - slot) % context
+    kept = torch.take_along_dim(entries, _places(index.clamp(min=0), entries.ndim), dim=-2)
+    return torch.where(_places(slot < count[:, None], entries.ndim), kept, 0.0)
+
+
+def _places(slot: Tensor, ndim: int) -> Tensor:
+    """[rows, K] as [rows, 1, …, K, 1]."""
+    return slot.view(len(slot), *[1] * (ndim - 3), -1, 1)

@@ -75,14 +75,10 @@ MEMBERS: Mapping[str, Member] = {
         "a window as long as the trial",
         (palette.SKY_BLUE, "D"),
         **PULLS,
+        retrieval_metric="dot",
     ),
     "matching": _bandit(
-        "retrieval",
-        "a metric, cosine: a matching network's",
-        "the same",
-        (palette.GREEN, "v"),
-        **PULLS,
-        retrieval_metric="cosine",
+        "retrieval", "a metric, cosine: a matching network's", "the same", (palette.GREEN, "v"), **PULLS
     ),
     "siamese": _bandit(
         "retrieval",

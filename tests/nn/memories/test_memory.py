@@ -10,7 +10,8 @@ from metarl.nn import products
 from metarl.nn.memories.make import make_memory
 from metarl.nn.products import ONEDNN_FROM, affine, product
 
-KINDS = ("gru", "lstm", "transformer", "retrieval")
+METRICS = ("dot", "weighted_l1")  # beside the cosine, which is the retrieval memory's own
+KINDS = ("gru", "lstm", "transformer", "retrieval", *(f"retrieval_{m}" for m in METRICS), "ntm", "memory_network")
 EVERY_KIND = pytest.mark.parametrize("kind", KINDS)
 ROWS, STEPS, INPUT, SIZE, CONTEXT = 3, 17, 3, 8, 5  # trials more than three times as long as what is looked back on
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
@@ -20,8 +21,14 @@ def draw(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
+def made(kind: str, *sizes: int, **settings):
+    """A memory of a kind, or of ``retrieval_<metric>``."""
+    name, _, metric = kind.partition("retrieval_")
+    return make_memory("retrieval" if metric else name, *sizes, metric=metric or "cosine", **settings)
+
+
 def small(kind: str):
-    return make_memory(kind, INPUT, SIZE, layers=2, heads=2, context=CONTEXT)
+    return made(kind, INPUT, SIZE, layers=2, heads=2, context=CONTEXT, width=3, hops=2)
 
 
 def some_parameters(memory, seed: int = 0) -> torch.Tensor:
@@ -174,7 +181,8 @@ def test_what_can_be_differentiated_twice_has_the_same_values_and_gradients(kind
 
 def tiny(kind: str):
     """A scan of four steps with a window of three as a function of parameters and inputs, and both of them."""
-    memory = make_memory(kind, 2, 4, layers=1, heads=1 if kind == "retrieval" else 2, context=3)
+    heads = 2 if kind == "transformer" else 1
+    memory = made(kind, 2, 4, layers=1, heads=heads, context=3, width=2, hops=2)
     state = memory.initial_state(2, draw(1))
 
     def scan(flat, x, twice=False):
@@ -229,7 +237,13 @@ def test_make_memory_has_sensible_defaults_and_refuses_what_cannot_be():
         make_memory("transformer", 3, 12)
     with pytest.raises(ValueError, match="expected a size that is a multiple of 4 heads, got 10"):
         make_memory("retrieval", 3, 10)
-    for kind in ("transformer", "retrieval"):
+    turing = make_memory("ntm", 3, 8, context=7, width=5)
+    assert (turing.layers, turing.heads, turing.slots, turing.width) == (1, 1, 7, 5)
+    network = make_memory("memory_network", 3, 8, context=7)
+    assert (network.hops, network.context) == (3, 7)
+    with pytest.raises(ValueError, match="expected at least 1 head and 1 slot of width 1, got 1 heads and 0 slots"):
+        make_memory("ntm", 3, 8, context=0)
+    for kind in ("transformer", "retrieval", "memory_network"):
         with pytest.raises(ValueError, match="expected a context of at least 1, got 0"):
             make_memory(kind, 3, 8, context=0)
 
@@ -263,6 +277,10 @@ def recall_trials(rows: int, pairs: int, pause: int, rng: np.random.Generator) -
         ("lstm", 2, 16, 2, 200, 1e-2),
         ("transformer", 2, 16, 4, 60, 1e-2),
         ("retrieval", 2, 16, 4, 40, 1e-2),
+        ("retrieval_dot", 2, 16, 4, 60, 1e-2),
+        ("retrieval_weighted_l1", 2, 16, 4, 60, 1e-2),
+        ("memory_network", 2, 16, 4, 60, 1e-2),
+        ("ntm", 2, 16, 2, 200, 1e-2),
         pytest.param("gru", 4, 32, 4, 800, 1e-2, marks=pytest.mark.slow),
         pytest.param("lstm", 4, 32, 4, 800, 1e-2, marks=pytest.mark.slow),
         pytest.param("transformer", 4, 32, 20, 200, 5e-3, marks=pytest.mark.slow),
@@ -271,7 +289,7 @@ def recall_trials(rows: int, pairs: int, pause: int, rng: np.random.Generator) -
 )
 def test_associative_recall_is_learned(kind, pairs, size, pause, updates, lr):
     rng = np.random.default_rng(0)
-    memory = make_memory(kind, pairs + 1 + VALUES, size, heads=2, context=size)
+    memory = made(kind, pairs + 1 + VALUES, size, heads=1 if kind == "ntm" else 2, context=size, width=8)
     head = torch.from_numpy(rng.normal(scale=0.1, size=size * VALUES).astype(np.float32))
     flat = torch.cat([memory.initial(rng), head]).requires_grad_()
     optimizer = torch.optim.Adam([flat], lr=lr)

@@ -88,6 +88,54 @@ def test_a_read_is_the_mean_of_values_weighted_by_a_gaussian_kernel_of_unit_embe
             torch.testing.assert_close(features[row, t], expected, rtol=1e-9, atol=1e-10)
 
 
+def scored(metric: str, sharpness: torch.Tensor) -> list[float]:
+    """What three items score under the third situation's query, of embeddings (3, 4), (0, 1) and (3, 0)."""
+    memory = Retrieval(2, 2, heads=1, context=9, metric=metric)
+    flat = torch.zeros(memory.num_parameters, dtype=torch.float64)
+    named = dict(zip(memory.shapes(), memory.views(flat), strict=True))
+    named["key.weight"][:2] = torch.eye(2)
+    named["log_sharpness"].copy_(sharpness.log())
+    x = torch.tensor([[[3.0, 4.0], [0.0, 1.0], [3.0, 0.0]]], dtype=torch.float64)
+    h = torch.zeros(1, 3, 2, dtype=torch.float64)
+    key, query, _ = memory._embed(memory.unpack(flat), x, h, twice=False)
+    by_kernel, by_hand = (memory._scores(twice=twice)(query[:, 2:, 0], key[..., 0, :]) for twice in (False, True))
+    torch.testing.assert_close(by_kernel, by_hand)
+    return by_kernel.flatten().tolist()
+
+
+def test_metrics_are_their_formulas() -> None:
+    beta = torch.tensor([2.0], dtype=torch.float64)
+    assert scored("cosine", beta) == pytest.approx([2 * 0.6, 0, 2])  # (3, 0) and (3, 4): 9/(3·5)
+    assert scored("dot", beta) == pytest.approx([2 * 9 / math.sqrt(2), 0, 2 * 9 / math.sqrt(2)])
+    low, third, fourth = (1 / (1 + math.exp(-e)) for e in (1, 3, 4))
+    expected = [-7 * (fourth - 0.5), -(5 * (third - 0.5) + 7 * (low - 0.5)), 0]  # α = (5, 7)
+    assert scored("weighted_l1", torch.tensor([[5.0, 7.0]], dtype=torch.float64)) == pytest.approx(expected)
+
+
+def test_the_start_of_a_trial_lies_where_embedding_0_does() -> None:
+    """By the weighted distance: under the key 0, as an embedding of 0 would."""
+    memory = Retrieval(2, 4, heads=2, context=9, metric="weighted_l1")
+    flat = memory.initial(np.random.default_rng(0)).double()
+    key, _, _ = memory._embed(memory.unpack(flat), draw(1, 1, 2) * 0, draw(1, 1, 4) * 0, twice=False)
+    assert not key.any() and not memory.initial_state(1, key)[1].any()
+
+
+@pytest.mark.parametrize("metric", ["dot", "weighted_l1"])
+def test_other_metrics_find_what_came_of_a_situation(metric: str) -> None:
+    memory = Retrieval(4, 3, heads=1, context=9, metric=metric)
+    flat = torch.zeros(memory.num_parameters, dtype=torch.float64)
+    named = dict(zip(memory.shapes(), memory.views(flat), strict=True))
+    named["key.weight"][:3] = 9.0 * torch.eye(3)
+    named["value.weight"][3, 0] = 1.0
+    named["read.weight"].copy_(torch.eye(3))
+    named["log_sharpness"].fill_(math.log(60.0))
+    x = torch.zeros(1, 5, 4, dtype=torch.float64)
+    for t, (situation, outcome) in enumerate(((A, 0.0), (B, 5.0), (C, 7.0), (A, -4.0), (B, 0.0))):
+        x[0, t, situation], x[0, t, 3] = 1.0, outcome
+    found = memory.scan(memory.unpack(flat), x, memory.initial_state(1, x))[0][0, :, 0].tolist()
+    assert found[3:] == pytest.approx([5, 7])
+
+
 def test_gradients_reach_what_was_written_long_ago_through_the_read_alone():
     memory = Retrieval(3, 8, heads=2, context=40)
     flat = memory.initial(np.random.default_rng(0)).double()
@@ -110,3 +158,12 @@ def test_initial_parameters_are_the_controllers_own_then_plain_maps_and_one_shar
         assert float(named[name].std()) == pytest.approx(1 / math.sqrt(len(named[name])), rel=0.05)
     assert not named["value.bias"].any() and not named["read.bias"].any()
     assert named["log_sharpness"].exp().tolist() == pytest.approx([SHARPNESS] * 4)
+
+
+def test_the_parameters_are_those_of_the_cosine_but_for_a_weight_of_each_feature() -> None:
+    cosine, dot, distance = (Retrieval(3, 8, heads=2, metric=m) for m in ("cosine", "dot", "weighted_l1"))
+    flat = cosine.initial(np.random.default_rng(0))
+    assert cosine == Retrieval(3, 8, heads=2) and torch.equal(flat, dot.initial(np.random.default_rng(0)))
+    own = distance.initial(np.random.default_rng(0))
+    assert distance.shapes() == cosine.shapes() | {"log_sharpness": (2, 4)} and torch.equal(own[:-8], flat[:-2])
+    assert own[-8:].exp().tolist() == pytest.approx([SHARPNESS / 2] * 8)
