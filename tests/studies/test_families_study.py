@@ -51,6 +51,7 @@ def test_numbers_by_hand() -> None:
         config = loading.load(cell.config, cell.arguments(Path("x"))[1:]).config
         final = {"iteration": 3, "env_steps": 2_000_000, "unit": "adaptation steps", "steps": [0, 1]}
         data = config.model_dump(mode="json", serialize_as_any=True)
+        data["eval"]["num_tasks"] = 2
         results.append(Result(cell, [{**final, "returns": returns}], 60.0, data, {}))
     member = study.summarise(results)["members"]["maml"]
     assert (member["mean"], member["mean_by_seed"]) == ([3.0, 7.0], [[1.0, 5.0], [5.0, 9.0]])
@@ -61,7 +62,8 @@ def test_a_small_study_from_beginning_to_end(tmp_path: Path) -> None:
     command = ["reproduce", "families", "--small", "--members", "meta_sgd", "siamese", "lpg"]
     assert metarl(*command, "--out", tmp_path) == 0
     members = strict_json(tmp_path / "families.json")["members"]
-    assert {name: len(member["mean"]) for name, member in members.items()} == {"meta_sgd": 4, "siamese": 3, "lpg": 2}
+    # trials go on for twice as many episodes as in training
+    assert {name: len(member["mean"]) for name, member in members.items()} == {"meta_sgd": 4, "siamese": 6, "lpg": 2}
     page = (tmp_path / "families.md").read_text("utf-8")
     assert page.count("| 1 of 1 |") == 3 and "missing" not in page and "**Made with `--small`" in page
     assert "## Point navigation" in page and "## Bernoulli bandits" in page and "## Tabular MDPs" in page

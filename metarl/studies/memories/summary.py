@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from metarl.studies.estimates import estimate
 from metarl.studies.memories import sequences
-from metarl.studies.rl2.summary import estimate, trial_returns
+from metarl.studies.rl2.summary import trial_returns
 from metarl.studies.study import Result
 
 CHANCE = 0.5  # of reward in every pull at random, where each arm's probability is drawn evenly from [0, 1]
