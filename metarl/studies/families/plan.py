@@ -43,7 +43,7 @@ def _bandit(memory: str, learns: str, needs: str, look: tuple[str, str], **agent
 
 
 GRADIENTS = "episodes before every step, 40 here"
-PULLS = {"memory_context": 10}  # all of a trial
+PULLS = {"memory_context": 20}  # all of a trial, which is evaluated for twice as long as it is trained
 MEMBERS: Mapping[str, Member] = {
     "pretraining": _point("pretraining", "one policy for all tasks: no meta-learning", GRADIENTS, (palette.GREY, "x")),
     "reptile": _point("reptile", "an initialisation, near where tasks lead to", GRADIENTS, (palette.GREEN, "D")),
