@@ -453,8 +453,8 @@ def test_a_stopped_study_goes_on_to_the_same_bits_and_finished_runs_are_left_alo
         ),
         (["rl2", "--tasks", "point", "--seeds", "1"], "unrecognized arguments: --tasks point\n"),
         (["comparison", "--settings", "mdp_10"], "unrecognized arguments: --settings mdp_10\n"),
-        (["mdps"], "argument comparison|rl2: invalid choice: 'mdps' (choose from"),
-        ([], "the following arguments are required: comparison|rl2\n"),
+        (["mdps"], "argument comparison|memories|rl2: invalid choice: 'mdps' (choose from"),
+        ([], "the following arguments are required: comparison|memories|rl2\n"),
         (["rl2", "--settings", "mdp10"], "no setting 'mdp10' in rl2: did you mean mdp_10"),
         (["rl2", "--seeds", "0"], "--seeds 0: expected at least 1"),
         (["rl2", "--page", "page.html", "--small"], "--page page.html: expected a file whose name ends with .md"),
@@ -477,7 +477,7 @@ def test_command_lines_that_cannot_be_run(
 def test_help_says_what_studies_there_are(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     for arguments, starts in (
-        ([], ("usage: metarl reproduce [-h] comparison|rl2", "    comparison    Methods of", "    rl2           RL²")),
+        ([], ("usage: metarl reproduce [-h] comparison|memories|rl2", "    comparison    Methods of", "    rl2           RL²")),
         (
             ["rl2"],
             ("usage: metarl reproduce rl2", "RL² on bandits and tabular", "  --settings NAME", "  --seeds N"),
