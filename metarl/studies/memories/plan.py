@@ -73,7 +73,7 @@ WRITTEN = ("gru", "ntm", "memory_network")
 TASKS: Mapping[str, TaskPlan] = {
     "copy": TaskPlan(Training(updates=10_000), {"trained": 0.99, "longer": 0.95}, WRITTEN),
     "repeat_copy": TaskPlan(Training(updates=15_000), {"5 × 5": 0.95}, WRITTEN),
-    "recall": TaskPlan(Training(updates=15_000), {"trained": 0.95}, tuple(MEMORIES)),
+    "recall": TaskPlan(Training(updates=10_000), {"trained": 0.95}, tuple(MEMORIES)),
 }
 KNOWN = (*TASKS, BANDIT)
 BANDIT_BAR = 0.9  # of the GRU's gain over random play
