@@ -190,7 +190,7 @@ def test_what_cannot_work_in_a_trial_of_that_length_is_refused_with_the_reason(
 
 
 def test_conflicts_are_reported_all_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    changes = [change for changes, _ in (CONFLICTS[1], CONFLICTS[2], CONFLICTS[4]) for change in changes]
+    changes = [change for changes, _ in (CONFLICTS[1], CONFLICTS[2], CONFLICTS[-1]) for change in changes]
     assert metarl("train", MDP, *arguments(tmp_path, *changes)) == 2
     assert len(capsys.readouterr().err.splitlines()) == 3
 
