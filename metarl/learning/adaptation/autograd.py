@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad, grad
+from torch.autograd import grad
 
 from metarl.learning import inner_losses
 from metarl.learning.adaptation.analytic import LinearizedPhase
@@ -116,23 +116,10 @@ class Adaptation:
         return grad(total, self.psi, retain_graph=True)[0]
 
     def fisher_product(self, direction: Tensor, constrained: dict[int, LinearizedPhase]) -> Tensor:
-        """See the interface. At θₖ itself the KL is 0 and so is its gradient, but not the gradient's derivative.
-
-        Where Jacobians are of first order the factors are taken one by one, which is faster.
-        """
-        if not self.curved:
-            changes = self._pushed_forward(direction)
-            factors = {k: phase.fisher_product(changes[k]) for k, phase in constrained.items()}
-            return self.pull_back([factors.get(k) for k in range(len(changes))])
+        """See the interface. At θₖ itself the KL is 0 and so is its gradient, but not the gradient's derivative."""
         policy, divergences = self.loop.policy, []
         for k, phase in constrained.items():
             new = policy.outputs(self.parameters[k], phase.samples.obs)
             divergences.append((policy.distribution.kl(phase.outputs, new) * phase.samples.weight).sum())
         (gradient,) = grad(torch.stack(divergences).sum(), self.psi, create_graph=True)
         return grad((gradient * direction).sum(), self.psi, retain_graph=True)[0]
-
-    def _pushed_forward(self, direction: Tensor) -> list[Tensor]:
-        """(∂θₖ/∂ψ)·v [C, P] for θ₀ … θ_K, by forward differentiation of the steps along these gradients."""
-        with forward_ad.dual_level():
-            parameters = self.displaced(forward_ad.make_dual(self.psi.detach(), direction.expand_as(self.psi).clone()))
-            return [forward_ad.unpack_dual(theta).tangent.clone() for theta in parameters]

@@ -103,7 +103,6 @@ class _FastStep(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gradient: Tensor, loss: Tensor, forgets: Tensor | None, *tensors: Tensor) -> Moving:
         ctx.save_for_backward(gradient, loss, forgets, *tensors)
-        ctx.save_for_forward(gradient, loss, forgets, *tensors)
         ctx.set_materialize_grads(False)  # behind the last step nobody asks for gates and memory
         before, rule = Moving(*tensors[:5]), Rule(*tensors[5:])
         after = Moving(*(torch.empty_like(tensor) for tensor in before))
@@ -137,26 +136,6 @@ class _FastStep(torch.autograd.Function):
             part = _Block(rule, block, before, gradient, loss, forgets)
             part.pull_back([None if grad is None else grad[..., block] for grad in grads], by_before, by_rule)
         return None, None, None, *by_before, *by_rule
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Tensor | None) -> Moving:
-        gradient, loss, forgets, *tensors = ctx.saved_tensors
-        changes = [
-            torch.zeros_like(tensor) if tangent is None else tangent
-            for tensor, tangent in zip(tensors, tangents[3:], strict=True)
-        ]
-        before, rule, by_before, by_rule = (
-            Moving(*tensors[:5]),
-            Rule(*tensors[5:]),
-            Moving(*changes[:5]),
-            Rule(*changes[5:]),
-        )
-        after = Moving(*(torch.empty_like(tensor) for tensor in before))
-        for block in _blocks(gradient):
-            found = _Block(rule, block, before, gradient, loss, forgets).push_forward(by_before, by_rule)
-            for whole, part in zip(after, found, strict=True):
-                whole[..., block] = part
-        return after
 
 
 def _blocks(gradient: Tensor) -> Iterator[slice]:
@@ -198,41 +177,6 @@ class _Block:
         theta = self.forget * before.theta - self.input * gradient
         self.after = Moving(theta, self.input, self.forget, hidden, cell)
 
-    def push_forward(self, by_before: Moving, by_rule: Rule) -> Moving:
-        """How the step changes with changes of what was before and of the rule."""
-        rule, before, after = self.rule, self.before, self.after
-        change = Moving(*(tensor[..., self.block] for tensor in by_before))
-        i, f, o, g = self.gates.chunk(4, dim=1)
-        # the LSTM
-        weight = torch.cat([by_rule.inputs, by_rule.recurrent], dim=1)
-        gates = torch.baddbmm(by_rule.bias[:, :, None], weight.mT, self.seen)
-        gates = torch.baddbmm(gates, rule.recurrent.mT, change.hidden) * self._slopes()
-        by_i, by_f, by_o, by_g = gates.chunk(4, dim=1)
-        cell = by_f * before.cell + f * change.cell + by_i * g + i * by_g
-        hidden = by_o * self.tanh_cell + o * (1 - self.tanh_cell.square()) * cell
-
-        # the rule's own gates, and the step
-        def gate(weight: Tensor, by_weight: Tensor, value: Tensor, previous: Tensor, by_previous: Tensor) -> Tensor:
-            by_weights = _gate(by_weight, after.hidden, before.theta, previous)
-            return (by_weights + _gate(weight, hidden, change.theta, by_previous)) * value * (1 - value)
-
-        by_bias = by_rule.input_bias if by_rule.input_bias.shape[1] == 1 else by_rule.input_bias[:, self.block]
-        slope = self.input * (1 - self.input)
-        by_input = gate(rule.input_gate, by_rule.input_gate, self.input, before.input, change.input) + slope * by_bias
-        by_forget = change.forget
-        if self.forgets is not None:
-            slope = self.forget * (1 - self.forget)
-            by_forget = gate(rule.forget_gate, by_rule.forget_gate, self.forget, before.forget, change.forget)
-            by_forget = (by_forget + slope * by_rule.forget_bias) * self.forgets
-        theta = by_forget * before.theta + self.forget * change.theta - by_input * self.gradient
-        return Moving(theta, by_input, by_forget, hidden, cell)
-
-    def _slopes(self) -> Tensor:
-        """The derivatives of all gates by what they are functions of, [C, 4H, B]."""
-        size = self.before.hidden.shape[1]
-        sigmoids, tanh = self.gates[:, : 3 * size], self.gates[:, 3 * size :]
-        return torch.cat([sigmoids * (1 - sigmoids), 1 - tanh.square()], dim=1)
-
     def pull_back(self, grads: list[Tensor | None], by_before: Moving, by_rule: Rule) -> None:
         """Write the gradient by what was before into its place, and add the one by the rule."""
         rule, before, hidden = self.rule, self.before, self.after.hidden
@@ -264,7 +208,10 @@ class _Block:
         by_new = by_hidden * o * (1 - self.tanh_cell.square())
         by_new = by_new if by_cell is None else by_new + by_cell
         slopes = torch.cat([by_new * g, by_new * before.cell, by_hidden * self.tanh_cell, by_new * i], dim=1)
-        slopes *= self._slopes()
+        size = before.hidden.shape[1]
+        sigmoids, tanh = self.gates[:, : 3 * size], self.gates[:, 3 * size :]
+        slopes[:, : 3 * size] *= sigmoids * (1 - sigmoids)
+        slopes[:, 3 * size :] *= 1 - tanh.square()
         by_weight = torch.bmm(self.seen, slopes.mT)
         by_rule.inputs.add_(by_weight[:, :SIGNALS])
         by_rule.recurrent.add_(by_weight[:, SIGNALS:])
