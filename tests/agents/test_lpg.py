@@ -162,7 +162,7 @@ def train(root: Path, *changes: str) -> Path:
     return runs.train(loading.load(tiny_runs.LPG, tiny_runs.overrides(root, *changes, size=tiny_runs.TINY_LPG)))
 
 
-@RULES
+@pytest.mark.parametrize("rule", ["learned", *(pytest.param(r, marks=pytest.mark.slow) for r in ("reinforce", "a2c"))])
 def test_workers_and_a_stop_in_the_middle_of_lives_change_no_bit(rule: str, tmp_path: Path) -> None:
     words = f"agent.rule={rule}"
     whole = train(tmp_path / "whole", words)

@@ -58,6 +58,7 @@ def test_numbers_by_hand() -> None:
     assert member["low"][0] <= 3.0 <= member["high"][0] and member["missing_seeds"] == []
 
 
+@pytest.mark.pages
 def test_a_small_study_from_beginning_to_end(tmp_path: Path) -> None:
     command = ["reproduce", "families", "--small", "--members", "meta_sgd", "siamese", "lpg"]
     assert metarl(*command, "--out", tmp_path) == 0

@@ -243,6 +243,7 @@ def test_the_plan(tmp_path: Path) -> None:
         make_study(["cpy"], None, None)
 
 
+@pytest.mark.pages
 def test_a_small_study_from_beginning_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["reproduce", "memories", "--small", "--tasks", "copy", "bandit", "--memories", "gru", "ntm"]
     out = tmp_path / "out"

@@ -65,6 +65,7 @@ def test_no_two_methods_look_alike() -> None:
     assert len({method.look for method in METHODS.values()}) == len(METHODS)
 
 
+@pytest.mark.pages
 def test_a_small_study_from_beginning_to_end(tmp_path: Path) -> None:
     """Returns after ten steps are on record, and the page shows some of the steps."""
     command = ["reproduce", "update_rules", "--tasks", "point_1_step", "--small", "--seeds", "1"]
