@@ -27,7 +27,7 @@ lint: $(INSTALLED)
 # Files of tests run side by side, each process with one torch thread; those that measure time run alone, behind them.
 # Many tests start programs: with PYTHONDONTWRITEBYTECODE each of these would compile all of metarl again.
 test docs-test: export PYTHONDONTWRITEBYTECODE =
-test: lint ## everything but the tests marked slow or pages; under 8 minutes on 2 cores
+test: lint ## everything but the tests marked slow or pages; under 9 minutes on 2 cores
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -m "not slow and not alone and not pages" --numprocesses auto --dist loadfile
 	$(RUN) -m pytest -m "alone and not slow" $$(grep -rl --include='test_*.py' 'mark.alone' tests)
 
