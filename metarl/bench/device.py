@@ -24,7 +24,7 @@ from metarl.bench.sampling import first_phase, training_trial
 from metarl.config import loading, lookup
 from metarl.config.loading import Loaded
 from metarl.config.schema import RunConfig
-from metarl.errors import DeviceMemoryError
+from metarl.errors import ConfigError, DeviceMemoryError
 from metarl.nn.memories.make import Kind
 from metarl.parallel import available_cores
 from metarl.run import runs
@@ -52,8 +52,16 @@ def measure(loaded: Loaded, *, every_agent: bool = False, allow: Sequence[str] =
     device = _device(loaded.config)
     if device is not None:
         os.environ.setdefault(WORKSPACE, FIXED[1])  # before cuBLAS is first used: one of the settings needs it
-    configs = _configs(loaded, allow) if every_agent else {loaded.config.agent.name: loaded.config}
-    updates = [{"agent": name, **_updates(config, device)} for name, config in configs.items()]
+    left_out: dict[str, str] = {}
+    if every_agent:
+        updates = []
+        for name, config in _configs(loaded, allow, left_out).items():
+            try:
+                updates.append({"agent": name, **_updates(config, device)})
+            except ConfigError as error:
+                left_out[name] = str(error)
+    else:
+        updates = [{"agent": loaded.config.agent.name, **_updates(loaded.config, device)}]
     return {
         "device": None if device is None else torch.cuda.get_device_name(device),
         "torch": torch.__version__,
@@ -62,6 +70,7 @@ def measure(loaded: Loaded, *, every_agent: bool = False, allow: Sequence[str] =
         "cores": available_cores(),
         "task": loaded.config.task.name,
         "updates": updates,
+        "left_out": left_out,
         "sampling": _sampling(loaded.config),
         "out_of_memory": None if device is None else _out_of_memory(loaded, device),
     }
@@ -74,8 +83,11 @@ def _device(config: RunConfig) -> str | None:
     return "cuda" if config.device == "auto" else config.device
 
 
-def _configs(loaded: Loaded, allow: Sequence[str]) -> dict[str, RunConfig]:
-    """Every agent at its defaults, with every memory where it has one, on the configuration's task and in its sizes."""
+def _configs(loaded: Loaded, allow: Sequence[str], left_out: dict[str, str]) -> dict[str, RunConfig]:
+    """Every agent at its defaults, with every memory where it has one, on the configuration's task and in its sizes.
+
+    ``left_out`` gets the names of those that do not fit the task, with the reasons.
+    """
     raw = {key: value for key, value in loaded.raw.items() if key != "agent"}
     found = {}
     for name in lookup.available("agents"):
@@ -86,8 +98,11 @@ def _configs(loaded: Loaded, allow: Sequence[str]) -> dict[str, RunConfig]:
             if kind is not None:
                 trial = family.config_class.model_fields["episodes_per_trial"].default * loaded.config.task.horizon
                 section["memory_context"] = trial
-            config = loading.reload({**raw, "agent": section}, allow).config
-            found[name if kind is None else f"{name} {kind}"] = config
+            title = name if kind is None else f"{name} {kind}"
+            try:
+                found[title] = loading.reload({**raw, "agent": section}, allow).config
+            except ConfigError as error:
+                left_out[title] = str(error)
     return found
 
 
@@ -323,7 +338,8 @@ def _share(difference: float | None) -> str:
 def notes(measured: dict[str, Any]) -> Sequence[str]:
     """What stands above and below the table."""
     speeds = ", ".join(f"{each['workers']}: {each['env_steps_per_s']:.0f}" for each in measured["sampling"])
-    sampling = f"environment steps per second by workers: {speeds}"
+    left_out = [f"left out: {name}: {reason}" for name, reason in measured["left_out"].items()]
+    sampling = "\n".join([*left_out, f"environment steps per second by workers: {speeds}"])
     where = f"torch {measured['torch']}, {measured['cores']} cores, {measured['task']}"
     if measured["device"] is None:
         return [

@@ -62,7 +62,9 @@ def test_a_torch_without_that_device_has_no_counts(monkeypatch: pytest.MonkeyPat
 
 
 def test_every_agent_with_every_memory_is_measured_on_the_task_and_in_its_sizes() -> None:
-    found = device._configs(tiny(), ())
+    left_out: dict[str, str] = {}
+    found = device._configs(tiny(), (), left_out)
+    assert left_out == {}
     agents = {name.partition(" ")[0] for name in found}
     assert agents == set(lookup.available("agents"))
     assert {"rl2_ppo gru", "rl2_ppo lstm", "rl2_ppo transformer", "rl2_trpo retrieval", "rl2_ppo ntm", "promp"} <= set(
@@ -71,6 +73,19 @@ def test_every_agent_with_every_memory_is_measured_on_the_task_and_in_its_sizes(
     for name, config in found.items():
         assert (config.task.name, config.meta_batch_size, config.task.horizon) == ("point", 3, 5)
         assert name == " ".join([config.agent.name, *([config.agent.memory] if " " in name else [])])
+
+
+@needs_fake_device
+def test_an_agent_that_does_not_fit_the_task_is_left_out_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One refuses a scale of actions when it is read, one numbers as actions when it is made."""
+    real = lookup.available
+    some = ["lpg", "maml_vpg", "uniform"]
+    monkeypatch.setattr(lookup, "available", lambda kind: some if kind == "agents" else real(kind))
+    measured = device.measure(tiny("device=cpu", "task.action_scale=10.0"), every_agent=True)
+    assert [update["agent"] for update in measured["updates"]] == ["maml_vpg"]
+    assert sorted(measured["left_out"]) == ["lpg", "uniform"]
+    told = "\n".join(device.notes(measured))
+    assert "left out: lpg: agent.name = lpg: expected a task whose actions are choices" in told
 
 
 def test_chunks_and_workers_are_doubled() -> None:
