@@ -19,7 +19,7 @@ from torch.autograd import grad
 from metarl.agent import Agent, require_tensors
 from metarl.config.schema import AgentConfig, LearnerConfig, RunConfig
 from metarl.errors import ConfigError, NumericError, WorkerError
-from metarl.learning.lifetimes import READ, Advantages, Episodes, Lifetimes, Objective, through_updates
+from metarl.learning.lifetimes import READ, Advantages, Episodes, Lifetimes, Objective, said_of, through_updates
 from metarl.learning.reduce import Parts
 from metarl.learning.returns import discounted_returns
 from metarl.learning.update_rule import Targets, UpdateRule
@@ -240,15 +240,7 @@ class LPG(Agent):
                 targets = Targets(advantages.advantage, None)
             else:
                 look = self._lifetimes.look(row.theta, episodes)
-                targets = self._rule(
-                    self.eta,
-                    reward=episodes.reward,
-                    terminated=episodes.terminated,
-                    valid=episodes.valid,
-                    gamma=config.gamma,
-                    chosen=look.log_prob.exp(),
-                    y=look.log_y.exp(),
-                )
+                targets = said_of(self._rule, self.eta, episodes, look, config.gamma)
         theta = self._lifetimes.moved(row.theta, episodes, targets, config.inner_lr, config.prediction_coef)
         fitted, _ = self._fitted(rows, episodes, advantages)
         return torch.cat([theta, fitted[:, self._lifetimes.num_moved :]], dim=1)

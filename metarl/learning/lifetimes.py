@@ -19,7 +19,7 @@ from torch.autograd import grad
 
 from metarl.learning.baselines import time_in_episode
 from metarl.learning.returns import discounted_returns, explained_variance, finite_horizon_gae
-from metarl.learning.update_rule import Targets, UpdateRule, divergence
+from metarl.learning.update_rule import Targets, UpdateRule, divergence, entropy
 from metarl.nn import parameters
 from metarl.nn.mlp import MLP, Activation
 from metarl.nn.policies import MLPPolicy, init_parameters
@@ -232,6 +232,19 @@ class Objective(NamedTuple):
     divergence: Tensor  # mean of KL(y ‖ ŷ) over all updates
 
 
+def said_of(rule: UpdateRule, eta: Tensor, episodes: Episodes, look: Look, gamma: float) -> Targets:
+    """What the rule η [Q] says of a phase, of which a lifetime's networks say ``look``; for autograd, once."""
+    return rule(
+        eta,
+        reward=episodes.reward,
+        terminated=episodes.terminated,
+        valid=episodes.valid,
+        gamma=gamma,
+        chosen=look.log_prob.exp(),
+        y=look.log_y.exp(),
+    )
+
+
 def through_updates(
     lifetimes: Lifetimes,
     rule: UpdateRule,
@@ -256,19 +269,11 @@ def through_updates(
     for k, episodes in enumerate(phases):
         look = lifetimes.look(theta, episodes)
         if k > 0:
-            mean_y = torch.where(episodes.valid, -(look.log_y.exp() * look.log_y).sum(-1)[:, :, :-1], 0.0)
+            mean_y = torch.where(episodes.valid, entropy(look.log_y)[:, :, :-1], 0.0)
             entropies.append((episodes.mean(look.entropy), episodes.mean(mean_y)))
         if k == len(phases) - 1:
             break
-        said = rule(
-            eta,
-            reward=episodes.reward,
-            terminated=episodes.terminated,
-            valid=episodes.valid,
-            gamma=gamma,
-            chosen=look.log_prob.exp(),
-            y=look.log_y.exp(),
-        )
+        said = said_of(rule, eta, episodes, look, gamma)
         assert said.prediction is not None
         targets.append((episodes.mean(said.policy.square()), episodes.mean(said.prediction.exp().square().sum(-1))))
         divergences.append(episodes.mean(divergence(look.log_y[:, :, :-1], said.prediction)).detach())

@@ -19,9 +19,10 @@ from metarl.run import checkpoint, run_dir
 from metarl.run.evaluation import Evaluator
 from metarl.run.experiment import build
 from metarl.run.held_out import distribution_of, names_by_family
-from metarl.studies.comparison.plan import METHODS, TASKS, Plan, make_plan
+from metarl.studies.comparison.plan import METHODS, TASKS, make_plan
 from metarl.studies.jobs import find_jobs
 from metarl.studies.methods import page as methods_page
+from metarl.studies.methods.design import Plan
 from metarl.studies.study import Result, read_result
 from metarl.tasks import TaskDistribution, held_out_tasks
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from metarl.report import palette
 from metarl.studies.comparison.words import WORDS
-from metarl.studies.methods import design
-from metarl.studies.methods.design import Design, MethodPlan, Plan, TaskPlan
+from metarl.studies.methods.design import Design, MethodPlan, TaskPlan
 
 HALF_CHEETAH = {"every": 20, "adapt_episodes": 20, "adapt_env_steps": None, "score_episodes": 20}
 TASKS: Mapping[str, TaskPlan] = {
@@ -69,15 +67,4 @@ METHODS: Mapping[str, MethodPlan] = {
     ),
 }
 DESIGN = Design("comparison", TASKS, METHODS, baseline="maml_trpo", steps=3, points=(0, 1, 2, 3), words=WORDS)
-
-
-def add_arguments(parser: ArgumentParser) -> None:
-    """The options that choose a part of the comparison."""
-    design.add_arguments(DESIGN, parser)
-
-
-def make_plan(
-    tasks: Sequence[str] | None, methods: Sequence[str] | None, seeds: int | None, *, small: bool = False
-) -> Plan:
-    """See :func:`metarl.studies.methods.design.make_plan`."""
-    return design.make_plan(DESIGN, tasks, methods, seeds, small=small)
+add_arguments, make_plan = DESIGN.add_arguments, DESIGN.plan

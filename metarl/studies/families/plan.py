@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from metarl.report import palette
+from metarl.report.estimates import LEVEL
 from metarl.studies.families import summary
 from metarl.studies.study import Cell, Result, command_line, finished, require_part
 
@@ -176,7 +177,7 @@ class FamilyStudy:
             found, missing = finished([self._cell(name, seed) for seed in range(self.seeds)], results)
             told = {key: getattr(member, key) for key in ("tasks", "learns", "needs", "look")}
             members[name] = {**told, **summary.of_member(found), "seeds": self.seeds, "missing_seeds": missing}
-        return {"command": self.command, "small": self.small, "level": summary.LEVEL, "members": members}
+        return {"command": self.command, "small": self.small, "level": LEVEL, "members": members}
 
     def write_page(self, numbers: Mapping[str, Any], page: Path) -> None:
         """Write the page with its picture. Raises StorageError."""

@@ -7,12 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from metarl.report.estimates import LEVEL, Scores, estimate
+from metarl.report.estimates import Scores, estimate
 from metarl.run.held_out import task_names
 from metarl.statistics import means
 from metarl.studies.study import Result
-
-__all__ = ["LEVEL", "of_member"]
 
 
 def of_member(results: Sequence[Result]) -> dict[str, Any]:

@@ -90,6 +90,33 @@ class Design:
             "wandb.mode": "disabled",
         }
 
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """The options that choose a part of the study."""
+        for name, known in (("task", self.tasks), ("method", self.methods)):
+            parser.add_argument(
+                f"--{name}s", nargs="+", metavar=name.upper(), help=f"of {', '.join(known)}; default: all"
+            )
+        parser.set_defaults(make_study=lambda o: self.plan(o.tasks, o.methods, o.seeds, small=o.small))
+
+    def plan(
+        self, tasks: Sequence[str] | None, methods: Sequence[str] | None, seeds: int | None, *, small: bool = False
+    ) -> Plan:
+        """The runs of some tasks and methods, by default all, in the order of the tables.
+
+        Raises:
+            ConfigError: an unknown task or method, a method that is compared on other tasks only, or no seeds; one
+                line each.
+        """
+        known = self.methods
+        require_part(self.name, {"task": (tasks or (), self.tasks), "method": (methods or (), known)}, seeds)
+        chosen = [name for name in self.tasks if not tasks or name in tasks]
+        elsewhere = [name for name in methods or () if not any(known[name].is_compared_on(task) for task in chosen)]
+        if elsewhere:
+            told = (f"{name} is compared on {', '.join(known[name].tasks)} only" for name in elsewhere)
+            raise ConfigError("\n".join(f"{line}: add that to --tasks, or leave it out" for line in told))
+        count = {task: seeds or _default_seeds(self, task, small) for task in chosen}
+        return Plan(self, chosen, [name for name in known if not methods or name in methods], count, small)
+
 
 @dataclass(frozen=True)
 class MethodCell(Cell):
@@ -183,39 +210,6 @@ class Plan:
         from metarl.studies.methods.page import write_page  # matplotlib takes a while
 
         write_page(numbers, page, self.design.words)
-
-
-def add_arguments(design: Design, parser: ArgumentParser) -> None:
-    """The options that choose a part of a study."""
-    parser.add_argument("--tasks", nargs="+", metavar="TASK", help=f"of {', '.join(design.tasks)}; default: all")
-    parser.add_argument("--methods", nargs="+", metavar="METHOD", help=f"of {', '.join(design.methods)}; default: all")
-    parser.set_defaults(make_study=lambda o: make_plan(design, o.tasks, o.methods, o.seeds, small=o.small))
-
-
-def make_plan(
-    design: Design,
-    tasks: Sequence[str] | None,
-    methods: Sequence[str] | None,
-    seeds: int | None,
-    *,
-    small: bool = False,
-) -> Plan:
-    """The runs of some tasks and methods, by default all, in the order of the tables.
-
-    Raises:
-        ConfigError: an unknown task or method, a method that is compared on other tasks only, or no seeds; one line
-            each.
-    """
-    known = design.methods
-    wanted = {"task": (tasks or (), design.tasks), "method": (methods or (), known)}
-    require_part(design.name, wanted, seeds)
-    chosen = [name for name in design.tasks if not tasks or name in tasks]
-    elsewhere = [name for name in methods or () if not any(known[name].is_compared_on(task) for task in chosen)]
-    if elsewhere:
-        told = (f"{name} is compared on {', '.join(known[name].tasks)} only" for name in elsewhere)
-        raise ConfigError("\n".join(f"{line}: add that to --tasks, or leave it out" for line in told))
-    count = {task: seeds or _default_seeds(design, task, small) for task in chosen}
-    return Plan(design, chosen, [name for name in known if not methods or name in methods], count, small)
 
 
 def _default_seeds(design: Design, task: str, small: bool) -> int:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from metarl.report import palette
-from metarl.studies.methods import design
-from metarl.studies.methods.design import Design, MethodPlan, Plan, TaskPlan
+from metarl.studies.methods.design import Design, MethodPlan, TaskPlan
 from metarl.studies.update_rules.words import WORDS
 
 STEPS = 10  # adaptation steps in evaluation, more than any run is trained for
@@ -76,15 +74,4 @@ METHODS: Mapping[str, MethodPlan] = {
     },
 }
 DESIGN = Design("update_rules", TASKS, METHODS, "maml_trpo", STEPS, points=(0, 1, 2, 3, 5, 10), words=WORDS)
-
-
-def add_arguments(parser: ArgumentParser) -> None:
-    """The options that choose a part of the study."""
-    design.add_arguments(DESIGN, parser)
-
-
-def make_plan(
-    tasks: Sequence[str] | None, methods: Sequence[str] | None, seeds: int | None, *, small: bool = False
-) -> Plan:
-    """See :func:`metarl.studies.methods.design.make_plan`."""
-    return design.make_plan(DESIGN, tasks, methods, seeds, small=small)
+add_arguments, make_plan = DESIGN.add_arguments, DESIGN.plan
