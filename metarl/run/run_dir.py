@@ -215,7 +215,10 @@ def opened(run: Path, found: Checkpoint, allow: Sequence[str] = ()) -> Opened:
 
 
 def read_config(run: Path, allow: Sequence[str] = ()) -> RunConfig:
-    """The configuration of :func:`open_run`."""
+    """The configuration of :func:`open_run`; that of a run's records, which are kept without checkpoints, by its file
+    alone. Same errors."""
+    if not run_files.numbered_checkpoints(checkpoints(run)):
+        return run_config.read(run, None, allow).config
     return open_run(run, allow).config
 
 

@@ -120,12 +120,12 @@ def find_job(entry: Entry, loaded: Loaded, out: Path) -> Job:
 
 
 def _newest(job: Job, folder: Path) -> Job:
-    """The job with its run: a finished one, one that a process trains in, or the newest one. One that was killed
-    before its first checkpoint has nothing to go on from."""
+    """The job with its run: a finished one, whose records are enough, one that a process trains in, or the newest one.
+    One that was killed before its first checkpoint has nothing to go on from."""
     runs = sorted((path for path in folder.glob("*") if run_files.is_run(path)), reverse=True)
     saved = [run for run in runs if checkpoint.complete(run_dir.checkpoints(run))]
     found: dict[State, Path | None] = {
-        "finished": next((run for run in saved if is_finished(run, job.config)), None),
+        "finished": next((run for run in runs if is_finished(run, job.config)), None),
         "running": next((run for run in runs if listing.is_locked(run)), None),
         "started": next(iter(saved), None),
     }

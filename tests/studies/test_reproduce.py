@@ -132,6 +132,20 @@ def test_the_page_can_be_made_of_the_numbers_alone(reference: Path, tmp_path: Pa
         assert (tmp_path / name).read_bytes() == (reference / name).read_bytes()
 
 
+def test_a_finished_run_counts_by_its_records_without_its_checkpoints(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Records alone are small enough to be kept and passed on."""
+    before = numbers(finished)
+    for run in finished.glob("point/*/*/*/*"):
+        shutil.rmtree(run / "checkpoints")
+    no_children(monkeypatch)
+    assert metarl(*TWO_METHODS, "--out", finished, "--dry-run") == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["finished"] * 4
+    assert metarl(*TWO_METHODS, "--out", finished, "--report-only") == 0
+    assert numbers(finished) == before
+
+
 def test_a_dry_run_tells_what_is_to_be_done_and_touches_nothing(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
