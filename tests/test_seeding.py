@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from metarl.seeding import Domain, Stream, generator
+from metarl.seeding import FEW, Domain, Stream, generator, restart
 
 
 def first_draw(rng: np.random.Generator) -> int:
@@ -119,3 +119,37 @@ def test_streams_are_generators_of_the_documented_domains() -> None:
 def test_asking_twice_gives_the_stream_from_its_start() -> None:
     stream = Stream(0, 1, 2)
     np.testing.assert_array_equal(stream.noise(0, 0).random(3), stream.noise(0, 0).random(3))
+
+
+@pytest.mark.parametrize("evaluation", [False, True])
+@pytest.mark.parametrize("root", [0, 1, 2**32 - 1, 2**32, 2**64 + 5, 2**130 + 3])
+def test_the_noise_of_many_lanes_is_that_of_each(root: int, evaluation: bool) -> None:
+    stream = Stream(root, iteration=2**32 - 1, phase=2, evaluation=evaluation)
+    found = [(rng.random(3), rng.standard_normal(2)) for rng in stream.noise_of_lanes(70_000, 3, 5)]
+    assert len(found) == 15
+    for (task, lane), (uniform, normal) in zip(itertools.product(range(3), range(5)), found, strict=True):
+        rng = stream.noise(70_000 + task, lane)
+        np.testing.assert_array_equal(uniform, rng.random(3))
+        np.testing.assert_array_equal(normal, rng.standard_normal(2))
+
+
+@pytest.mark.parametrize("more", [[], [2**64], [2**200 + 1]], ids=["64 bits", "65 bits", "201 bits"])
+def test_many_generators_start_where_numpy_starts_them(more: list[int]) -> None:
+    seeds = [0, 1, 2**31 - 1, 2**32, 2**63, 2**64 - 1, *np.random.default_rng(0).integers(2**31, size=500).tolist()]
+    seeds += more
+    rngs = [np.random.Generator(np.random.PCG64(1)) for _ in seeds]
+    for rng in rngs:
+        rng.integers(5, dtype=np.uint8)  # leaves half a word behind, which must go
+    restart(rngs, seeds)
+    for rng, seed in zip(rngs, seeds, strict=True):
+        expected = np.random.PCG64(seed).state
+        assert rng.bit_generator.state == expected
+
+
+@pytest.mark.parametrize("number", [1, FEW - 1, FEW, 3 * FEW])
+def test_a_negative_seed_is_refused_and_any_number_of_others_is_not(number: int) -> None:
+    rngs = [np.random.default_rng(0) for _ in range(number)]
+    restart(rngs, range(number))
+    assert [rng.bit_generator.state for rng in rngs] == [np.random.PCG64(seed).state for seed in range(number)]
+    with pytest.raises(ValueError, match="non-negative"):
+        restart(rngs, [*range(number - 1), -1])

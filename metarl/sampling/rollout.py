@@ -226,8 +226,7 @@ class _Recorder:
         """[T, rows, noise_size], one block per lane from the lane's own stream."""
         policy, lanes = self.policy, self.lanes
         noise = np.empty((self.rows, self.steps, policy.noise_size), np.float32)
-        for row in range(self.rows):
-            rng = lanes.stream.noise(lanes.first_slot + row // lanes.lanes, row % lanes.lanes)
+        for row, rng in enumerate(lanes.stream.noise_of_lanes(lanes.first_slot, len(lanes.tasks), lanes.lanes)):
             if policy.noise_kind == "normal":
                 rng.standard_normal(dtype=np.float32, out=noise[row])
             else:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from metarl.config.schema import TaskConfig
 from metarl.errors import EnvError, NumericError
 from metarl.finite import surely_finite
+from metarl.seeding import restart
 from metarl.spaces import Space, SpaceSpec
 
 Task = Mapping[str, Any]  # one MDP as plain JSON data, e.g. {"velocity": 1.3}
@@ -106,9 +107,8 @@ class VectorTaskEnv(gymnasium.vector.VectorEnv[Floats, Any, Floats], ABC):
         if seed is not None:
             if len(seed) != self.num_envs:
                 raise ValueError(f"expected one seed per lane ({self.num_envs}), got {len(seed)}")
-            for lane in lanes.tolist():
-                if seed[lane] is not None:
-                    self._rngs[lane] = np.random.Generator(np.random.PCG64(seed[lane]))
+            given = [(self._rngs[lane], value) for lane in lanes.tolist() if (value := seed[lane]) is not None]
+            restart([rng for rng, _ in given], [value for _, value in given])
         self._elapsed[lanes] = 0
         self._terminated[lanes] = False
         self._truncated[lanes] = False
