@@ -148,7 +148,8 @@ class Sampler:
             equal = [count for count in range(2, MAX_FIXED_UNITS + 1) if num_tasks % count == 0]
             units = max(equal, key=lambda count: (count % 2 == 0, count), default=min(MAX_FIXED_UNITS, num_tasks))
             return math.ceil(num_tasks / units)
-        return min(MAX_TASKS_PER_UNIT, math.ceil(num_tasks / max(1, self._workers)))
+        units = math.ceil(num_tasks / min(MAX_TASKS_PER_UNIT, math.ceil(num_tasks / max(1, self._workers))))
+        return math.ceil(num_tasks / units)  # of equal size where they can be: environments are built for one
 
 
 def _trajectory(parts: Sequence[Arrays]) -> Trajectory:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scorecard import ALL_KINDS, KINDS, PATH, Kind, case
+from scorecard import ALL_KINDS, KINDS, OTHER_KINDS, PATH, Kind, case
 
 from metarl.envs._meta_world_tasks import NAMES, draw_tasks
 from metarl.envs.ml1 import ML1Config, ML1Distribution
@@ -27,6 +27,13 @@ def test_r28_one_digest(kind: Kind, clean: Callable[[Kind], Path], tmp_path: Pat
     for number, (workers, evaluation, saving) in enumerate(itertools.product((1, 2, 3), ("1", "null"), (1, 4))):
         changes = [f"sampler.workers={workers}", f"eval.every={evaluation}", f"checkpoint.every={saving}"]
         digests.add(run_dir.digest(kind.train(tmp_path / str(number), *changes)))
+    assert digests == {run_dir.digest(clean(kind))}
+
+
+@case(28)
+@pytest.mark.parametrize("kind", OTHER_KINDS)
+def test_r28_one_digest_of_other_agents(kind: Kind, clean: Callable[[Kind], Path], tmp_path: Path) -> None:
+    digests = {run_dir.digest(kind.train(tmp_path / str(n), f"sampler.workers={n}")) for n in (1, 2, 3)}
     assert digests == {run_dir.digest(clean(kind))}
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import scorecard
 import tiny_runs
-from scorecard import ALL_KINDS, ALLOW, GRADIENT, KINDS, TAKES_TIME, Kind, case
+from scorecard import ALLOW, DIGEST_KINDS, GRADIENT, KINDS, TAKES_TIME, Kind, case
 from tiny_runs import metarl, only_run, outcome, saved_state, tree
 
 from metarl.run import run_dir
@@ -24,7 +24,7 @@ SLOW = ["sampler.workers=2", *TAKES_TIME]
 
 
 @case(13)
-@pytest.mark.parametrize("kind", ALL_KINDS)
+@pytest.mark.parametrize("kind", DIGEST_KINDS)
 def test_r13_sigterm(kind: Kind, clean: Callable[[Kind], Path], tmp_path: Path) -> None:
     process = kind.start(tmp_path, *SLOW)
     run = tiny_runs.wait_for_iteration(tmp_path, 2, process)
@@ -62,7 +62,7 @@ def test_r14_sigint_to_the_group(times: int, kind: Kind, tmp_path: Path) -> None
 
 
 @case(25)
-@pytest.mark.parametrize("kind", ALL_KINDS)
+@pytest.mark.parametrize("kind", DIGEST_KINDS)
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 3)])
 def test_r25_other_workers(before: int, after: int, kind: Kind, clean: Callable[[Kind], Path], tmp_path: Path) -> None:
     run = kind.train(tmp_path, f"sampler.workers={before}", "iterations=3", "eval.every=2")

@@ -1,4 +1,4 @@
-"""The reliability scorecard: its cases, and the runs that they are about, of three agents on a world that can fail."""
+"""The reliability scorecard: its cases, and the runs that they are about, of some agents on a world that can fail."""
 
 from __future__ import annotations
 
@@ -53,6 +53,27 @@ KINDS = [pytest.param(kind, id=kind.name) for kind in (GRADIENT, MEMORY)]
 ALL_KINDS = [*KINDS, pytest.param(LIFETIMES, id=LIFETIMES.name)]
 
 
+def remembering(name: str, **settings: object) -> Kind:
+    """The agent with a memory, with another one."""
+    return Kind(name, MDP, MEMORY.size | {f"agent.{key}": str(value) for key, value in settings.items()})
+
+
+LEARNED_RULE = Kind(
+    "Meta-LSTM", "promp_point", {**TINY, "agent.update_rule": "meta_lstm", "agent.num_adapt_steps": "2"}
+)
+OTHER_MEMORIES = (
+    remembering("NTM", memory="ntm", memory_size=8, memory_context=6, memory_width=5),
+    remembering("memory network", memory="memory_network", memory_size=8, memory_context=15),
+    remembering(
+        "retrieval by dot products", memory="retrieval", retrieval_metric="dot", memory_size=8, memory_context=15
+    ),
+    remembering(
+        "retrieval by weighted L1", memory="retrieval", retrieval_metric="weighted_l1", memory_size=8, memory_context=15
+    ),
+)
+OTHER_KINDS = [pytest.param(kind, id=kind.name) for kind in (LEARNED_RULE, *OTHER_MEMORIES)]
+DIGEST_KINDS = [*ALL_KINDS, *OTHER_KINDS]
+
 CASES = {
     1: "a worker killed with -9 is replaced: same digest, one death counted, work goes on within 5 s",
     2: "every worker killed once, one after the other: same digest",
@@ -81,7 +102,7 @@ CASES = {
     25: "resumed with other workers, 2 → 1 and 1 → 3: same digest; `fork` is refused with exit 2",
     26: "two in one run: exit 2 naming the holder; a place that cannot be written, or is a file: exit 6; stale lock",
     27: "the trainer killed with -9, 10 times per agent: no process after 2 s, nothing in /dev/shm, next start clean",
-    28: "1, 2, 3 workers × with and without evaluation × two cadences of saving, 12 runs per agent: one digest",
+    28: "1, 2, 3 workers × with and without evaluation × two cadences of saving: one digest",
     29: "all 50 classes of Meta-World: new, behind other tasks and in another process, bit for bit the same",
     30: "a node of Ray's is removed in the middle of a run: exit 0, same digest within 60 s",
 }

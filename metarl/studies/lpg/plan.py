@@ -53,7 +53,7 @@ class Family:
 
 
 FAMILIES: Mapping[str, Family] = {
-    CHOICE: Family("Tabular MDPs on which step sizes are chosen", 100, first_seed=1000),
+    CHOICE: Family("Tabular MDPs on which step sizes are chosen", 25, first_seed=1000),
     "mdp": Family("Tabular MDPs, 10 states and 5 actions, as in training", 100),
     "mdp_small": Family(
         "Tabular MDPs, 5 states and 3 actions", 40, overrides={"task.num_states": 5, "task.num_actions": 3}
