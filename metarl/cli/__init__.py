@@ -288,6 +288,7 @@ def _add_study(parser: argparse.ArgumentParser, name: str, *, wanted: bool) -> N
     parser.add_argument("--out", type=_path, metavar="DIR", help=f"default: runs/{name}")
     parser.add_argument("--page", type=_path, metavar="FILE.md", help=f"default: {name}.md in DIR")
     parser.add_argument("--small", action="store_true", help="seconds instead of hours, numbers without meaning")
+    parser.add_argument("--jobs", type=int, metavar="N", default=1, help="runs side by side, which share the cores")
     only = parser.add_mutually_exclusive_group()
     only.add_argument("--dry-run", action="store_true", help="print what would be run")
     only.add_argument("--report-only", action="store_true", help="write the page from the runs that are finished")

@@ -332,9 +332,12 @@ def reproduce(options: argparse.Namespace) -> str:
     """Run a study, or tell about it."""
     from metarl.studies import reproduce
 
+    if options.jobs < 1:
+        raise ConfigError(f"--jobs {options.jobs}: expected at least 1")
     study = options.make_study(options)
     out = options.out or Path("runs", study.name)
-    return reproduce.reproduce(study, out, options.page, dry_run=options.dry_run, report_only=options.report_only)
+    how = {"dry_run": options.dry_run, "report_only": options.report_only, "places": options.jobs}
+    return reproduce.reproduce(study, out, options.page, **how)
 
 
 def sweep(options: argparse.Namespace) -> str:

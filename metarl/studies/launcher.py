@@ -23,8 +23,19 @@ WAIT_S = 1.0  # between looks at runs that other processes train
 Process = subprocess.Popen[bytes]
 
 
+class RunFailedError(MetarlError):
+    """A part of a study ended with an error, whose exit code this takes over."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 class Policy(Protocol):
     """What a list of runs does with each. Whatever a method raises stops all runs."""
+
+    def ready(self, job: Job) -> bool:
+        """Whether all that it needs is there; False: it waits until others have ended."""
 
     def start(self, job: Job, place: int) -> Process:
         """Start a run, in one of the places that runs have side by side. Raises MetarlError: it cannot be started."""
@@ -94,8 +105,10 @@ class Launcher:
                     break
 
     def _begin(self, job: Job, place: int) -> bool:
-        """Start a job as it stands now; False where it has ended, cannot be started, or runs elsewhere."""
+        """Start a job as it stands now; False where it has ended, has to wait, cannot be started, or runs elsewhere."""
         name = str(job.entry)
+        if not self._policy.ready(job):
+            return False
         if time.monotonic() - self._elsewhere.get(name, -WAIT_S) < WAIT_S:
             return False
         try:

@@ -1,28 +1,23 @@
-"""``metarl reproduce``: a study's runs one after another, each a process of its own; it goes on after any stop."""
+"""``metarl reproduce``: a study's runs, each a process of its own, in order; it goes on after any stop."""
 
 from __future__ import annotations
 
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from metarl.errors import ConfigError, Interrupted, MetarlError, StorageError
 from metarl.report.files import write_files
 from metarl.run import run_dir
+from metarl.studies import side_by_side
 from metarl.studies.jobs import Job, find_job, find_jobs
-from metarl.studies.launcher import Launcher, Process, start_process
-from metarl.studies.study import Cell, Piece, Result, Study, StudyInPieces, read_result
-
-
-class RunFailedError(MetarlError):
-    """A run of a study ended with an error, whose exit code this takes over."""
-
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
+from metarl.studies.launcher import Launcher, Process, RunFailedError, start_process
+from metarl.studies.pieces import work_through
+from metarl.studies.side_by_side import LOG
+from metarl.studies.study import Cell, Result, Study, StudyInPieces, read_result
 
 
 def reproduce(
@@ -32,11 +27,13 @@ def reproduce(
     *,
     dry_run: bool = False,
     report_only: bool = False,
+    places: int = 1,
 ) -> str:
     """Bring all runs of a study to their end below ``out``, then write numbers and page; returns where they are.
 
     The numbers, named after the study, are in ``out``, the page is at ``page``, by default beside them. ``dry_run``
-    only tells what is to be done, ``report_only`` runs nothing.
+    only tells what is to be done, ``report_only`` runs nothing. ``places`` runs go side by side, and
+    share the cores.
 
     Raises:
         ConfigError: a configuration of the study cannot be run, or there is a run in ``out`` with other settings.
@@ -62,8 +59,8 @@ def reproduce(
         raise StorageError(f"cannot make {out}: {error}; choose another --out") from error
     with run_dir.lock(out):
         if not report_only:
-            work_through(pieces, out)
-            run_jobs(jobs, out)
+            work_through(pieces, out, places)
+            run_jobs(jobs, out, places)
             jobs = find_jobs(cells, out)
         summary = study.summarise(_results(cells, jobs))
         if isinstance(study, StudyInPieces):
@@ -72,17 +69,32 @@ def reproduce(
 
 
 @dataclass
-class _OneByOne:
-    """Runs in order; their output is shown, and the first failure ends the list."""
+class _InOrder:
+    """Runs in the order of a list, some side by side; the first failure ends it.
+
+    The output of one run at a time is shown; that of several goes to a log each.
+    """
 
     jobs: Sequence[Job]
     out: Path
+    places: int
+    _unfinished: set[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._unfinished = {str(job.entry) for job in self.jobs if job.state != "finished"}
+
+    def ready(self, job: Job) -> bool:
+        """Whether the runs that it needs have ended."""
+        return isinstance(job.entry, Cell) and self._unfinished.isdisjoint(job.entry.needs)
 
     def start(self, job: Job, place: int) -> Process:
-        """Start a run, whose output is shown."""
+        """Start a run."""
         self._tell(job, "")
         try:
-            return start_process(job.command(self.out))
+            if self.places == 1:
+                return start_process(job.command(self.out))
+            with side_by_side.open_log(self.out / str(job.entry)) as log:
+                return start_process(job.command(self.out, side_by_side.share(job.config, place, self.places)), log)
         except OSError as error:
             raise StorageError(f"cannot start a process for {job.entry}: {error}") from error
 
@@ -91,13 +103,17 @@ class _OneByOne:
         if stopping:
             return
         if code:
+            above = "the reason above" if self.places == 1 else f"the reason in {self.out / str(job.entry) / LOG}"
             raise RunFailedError(
-                f"{job.entry} ended with exit code {code}, for the reason above; the same command goes on from here",
+                f"{job.entry} ended with exit code {code}, for {above}; the same command goes on from here",
                 code if code > 0 else 128 - code,
             )
         now = find_job(job.entry, job.loaded, self.out)
         if now.state != "finished":
             raise StorageError(f"{job.entry} has ended, but its final evaluation is not in {now.run or self.out}")
+        self._unfinished.discard(str(job.entry))
+        if self.places > 1:
+            self._tell(job, ": finished")
 
     def failed(self, job: Job, error: MetarlError) -> None:
         """Raises the error."""
@@ -112,28 +128,16 @@ class _OneByOne:
         print(f"[{place + 1}/{len(self.jobs)}] {job.entry}{text}", flush=True)
 
 
-def work_through(pieces: Sequence[Piece], out: Path) -> None:
-    """Bring what is not finished to its end, one after another.
-
-    Raises:
-        Interrupted: a signal came, and what was under way has saved.
-    """
-    for place, piece in enumerate(pieces, start=1):
-        if piece.state(out) != "finished":
-            print(f"[{place}/{len(pieces)}] {piece}", flush=True)
-            piece.run(out)
-
-
-def run_jobs(jobs: Sequence[Job], out: Path) -> None:
-    """Start or resume what is not finished, one process at a time; stop at the first failure or signal.
+def run_jobs(jobs: Sequence[Job], out: Path, places: int) -> None:
+    """Start or resume what is not finished, ``places`` processes at a time; stop at the first failure or signal.
 
     Raises:
         RunFailedError: a run failed.
-        Interrupted: a signal came, and was passed on to the run.
+        Interrupted: a signal came, and was passed on to the runs.
     """
     todo = [job for job in jobs if job.state != "finished"]
     try:
-        Launcher(todo, out, _OneByOne(jobs, out)).run()
+        Launcher(todo, out, _InOrder(jobs, out, places), side_by_side=places).run()
     except Interrupted:
         print("stopped; the same command goes on", flush=True)
         raise

@@ -26,7 +26,7 @@ from metarl.monitor.curve_text import counted
 from metarl.report.files import write_files
 from metarl.run import checkpoint, run_dir
 from metarl.storage import read_json
-from metarl.studies import jobs, sweep
+from metarl.studies import jobs, side_by_side, sweep
 from metarl.studies.grid import Setting
 from metarl.studies.jobs import Failure, Job
 from metarl.studies.launcher import Process, start_process
@@ -224,14 +224,14 @@ class RunOnNode:
             return "finished"
         done = _iteration(job)
         more = [] if job.config.time_limit_s is not None else [f"time_limit_s={self._limit:g}"]
-        with sweep.open_log(self.folder) as log:
+        with side_by_side.open_log(self.folder) as log:
             jobs.keep_failure(self.folder, None)
             start = log.tell()
             self._process = start_process(job.command(self._out, more, again=sweep.own_words(job)), log)
             code = self._process.wait()
         now = self._find()
         if code:
-            self._fail(Failure(code, sweep.reason(code, sweep.log_lines(self.folder, start))))
+            self._fail(Failure(code, side_by_side.reason(code, side_by_side.log_lines(self.folder, start))))
         if now.state == "finished":
             return "finished"
         if _iteration(now) == done:

@@ -31,6 +31,11 @@ class Cell(ABC):
         return ()
 
     @property
+    def needs(self) -> Sequence[str]:
+        """The runs of the study that must have ended before it begins."""
+        return ()
+
+    @property
     @abstractmethod
     def config(self) -> str:
         """Name of the shipped configuration."""

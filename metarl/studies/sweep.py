@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO
 
 from metarl.config import loading, naming
 from metarl.config.loading import Loaded
@@ -26,16 +25,15 @@ from metarl.monitor.console import duration
 from metarl.monitor.curve_text import counted
 from metarl.parallel import available_cores
 from metarl.run import memory, run_dir
-from metarl.storage import expect_plain, no_follow, open_plain
 from metarl.studies import grid, jobs
 from metarl.studies.grid import Setting
 from metarl.studies.jobs import Failure, Job
 from metarl.studies.launcher import Launcher, Process, start_process
+from metarl.studies.side_by_side import LOG, log_lines, open_log, reason, share
 from metarl.studies.sweep_table import Row, final_returns
 from metarl.visible import visible
 
 FOLDER = "sweeps"  # below the folder of all runs
-LOG = "log.txt"
 TAIL = 10  # lines of the log that are shown of a run that failed
 ROOM = 1e9  # bytes of memory that a run is given where nobody says how many run side by side
 _UNQUOTED = re.compile(r"[\w./~-][\w./=+~-]*", re.ASCII)
@@ -184,18 +182,6 @@ def own_words(job: Job) -> list[str]:
     return [word for word in words if word.partition("=")[0].partition(".")[0] in jobs.FREE]
 
 
-def share(config: RunConfig, place: int, side_by_side: int) -> list[str]:
-    """Overrides that give a run its part of the cores; what the user has given stays."""
-    cores, more = divmod(available_cores(), side_by_side)
-    part = max(1, cores + (place < more))
-    words = []
-    if config.sampler.workers == "auto" and config.sampler.executor == "processes":
-        words.append(f"sampler.workers={part}")
-    if config.learner.threads == "auto" and not config.agent.threads_matter:
-        words.append(f"learner.threads={part}")
-    return words
-
-
 def usual_side_by_side(todo: Sequence[Job]) -> tuple[int, str]:
     """How many runs to run side by side where nobody says so, and why: one per core, as far as memory goes."""
     cores, free = available_cores(), memory.machine_memory()[0]
@@ -330,6 +316,10 @@ class _SideBySide:
         """Say that a run cannot be started."""
         self._failed(job, Failure(error.exit_code, " ".join(str(error).split())), "")
 
+    def ready(self, job: Job) -> bool:
+        """Every run stands by itself."""
+        return True
+
     def elsewhere(self, job: Job) -> None:
         """Say that a run is waited for."""
         self._tell(job, "waiting", "  another process trains it")
@@ -346,33 +336,6 @@ class _SideBySide:
         total = len(self.plan.jobs)
         place = 1 + [str(one.entry) for one in self.plan.jobs].index(str(job.entry))
         _say(f"[{place:{len(str(total))}}/{total}] {what:8} {job.entry}{more}")
-
-
-def open_log(folder: Path) -> IO[bytes]:
-    """A run's log, to be added to. Raises OSError, also where there is a link or the like in its place."""
-    folder.mkdir(parents=True, exist_ok=True)
-    expect_plain(folder, folder=True)
-    expect_plain(folder / LOG)
-    return open(folder / LOG, "ab", opener=no_follow)
-
-
-def log_lines(folder: Path, start: int = 0) -> list[str]:
-    """The lines of a run's log from a byte on, without empty ones."""
-    try:
-        with open_plain(folder / LOG) as file:
-            file.seek(start)
-            text = file.read().decode("utf-8", errors="replace")
-    except OSError as error:
-        return [f"the log cannot be read: {error}"]
-    return [line.rstrip() for line in text.splitlines() if line.strip()]
-
-
-def reason(code: int, lines: Sequence[str]) -> str:
-    """Why a run failed, in a sentence: the first error that its log has."""
-    if code < 0:
-        return "killed" if code == -9 else f"ended by signal {-code}"
-    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    return (errors or list(lines[-1:]) or ["it printed nothing"])[0]
 
 
 def ended_with(failure: Failure) -> str:

@@ -29,6 +29,8 @@ from pathlib import Path
 from metarl.errors import Interrupted
 from metarl.studies import launcher, sweep
 class Policy:
+    def ready(self, job):
+        return True
     def start(self, job, place):
         return subprocess.Popen([sys.executable, "-c", {COUNTS_SIGNALS!r}], start_new_session=True)
     def ended(self, job, code, *, stopping):

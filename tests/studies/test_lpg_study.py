@@ -123,6 +123,7 @@ def test_a_page_tells_what_is_missing_and_shows_what_is_there(tmp_path: Path) ->
 def test_a_small_study_from_beginning_to_end(tmp_path: Path) -> None:
     out = tmp_path / "out"
     argv = ["reproduce", "lpg", "--small", "--families", "mdp", "--out", str(out), "--page", str(tmp_path / "page.md")]
+    argv += ["--jobs", "3"]  # what uses the rule waits for what learns it
     assert metarl(*argv) == 0
     numbers = strict_json(out / "lpg.json")
     assert not numbers["missing"] and set(numbers["chosen"]) == {"learned", "a2c", "reinforce"}

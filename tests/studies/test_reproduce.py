@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
@@ -267,6 +268,34 @@ def test_a_failing_run_stops_the_command_with_its_exit_code(tmp_path: Path, capf
         "error: point/fomaml/s0 ended with exit code 6, for the reason above; the same command goes on from here"
     )
     assert not (tmp_path / "point" / "maml_trpo").exists() and not (tmp_path / "comparison.md").exists()
+
+
+def test_runs_side_by_side_come_to_the_same_numbers_and_have_a_log_each(
+    reference: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert metarl(*TWO_METHODS, "--out", out, "--jobs", "2") == 0
+    output = capfd.readouterr()
+    assert "iteration" not in output.out + output.err
+    lines = [line for line in output.out.splitlines() if line.startswith("[")]
+    names = [f"point/{method}/s{seed}" for seed in (0, 1) for method in ("fomaml", "maml_trpo")]
+    assert [line for line in lines if ":" not in line] == [f"[{n}/4] {name}" for n, name in enumerate(names, start=1)]
+    assert sorted(line for line in lines if ":" in line) == [
+        f"[{n}/4] {name}: finished" for n, name in enumerate(names, 1)
+    ]
+    for method, seed in itertools.product(("maml_trpo", "fomaml"), (0, 1)):
+        assert tiny_runs.outcome(cell_run(out, method, seed)) == tiny_runs.outcome(cell_run(reference, method, seed))
+        assert "iteration 2/2" in (out / "point" / method / f"s{seed}" / "log.txt").read_text()
+
+
+def test_a_failure_among_runs_side_by_side_names_the_log(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "point" / "fomaml" / "s0" / "maml_trpo_point"
+    run.parent.mkdir(parents=True)
+    run.write_text("in the way")
+    assert metarl(*COMMAND, "fomaml", "--seeds", "1", "--out", tmp_path, "--jobs", "2") == 6
+    log = tmp_path / "point" / "fomaml" / "s0" / "log.txt"
+    assert f"ended with exit code 6, for the reason in {log};" in capfd.readouterr().err
+    assert "error:" in log.read_text()
 
 
 def test_runs_with_other_settings_are_not_mixed_in(

@@ -20,7 +20,7 @@ from tiny_runs import metarl, only_run
 
 from metarl.errors import ConfigError
 from metarl.run import run_dir
-from metarl.studies import jobs, slurm, sweep
+from metarl.studies import jobs, side_by_side, slurm, sweep
 from metarl.studies.slurm import Options
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -145,7 +145,7 @@ def test_a_preempted_job_saves_its_run_before_it_is_requeued(tmp_path: Path) -> 
     (job,) = sweep.make_plan("maml_trpo_point", [*SIZE, "iterations=100000"][1:], out=tmp_path).jobs
     node = slurm.RunOnNode(job.entry, tmp_path, 1000.0)  # type: ignore[arg-type]
     command = job.command(tmp_path)
-    with sweep.open_log(node.folder) as log:
+    with side_by_side.open_log(node.folder) as log:
         node._process = slurm.start_process(command, log)
     deadline = time.monotonic() + 200
     while not list(tmp_path.glob("run/*/*/checkpoints/2")) and time.monotonic() < deadline:

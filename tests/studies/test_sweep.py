@@ -24,7 +24,7 @@ from metarl.agents.maml_trpo import MAMLTRPO
 from metarl.errors import ConfigError
 from metarl.monitor import wandb_sink
 from metarl.run import checkpoint, listing, run_dir
-from metarl.studies import jobs, sweep
+from metarl.studies import jobs, side_by_side, sweep
 from metarl.studies.launcher import Launcher
 
 pytestmark = pytest.mark.usefixtures("children_find_metarl")
@@ -162,8 +162,8 @@ def test_cores_are_shared_out_and_what_is_given_stays(monkeypatch: pytest.Monkey
         assert not {"sampler.workers=3", "learner.threads=3"} & words
     alone = words_of(plan_of("maml_trpo_point", "seed=0,1", "sampler.executor=in_process"), side_by_side=2)
     assert not any("sampler.workers" in word for words in alone for word in words)
-    assert sweep.share(plan.jobs[0].config, 3, 4) == ["sampler.workers=1", "learner.threads=1"]
-    assert sweep.share(plan.jobs[0].config, 1, 4) == ["sampler.workers=2", "learner.threads=2"]
+    assert side_by_side.share(plan.jobs[0].config, 3, 4) == ["sampler.workers=1", "learner.threads=1"]
+    assert side_by_side.share(plan.jobs[0].config, 1, 4) == ["sampler.workers=2", "learner.threads=2"]
 
 
 def test_agents_whose_bits_depend_on_threads_learn_on_one_whatever_runs_beside_them() -> None:

@@ -130,11 +130,15 @@ class Trial(Cell):
     def __str__(self) -> str:
         return f"{self.family}/{self.rule}/{self.step_size:g}/s{self.seed}"
 
+    @property
+    def needs(self) -> Sequence[str]:
+        """The run that learns the rule."""
+        number = self.seed - FAMILIES[self.family].first_seed
+        return [f"training/s{number}"] if self.rule == LEARNED else []
+
     def arguments(self, out: Path) -> list[str]:
         """With the run that has learned the rule."""
-        number = self.seed - FAMILIES[self.family].first_seed
-        source = [f"init_from={out / f'training/s{number}'}"] if self.rule == LEARNED else []
-        return [*super().arguments(out), *source]
+        return [*super().arguments(out), *(f"init_from={out / source}" for source in self.needs)]
 
 
 @dataclass(frozen=True)
