@@ -9,8 +9,8 @@ WORDS = Words(
 What is meta-learning worth, and which kind? Each method below trains on the same task families until it has taken the
 same number of environment steps, then adapts to the same held-out tasks: by gradient steps on equally many episodes,
 or, `rl2`, by what its memory keeps of the episodes so far.
-`metarl reproduce comparison` runs all of it, one run after another, or side by side with `--jobs N`; stopped at any moment, the same command goes on.
-With `--report-only` it writes this page from the runs that are finished.
+`metarl reproduce comparison` runs all of it, one run after another, or side by side with `--jobs N`; stopped at any
+moment, the same command goes on. With `--report-only` it writes this page from the runs that are finished.
 """,
     reading="""\
 **Reading the tables.** Return of fresh episodes on held-out tasks after 0 to 3 adaptation steps: interquartile mean
