@@ -113,7 +113,7 @@ def find_job(entry: Entry, loaded: Loaded, out: Path) -> Job:
     folder = out / str(entry)
     job = _newest(Job(entry, loaded, "new", None, read_failure(folder)), folder / loaded.name)
     if job.run is not None and job.state != "running":  # else a file may go while it is read
-        _check_settings(job.run, loaded.config, entry.allow)
+        _check_settings(job.run, loaded.config, entry.allow, out)
     if job.state != "finished" and job.failure is not None and job.failure.exit_code in LASTING:
         return replace(job, state="failed") if job.state == "started" else job
     return job
@@ -132,9 +132,14 @@ def _newest(job: Job, folder: Path) -> Job:
     return next((replace(job, state=state, run=run) for state, run in found.items() if run is not None), job)
 
 
-def _check_settings(run: Path, planned: RunConfig, allow: Sequence[str]) -> None:
-    """Raises ConfigError if a run was made with settings that the list does not have (any more)."""
+def _check_settings(run: Path, planned: RunConfig, allow: Sequence[str], out: Path) -> None:
+    """Raises ConfigError if a run was made with settings that the list does not have (any more). The list's folder may
+    have been moved: a run may have begun from another one of the list in its place of before."""
     was, expected = _settings(run_dir.read_config(run, allow)), _settings(planned)
+    if planned.init_from and was.get("init_from") and Path(planned.init_from).is_relative_to(out):
+        within = Path(planned.init_from).relative_to(out).parts
+        if Path(was["init_from"]).parts[-len(within) :] == within:
+            was["init_from"] = planned.init_from
     different = [f"{key} = {was.get(key)!r}, not {value!r}" for key, value in expected.items() if was.get(key) != value]
     if different:
         raise ConfigError(f"{run} was made with {'; '.join(different)}: move it away, or choose another --out")

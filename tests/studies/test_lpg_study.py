@@ -130,3 +130,9 @@ def test_a_small_study_from_beginning_to_end(tmp_path: Path) -> None:
     for rule in numbers["families"]["mdp"]["rules"].values():
         assert set(rule["by_step_size"]) == {"2", "4"}
     assert "Made with `--small`" in (tmp_path / "page.md").read_text()
+    # its folder may be moved: what uses a rule is told from where it was, and still belongs to it
+    moved = out.rename(tmp_path / "moved")
+    argv[argv.index(str(out))] = str(moved)
+    assert metarl(*argv, "--report-only") == 0
+    again = strict_json(moved / "lpg.json")
+    assert again["families"] == numbers["families"] and not again["missing"]
