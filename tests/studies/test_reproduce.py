@@ -7,11 +7,13 @@ import os
 import shutil
 import signal
 import subprocess
+import tarfile
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import keep_records
 import numpy as np
 import psutil
 import pytest
@@ -145,6 +147,23 @@ def test_a_finished_run_counts_by_its_records_without_its_checkpoints(
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["finished"] * 4
     assert metarl(*TWO_METHODS, "--out", finished, "--report-only") == 0
     assert numbers(finished) == before
+
+
+def test_kept_records_are_enough_for_the_same_numbers(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for without in ((), ("tasks",)):
+        assert keep_records.keep(finished, tmp_path / "first.tar.xz", without) == 4 * 4
+        keep_records.keep(finished, tmp_path / "second.tar.xz", without)
+        assert (tmp_path / "first.tar.xz").read_bytes() == (tmp_path / "second.tar.xz").read_bytes()
+    keep_records.keep(finished, tmp_path / "records.tar.xz", checkpoints=["point/fomaml"])
+    no_children(monkeypatch)
+    with tarfile.open(tmp_path / "records.tar.xz") as archive:
+        archive.extractall(tmp_path / "unpacked", filter="data")
+    assert metarl(*TWO_METHODS, "--out", tmp_path / "unpacked", "--report-only") == 0
+    assert numbers(tmp_path / "unpacked") == numbers(finished)
+    assert checkpoint.complete(cell_run(tmp_path / "unpacked", "fomaml") / "checkpoints")
+    assert not (cell_run(tmp_path / "unpacked") / "checkpoints").exists()
 
 
 def test_a_dry_run_tells_what_is_to_be_done_and_touches_nothing(
