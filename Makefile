@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
+INSTALLED_DOCS := $(VENV)/.installed-docs
 
-.PHONY: install train test docs-test mistakes faults chaos soak test-slow ray-test lint audit clean
+.PHONY: install train test docs docs-test mistakes faults chaos soak test-slow ray-test lint audit clean
 
 install: $(INSTALLED)
 
@@ -31,8 +32,16 @@ test: lint ## everything but the tests marked slow or pages; under 9 minutes on 
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -m "not slow and not alone and not pages" --numprocesses auto --dist loadfile
 	$(RUN) -m pytest -m "alone and not slow" $$(grep -rl --include='test_*.py' 'mark.alone' tests)
 
+docs: $(INSTALLED_DOCS) ## the documentation as a site in build/site; a warning is an error, under a minute
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build
+	@echo "open build/site/index.html; to search, too: $(RUN) -m http.server --directory build/site, and http://localhost:8000"
+
+$(INSTALLED_DOCS): $(INSTALLED)
+	$(RUN) -m pip install --quiet --constraint constraints.txt --config-settings editable_mode=compat --editable ".[docs]"
+	touch $(INSTALLED_DOCS)
+
 # Chromium on the path is what browser tests need; with REQUIRE_BROWSER=1 they fail without one, else they are skipped.
-docs-test: $(INSTALLED) ## pages in a browser, films, commands of the docs; under 6 minutes on 2 cores
+docs-test: $(INSTALLED_DOCS) ## pages in a browser, the site, films, commands of the docs; under 7 minutes on 2 cores
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -m pages --timeout 900 --numprocesses auto --dist loadfile
 
 mistakes: $(INSTALLED) ## what people are told of the mistakes that they make: one table

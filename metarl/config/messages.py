@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -49,10 +49,18 @@ def show(value: Any) -> str:
     return text if len(text) <= 60 else text[:59] + "…"
 
 
-def describe_keys(model: type[BaseModel], values: Mapping[str, Any] | None = None) -> str:
-    """Two lines per key: its value (its default if no ``values`` are given), then its meaning and allowed values."""
+class Key(NamedTuple):
+    """A key of a configuration in words: its path with dots, its value, its meaning (or ""), and what is allowed."""
+
+    name: str
+    value: str
+    meaning: str
+    allowed: str
+
+
+def keys(model: type[BaseModel], values: Mapping[str, Any] | None = None) -> Iterator[Key]:
+    """Every key with its value, or its default if no ``values`` are given; sections themselves are left out."""
     schema = model.model_json_schema()
-    lines = []
     for path, key in _keys(schema, schema):
         if "properties" in key:
             continue
@@ -60,8 +68,14 @@ def describe_keys(model: type[BaseModel], values: Mapping[str, Any] | None = Non
             value = show(_value(path, values))
         else:
             value = show(key["default"]) if "default" in key else "(required)" if key["required"] else "(computed)"
-        meaning = f"{key['description']} " if "description" in key else ""
-        lines += [f"{dotted(path)} = {value}", f"    {meaning}[{_allowed(key, schema)}]"]
+        yield Key(dotted(path), value, key.get("description", ""), _allowed(key, schema))
+
+
+def describe_keys(model: type[BaseModel], values: Mapping[str, Any] | None = None) -> str:
+    """Two lines per key: its value (its default if no ``values`` are given), then its meaning and allowed values."""
+    lines = []
+    for name, value, meaning, allowed in keys(model, values):
+        lines += [f"{name} = {value}", f"    {meaning}{' ' if meaning else ''}[{allowed}]"]
     return "\n".join(lines)
 
 

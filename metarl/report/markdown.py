@@ -100,15 +100,17 @@ def missing(entries: Mapping[str, Summary]) -> str:
 
 
 def settings(entries: Mapping[str, Summary]) -> str:
-    """What the configurations of entries with runs have in common, and what each has of its own, task included."""
+    """What the configurations of entries with runs have in common, and what each has of its own, task included: folded
+    up, as these are long lines."""
     flat = {name: _flat(entry["settings"]) for name, entry in entries.items() if entry["runs"]}
     first = next(iter(flat.values()))
     common = {k: v for k, v in first.items() if all(k in other and other[k] == v for other in flat.values())}
-    lines = [f"Settings of all: {_pairs({k: v for k, v in common.items() if not k.startswith(TASK)})}.\n"]
+    shared = _pairs({k: v for k, v in common.items() if not k.startswith(TASK)})
+    lines = ["<details>\n<summary>Settings</summary>\n", f"Settings of all: {shared}.\n"]
     for name, values in flat.items():
         own = {key: value for key, value in values.items() if key not in common and value is not None}
         lines.append(f"- `{name}` (`{entries[name]['config']}`): {_pairs(own) or 'nothing else'}")
-    return "\n".join([*lines, ""])
+    return "\n".join([*lines, "\n</details>\n"])
 
 
 def _flat(values: Summary) -> dict[str, Any]:

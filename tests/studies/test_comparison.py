@@ -394,9 +394,10 @@ def test_the_page_says_how_it_was_made_and_what_differs(tmp_path: Path) -> None:
     assert (
         "- 3 runs: CPU, 2 learner threads; metarl 1.0, commit `0123456` with changes; Python 3.12, torch 2.13\n" in page
     )
-    assert "Settings of all: meta_batch_size 40, inner_lr 0.5.\n" in page
-    assert (
-        "- `fomaml` (`maml_trpo_point`): first_order true\n- `maml_trpo` (`maml_trpo_point`): first_order false" in page
+    folded = page.partition("<details>\n<summary>Settings</summary>\n\n")[2].partition("\n\n</details>\n")[0]
+    assert folded == (
+        "Settings of all: meta_batch_size 40, inner_lr 0.5.\n\n"
+        "- `fomaml` (`maml_trpo_point`): first_order true\n- `maml_trpo` (`maml_trpo_point`): first_order false"
     )
     assert "10 M environment steps, 2 seeds, 4000 environment steps per adaptation step.\n" in page
     assert "16 M environment steps, 2 seeds.\n" in page and "--small" not in page
