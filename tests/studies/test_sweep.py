@@ -151,7 +151,7 @@ def words_of(plan: sweep.Plan, **how: Any) -> list[set[str]]:
 
 
 def test_cores_are_shared_out_and_what_is_given_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweep, "available_cores", lambda: 6)
+    monkeypatch.setattr(side_by_side, "available_cores", lambda: 6)
     plan = plan_of("maml_trpo_point", "seed=0..3")
     assert all({"sampler.workers=3", "learner.threads=3"} <= words for words in words_of(plan, side_by_side=2))
     assert all({"sampler.workers=1", "learner.threads=1"} <= words for words in words_of(plan, side_by_side=8))
@@ -448,6 +448,9 @@ def test_an_error_in_the_sweep_itself_leaves_no_process(finished: Path) -> None:
     started: list[subprocess.Popen[bytes]] = []
 
     class Sleeps:
+        def ready(self, job: jobs.Job) -> bool:
+            return True
+
         def start(self, job: jobs.Job, place: int) -> subprocess.Popen[bytes]:
             if started:
                 raise RuntimeError("a fault")
