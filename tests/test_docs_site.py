@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -96,6 +97,15 @@ def test_links_out_of_the_docs_lead_to_the_repository_where_it_has_an_address() 
 def test_text_for_a_terminal_is_no_markup() -> None:
     told = "[N, E] of a*b_c, <run>/x | `a*b` and ``c_[d]``, _x"
     assert site_text.escaped(told) == r"\[N, E\] of a\*b_c, &lt;run>/x \| `a*b` and ``c_[d]``, \_x"
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_make_installs_what_the_site_needs_and_tests_it() -> None:
+    """Continuous integration runs `make docs-test`: there nothing below is skipped for want of MkDocs."""
+    for target, expected in (("docs", "-m mkdocs build"), ("docs-test", "-m pytest -m pages")):
+        command = ["make", "--dry-run", "--always-make", target]
+        recipe = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        assert '".[docs]"' in recipe and expected in recipe
 
 
 # The site
@@ -226,6 +236,7 @@ def test_the_python_interface_is_there(site: Path) -> None:
     names += ["metarl.learning.returns.scanned", "metarl.nn.policies.Policy.act", "metarl.config.schema.AgentConfig"]
     assert {*names} <= ids
     text = (site / "reference" / "python_types.html").read_text(encoding="utf-8")
+    text = re.sub(r'(?s)<details class="mkdocstrings-source">.*?</details>', "", text)
     assert "[N, E, T, act] as drawn, before any scaling or clipping" in text  # a field's comment
     assert ":class:" not in text and ":func:" not in text
 
@@ -302,5 +313,7 @@ def test_pages_fit_and_ask_nobody(name: str, width: int, visitor: Any) -> None:
 def test_the_search_finds_a_key(visitor: Any) -> None:
     shown, found = visitor("index.html", 1280)
     shown.locator("input[name=query]").fill("retrieval_metric")
-    shown.locator(".md-search-result__item a[href*='agent_keys.html']").first.wait_for()
+    results = shown.locator(".md-search-result__item")
+    results.first.wait_for()
+    assert "retrieval_metric" in results.first.inner_text()
     assert found == []
