@@ -7,6 +7,7 @@ on trained agents and on one's own (tests/examples), grids and Slurm (tests/stud
 from __future__ import annotations
 
 import functools
+import importlib.util
 import re
 import shutil
 import subprocess
@@ -48,6 +49,8 @@ def test_every_metarl_command_runs(
         arguments = reduced(command, run, tmp_path)
         if "sampler.executor=ray" in arguments:
             pytest.skip("needs Ray: tests/run/test_ray_runs.py runs it")
+        if arguments[0] == "export" and importlib.util.find_spec("onnxruntime") is None:
+            pytest.skip("needs ONNX: pip install 'metarl[export]'")
         if arguments[0] == "resume":  # what others use stays as it is
             arguments[1] = str(shutil.copytree(run, tmp_path / "run"))
     assert cli.main(arguments) == 0, capsys.readouterr().err

@@ -15,8 +15,10 @@ from torch import Tensor
 from metarl.api import policy_files
 from metarl.api.actor import Actor
 from metarl.api.episodes import AdaptationStep
+from metarl.api.export.exporting import FORMATS, Exported, export
 from metarl.api.fit import Fit
 from metarl.errors import EnvError, NumericError
+from metarl.nn.policies import Policy
 from metarl.sampling.trial_state import TrialState
 from metarl.seeding import Domain, generator
 from metarl.tasks.vector_env import FLAGS, NUMBERS
@@ -57,7 +59,7 @@ class AdaptedPolicy:
         described: dict[str, Any],
     ) -> None:
         self.fit, self.history, self.seed = fit, tuple(history), seed
-        self._actor, self.left = actor, actor.trial
+        self._actor, self.left = actor, _kept(actor.trial, actor.policy)
         self._autoreset, self.described = autoreset, described
         self._rng = generator(seed, Domain.ADAPT_NOISE, iteration=1)  # iteration 0 is adaptation
         self._executed: NDArray[Any] | None = None  # of an action whose outcome is to be observed
@@ -147,14 +149,38 @@ class AdaptedPolicy:
         Raises:
             StorageError: the folder exists, or cannot be written.
         """
+        return policy_files.write(Path(folder), self._stored())
+
+    def export(self, folder: str | Path, formats: Sequence[str] = FORMATS) -> list[Exported]:
+        """Write it to a new folder as files that need no metarl, and compare these with it; see docs/on_a_robot.md.
+
+        Args:
+            folder: where ``policy.json`` goes, which describes them, and the files.
+            formats: ``"numpy"``, a Python file that needs NumPy alone; ``"pt2"`` of torch.export; ``"onnx"``.
+
+        Returns:
+            what was written, with the largest difference between its actions and the policy's, and its time per action.
+
+        Raises:
+            ConfigError: no such format, a library is missing, or the policy is of a kind that cannot be exported.
+            NumericError: a file's actions differ from the policy's; nothing is left of the files.
+            StorageError: the folder exists, or cannot be written.
+        """
+        return export(self._actor.policy, self._stored(), Path(folder), formats)
+
+    def _stored(self) -> policy_files.Stored:
         trial = self.left if self.remembers else None
-        stored = policy_files.Stored(self.described, self.fit, self.parameters, trial, self.history, self.seed)
-        return policy_files.write(Path(folder), stored)
+        return policy_files.Stored(self.described, self.fit, self.parameters, trial, self.history, self.seed)
 
     def _return_to(self, trial: TrialState) -> None:
         self._executed = None
         self._resetting[:] = False
-        self._actor.trial = trial
+        self._actor.trial = _kept(trial, self._actor.policy)
+
+
+def _kept(trial: TrialState, policy: Policy) -> TrialState:
+    """A copy where there is a memory: its next step may write into the one that it was given."""
+    return trial.repeat(1) if policy.remembers else trial
 
 
 def read_outcome(

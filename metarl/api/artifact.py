@@ -42,13 +42,25 @@ def write(folder: Path, kind: str, tensors: Mapping[str, Tensor], data: Mapping[
     text = (json.dumps({**about, "sha256": _sum(about)}, allow_nan=False, indent=1) + "\n").encode()
     if len(text) > MAX_JSON_BYTES:
         raise StorageError(f"cannot write {folder}: {len(text)} bytes of {kind}.json could not be read back")
+    with new_folder(folder) as temp:
+        write_file(temp / TENSORS, content)
+        write_file(temp / f"{kind}.json", text)
+    return folder
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write into, which takes its place at ``folder`` when the context ends well; else nothing is left.
+
+    Raises:
+        StorageError: there is something at that place, or it cannot be written.
+    """
     temp = folder.with_name(f".tmp-{os.getpid()}-{folder.name}")
     try:
         if folder.exists():
             raise FileExistsError("there is something already")
         temp.mkdir(parents=True)
-        write_file(temp / TENSORS, content)
-        write_file(temp / f"{kind}.json", text)
+        yield temp
         sync_directory(temp)
         os.rename(temp, folder)
         sync_directory(folder.parent)
@@ -56,7 +68,6 @@ def write(folder: Path, kind: str, tensors: Mapping[str, Tensor], data: Mapping[
         raise StorageError(f"cannot write {folder}: {error}; choose another place") from error
     finally:
         shutil.rmtree(temp, ignore_errors=True)
-    return folder
 
 
 def read(folder: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -161,15 +161,19 @@ class TrainedAgent:
         policy: AdaptedPolicy = session.policy
         return policy
 
-    def before(self, env: AnyEnv, *, task: Task | None = None, bounds: Bounds | None = None) -> AdaptedPolicy:
+    def before(
+        self, env: AnyEnv | None = None, *, task: Task | None = None, bounds: Bounds | None = None
+    ) -> AdaptedPolicy:
         """The policy before it has adapted; with a memory, at the beginning of a trial. It then adapts while it acts.
 
-        Arguments and errors are those of :meth:`adapt`. Nothing is done in the environment.
+        Arguments and errors are those of :meth:`adapt`. Nothing is done in the environment. Without one, observations
+        are vectors of the trained size, and actions lie within the trained control range (choices from 0).
         """
-        fitted = self._fit(env, bounds, task)
+        fitted = self._fit_spaces(None, None, bounds, task) if env is None else self._fit(env, bounds, task)
         params, policy = self._agent.policy_parameters(self._agent.init_adapted(1)), self._agent.policy()
         actor = Actor(policy, params, fitted.action, fitted.lanes or 1)
-        return AdaptedPolicy(actor, fitted, autoreset=_autoreset(env), described=self._described)
+        autoreset = None if env is None else _autoreset(env)
+        return AdaptedPolicy(actor, fitted, autoreset=autoreset, described=self._described)
 
     def adaptation(
         self,

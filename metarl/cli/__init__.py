@@ -236,6 +236,27 @@ def _add_commands_on_runs(command: Callable[..., _Parser]) -> None:
         "overrides", nargs="*", metavar="RUN|key=value", help="more runs, as other seeds of it; eval.*, task.*, device"
     )
     _add_compare(command)
+    _add_export(command)
+
+
+def _add_export(command: Callable[..., _Parser]) -> None:
+    """The command that takes a policy."""
+    export = command("export", commands.export, "write an adapted policy as files for a robot, checked against it")
+    export.add_argument(
+        "policy",
+        metavar="POLICY",
+        help="folder that policy.save wrote; or RUN of an agent with a memory, which begins a trial then",
+    )
+    export.add_argument(
+        "--format",
+        nargs="+",
+        choices=commands.FORMATS,
+        default=commands.FORMATS,
+        metavar="|".join(commands.FORMATS),
+        help="one or several: a Python file that needs NumPy alone, torch.export's .pt2, ONNX; default: all",
+    )
+    export.add_argument("--out", type=_path, metavar="DIR", help="a new folder; default: POLICY/exported")
+    _add_allow(export)
 
 
 def _add_compare(command: Callable[..., _Parser]) -> None:

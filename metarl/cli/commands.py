@@ -39,6 +39,7 @@ LATEST = "latest"  # what the run that was written to last may be called
 _OVERRIDE = re.compile(r"(?:--)?[A-Za-z_][\w.]*=")  # the path of a run has "=" further behind, or begins otherwise
 RUNS = "runs"  # the folder of all runs, unless a configuration says otherwise
 PROTOCOLS = PER_GOAL, OFFICIAL = "per_goal", "metaworld_official"  # of an evaluation
+FORMATS = "numpy", "pt2", "onnx"  # of exported policies
 KINDS: dict[str, lookup.Package] = {"tasks": "envs", "agents": "agents", "configs": "configs"}
 
 
@@ -210,6 +211,17 @@ def video(options: argparse.Namespace) -> str:
             agent, tasks=tasks, episodes=options.episodes, steps=options.steps, seed=options.seed, out=options.out
         )
     return "\n".join(map(str, paths))
+
+
+def export(options: argparse.Namespace) -> str:
+    """Write a policy as files for a robot."""
+    latest = options.policy == LATEST and not os.path.exists(LATEST)
+    source = _run(LATEST) if latest else Path(os.path.expanduser(options.policy))
+    _begin(f"export {source}")
+    with results_only():
+        from metarl.cli import export
+
+        return export.make(source, options.format, options.out or source / "exported", options.allow)
 
 
 def hash_(options: argparse.Namespace) -> str:
