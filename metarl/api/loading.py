@@ -12,7 +12,7 @@ from metarl.api.adapted_policy import AdaptedPolicy
 from metarl.api.trained_agent import TrainedAgent, make_agent
 from metarl.config import devices
 from metarl.errors import CheckpointError, ConfigError
-from metarl.run import run_dir
+from metarl.run import run_dir, shipped
 from metarl.run.interface import Interface
 
 
@@ -26,7 +26,8 @@ def load(
     """The agent of a run, to be used. Its task family need not be installed, unless an environment of it is made.
 
     Args:
-        run: the run's directory.
+        run: the run's directory; or the name of an agent that metarl brings along, as ``metarl list agents --trained``
+            shows them. A directory of that name comes first.
         checkpoint: the iteration of a checkpoint; the newest one, unless given.
         allow: classes of the user's own that the run may use, as ``package.module:Class``.
         device: where adaptation computes; policies act on the CPU.
@@ -40,7 +41,13 @@ def load(
         raise ConfigError(f"device = {device}: {missing}")
     path = Path(run).expanduser()
     if not run_files.is_run(path):
-        raise CheckpointError(f"{str(run)!r}: expected a run directory, as `metarl train` prints it, found none there")
+        path = shipped.find(str(run)) or path
+    if not run_files.is_run(path):
+        known = ", ".join(shipped.names())
+        raise CheckpointError(
+            f"{str(run)!r}: expected a run directory, as `metarl train` prints it, or a trained agent's name ({known}); "
+            "found none there"
+        )
     return TrainedAgent(path, run_dir.chosen_checkpoint(path, checkpoint), allow, device)
 
 

@@ -136,6 +136,7 @@ def _parser(argv: Sequence[str]) -> tuple[argparse.ArgumentParser, list[str]]:
         help="one kind; default: all but runs",
     )
     list_.add_argument("folder", nargs="?", metavar="FOLDER", help="of runs; default: runs")
+    list_.add_argument("--trained", action="store_true", help="of agents: those that metarl brings along, trained")
     list_.add_argument(
         "--json", action="store_true", help="print one JSON object, which says what lineages pin and why"
     )
@@ -225,7 +226,7 @@ def _add_commands_on_runs(command: Callable[..., _Parser]) -> None:
     report.add_argument("--html", action="store_true", help="also write report/page.html, which works anywhere")
     video = command("video", commands.video, "film how the agent of a run adapts, as MP4 and GIF; prints the files")
     for added in (resume, evaluate, hash_, report, video):
-        added.add_argument("run", metavar="RUN", help="run directory, or latest: the one written to last below runs/")
+        added.add_argument("run", metavar="RUN", help="run directory, a trained agent's name, or latest: the run written to last")
     for added in (resume, evaluate, video):
         _add_allow(added)
     _add_video(video)

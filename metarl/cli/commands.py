@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from metarl import ranks, run_files
-from metarl.cli.tables import (
+from metarl.cli.tables import returns, (
     curve_table,
     official_table,
     results_only,
@@ -222,6 +222,10 @@ def hash_(options: argparse.Namespace) -> str:
 
 def list_(options: argparse.Namespace) -> str:
     """Tasks, agents and configurations."""
+    if options.trained:
+        if options.kinds != "agents":
+            raise ConfigError("--trained: expected `metarl list agents --trained`")
+        return _list_trained(options)
     if options.kinds == "runs":
         return _list_runs(options)
     kinds = [options.kinds] if options.kinds else list(KINDS)
@@ -249,6 +253,17 @@ def list_(options: argparse.Namespace) -> str:
         shed = ["needs", "lineages"] if columns else []
         blocks.append(f"{kind}:\n{table(columns or ['name', 'summary'], cells, shed)}")
     return "\n\n".join(blocks)
+
+
+def _list_trained(options: argparse.Namespace) -> str:
+    """The agents that metarl brings along."""
+    from metarl.run import listing, shipped
+
+    found = [listing.read_run(shipped.FOLDER / name) for name in shipped.names()]
+    if options.json:
+        return json.dumps([{**vars(run), "path": str(run.path), "name": run.path.name} for run in found])
+    rows = [[run.path.name, run.task, run.agent, f"{run.env_steps:,}", returns(run)] for run in found]
+    return table(["name", "task", "agent", "env steps", "return"], rows)
 
 
 def _list_runs(options: argparse.Namespace) -> str:
@@ -424,6 +439,10 @@ def _run(text: str) -> Path:
         from metarl.run import listing
 
         return listing.latest(Path(RUNS))
+    from metarl.run import shipped
+
+    if shipped.find(text) and not os.path.exists(run):
+        return shipped.copy(text, Path(RUNS, "trained"))
     found = (
         f"a folder without {run_files.CONFIG} and {run_files.CHECKPOINTS}"
         if os.path.isdir(run)
@@ -431,7 +450,10 @@ def _run(text: str) -> Path:
         if os.path.exists(run)
         else "nothing"
     )
-    raise CheckpointError(f"{text!r}: expected a run directory, as `metarl train` prints it, found {found}")
+    raise CheckpointError(
+        f"{text!r}: expected a run directory, as `metarl train` prints it, or a trained agent's name "
+        f"({', '.join(shipped.names())}), found {found}"
+    )
 
 
 def _check_overrides(options: argparse.Namespace, command: str) -> None:

@@ -98,12 +98,17 @@ def runs_table(runs: Sequence[ListedRun]) -> str:
             run.agent,
             f"{run.iteration}" + ("" if run.iterations is None else f"/{run.iterations}"),
             f"{run.env_steps:,}",
-            " → ".join(number(value) for value in run.returns),
+            returns(run),
             str(run.path),
         ]
         for run in runs
     ]
     return "\n".join(aligned([columns, *rows]))
+
+
+def returns(run: ListedRun) -> str:
+    """Before adaptation, and at the end of the newest adaptation curve."""
+    return " → ".join(number(value) for value in run.returns)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], shed: Sequence[str] = ()) -> str:
