@@ -45,8 +45,8 @@ def load(
     if not run_files.is_run(path):
         known = ", ".join(shipped.names())
         raise CheckpointError(
-            f"{str(run)!r}: expected a run directory, as `metarl train` prints it, or a trained agent's name ({known}); "
-            "found none there"
+            f"{str(run)!r}: expected a run directory, as `metarl train` prints it, or the name of a trained agent "
+            f"({known}), found none there"
         )
     return TrainedAgent(path, run_dir.chosen_checkpoint(path, checkpoint), allow, device)
 

@@ -226,7 +226,8 @@ def _add_commands_on_runs(command: Callable[..., _Parser]) -> None:
     report.add_argument("--html", action="store_true", help="also write report/page.html, which works anywhere")
     video = command("video", commands.video, "film how the agent of a run adapts, as MP4 and GIF; prints the files")
     for added in (resume, evaluate, hash_, report, video):
-        added.add_argument("run", metavar="RUN", help="run directory, a trained agent's name, or latest: the run written to last")
+        what = "run directory; latest: the one written to last below runs/; or a trained agent's name"
+        added.add_argument("run", metavar="RUN", help=what)
     for added in (resume, evaluate, video):
         _add_allow(added)
     _add_video(video)

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from metarl import ranks, run_files
-from metarl.cli.tables import returns, (
+from metarl.cli.tables import (
     curve_table,
     official_table,
     results_only,
+    returns,
     runs_table,
     seeds_table,
     table,
