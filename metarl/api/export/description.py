@@ -67,8 +67,8 @@ def describe(policy: Policy, stored: Stored) -> Described:
     if isinstance(policy, MemoryPolicy):
         if stored.fit.lanes is not None:
             raise ConfigError(
-                f"expected a policy of a single environment, got one with {stored.fit.lanes} memories, one for each lane of "
-                "a vector environment"
+                f"expected a policy of a single environment, got one with {stored.fit.lanes} memories, one for each "
+                "lane of a vector environment"
             )
         memory = remembered(policy.memory)
     weights: Arrays = {name: tensor.numpy().copy() for name, tensor in numbers.items()}
