@@ -30,7 +30,6 @@ from metarl.nn.memories.recurrent import GRU
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 HAVE_ONNX = all(importlib.util.find_spec(library) for library in exporting.NEEDS["onnx"])
-needs_onnx = pytest.mark.skipif(not HAVE_ONNX, reason="needs ONNX: pip install 'metarl[export]'")
 BITS = Discrete(4, start=1)
 
 
@@ -101,7 +100,7 @@ GRAPHS = [  # these take seconds each: all networks, all spaces
 
 @pytest.mark.parametrize("case", GRAPHS)
 def test_the_graphs_act_as_the_policy_does(case: str, tmp_path: Path) -> None:
-    """And both carry their own description."""
+    """And both carry their own description. ONNX where it is installed: pip install 'metarl[export]'."""
     policy = CASES[case]()
     formats = ["pt2", "onnx"] if HAVE_ONNX else ["pt2"]
     made = policy.export(tmp_path / "out", formats)

@@ -95,9 +95,9 @@ def numbers(policy: Policy, spaces: SpaceSpec, rng: np.random.Generator) -> torc
     shapes: Mapping[str, tuple[int, ...]] = policy.shapes()
     parts = []
     for name, shape in shapes.items():
-        drawn = rng.standard_normal(shape) / np.sqrt(shape[0] if len(shape) > 1 else 4)
+        drawn = rng.standard_normal(shape) / np.sqrt(shape[0] if len(shape) > 1 else 100)
         if name.endswith("gain") or name in ("obs_std", "reward_unit"):
-            drawn = np.exp(drawn)
+            drawn = np.exp(5 * drawn)
         parts.append(drawn.ravel())
     return torch.from_numpy(np.concatenate(parts).astype(np.float32))[None]
 

@@ -23,7 +23,7 @@ from metarl.sampling.trial_state import TrialState
 OBSERVATIONS, STEPS = 1000, 100
 TOLERANCE = 1e-5  # of half the control range, which is action_scale in the policy's units
 ENDS_EVERY, OTHER_EVERY = 23, 7  # steps of a roll-out: an episode's end, and an action that was not the policy's
-SPREAD = 0.01, 10.0  # of observations, in their standard deviations where these are known: each has one in between
+SPREAD = 0.01, 1.0  # of observations, in their standard deviations where these are known: each has one in between
 MOST = 1e6  # bounds beyond say nothing
 
 Run = Callable[[Mapping[str, NDArray[Any]]], Arrays]  # inputs by name to outputs by name
