@@ -27,6 +27,7 @@ from metarl.api.export.description import remembered
 from metarl.errors import ConfigError, NumericError, StorageError
 from metarl.nn.memories.make import make_memory
 from metarl.nn.memories.recurrent import GRU
+from metarl.nn.memories.transformer import rotation
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 HAVE_ONNX = all(importlib.util.find_spec(library) for library in exporting.NEEDS["onnx"])
@@ -232,6 +233,15 @@ def test_a_memory_is_the_same_function_for_numpy_and_torch(how: dict[str, Any]) 
         for found, tensor in zip(ours, state, strict=True):
             assert found.shape == tensor.shape
             np.testing.assert_allclose(found, tensor.numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [0, 1, 50_000, 2**24])
+def test_a_transformer_turns_late_steps_as_exactly_as_early_ones(count: int) -> None:
+    for found, expected in zip(
+        steps.rotation(np, np.float32([count]), 16), rotation(torch.tensor([float(count)]), 16), strict=True
+    ):
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, expected[0].numpy(), rtol=0, atol=3e-7)
 
 
 BOX = {"kind": "box", "half_range": [0.5, 2.0]}

@@ -19,6 +19,7 @@ Memory = Callable[[Any, Weights, Array, Sequence[Array]], "tuple[Array, Sequence
 
 CLIP = 10.0  # of numbers that were normalised
 ROTARY_BASE = 10_000.0
+TURN = 6.283185307179586  # 2π
 TINY = 1e-12  # beside squared lengths
 FLOOR = 1e-16  # under weights whose logarithm is taken
 
@@ -166,10 +167,14 @@ def normalized(xp: Any, w: Weights, name: str, e: Array) -> Array:
 
 
 def rotation(xp: Any, count: Array, width: int) -> tuple[Array, Array]:
-    """Cosine and sine of the angles that a step is turned by; in float64, as there may have been many steps."""
+    """Cosine and sine of the angles that a step is turned by; in turns of float64, as there may have been many steps.
+
+    What is left of a whole turn is taken in float32: older versions of onnxruntime have no cosine of float64.
+    """
     exponent = xp.arange(0, width, 2, dtype=xp.float64) / width
-    angle = xp.asarray(count, dtype=xp.float64)[:, None] * ROTARY_BASE**-exponent
-    return xp.asarray(xp.cos(angle), dtype=xp.float32), xp.asarray(xp.sin(angle), dtype=xp.float32)
+    turns = xp.asarray(count, dtype=xp.float64)[:, None] * ROTARY_BASE**-exponent / TURN
+    angle = xp.asarray((turns - xp.floor(turns + 0.5)) * TURN, dtype=xp.float32)
+    return xp.cos(angle), xp.sin(angle)
 
 
 def rotated(xp: Any, x: Array, turn: tuple[Array, Array]) -> Array:
