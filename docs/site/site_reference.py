@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 import functools
 import textwrap
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
 
 from site_text import escaped
+
+from metarl import cli, studies
+from metarl.config import lookup, messages
+from metarl.config.messages import Key
+from metarl.config.schema import AgentConfig, Frozen, RunConfig, TaskConfig
 
 FOLDER = "reference"
 # Page: title, introduction, and what it documents: a module, or a name with a dot before what is left out of its path.
@@ -85,8 +89,6 @@ def python_page(title: str, about: str, names: list[str]) -> str:
 
 def command_line() -> str:
     """Every command, and what it takes, from the parsers."""
-    from metarl import cli, studies
-
     parser = cli._parser([])[0]
     lines = [
         "# Command line\n",
@@ -103,7 +105,7 @@ def command_line() -> str:
 
 
 def _command(name: str, parser: argparse.ArgumentParser) -> list[str]:
-    parser.formatter_class = functools.partial(argparse.HelpFormatter, width=88)  # type: ignore[assignment]
+    parser.formatter_class = functools.partial(argparse.HelpFormatter, width=88)
     about = escaped((parser.description or "").rstrip("."))
     usage = textwrap.dedent(parser.format_usage().replace("usage: ", " " * 7, 1))
     return [f"## {name}\n", f"{about[:1].upper()}{about[1:]}.\n", f"```text\n{usage}```\n", *_arguments(parser)]
@@ -131,13 +133,7 @@ def _arguments(parser: argparse.ArgumentParser) -> Iterator[str]:
 
 def run_keys() -> str:
     """The keys that every run has, section by section."""
-    from metarl.config.schema import Frozen, RunConfig
-
-    fields = RunConfig.model_fields
-    sections = [
-        name for name in fields if isinstance(kind := fields[name].annotation, type) and issubclass(kind, Frozen)
-    ]
-    own = [key for key in _keys(RunConfig) if "." not in key.name]
+    own = [key for key in messages.keys(RunConfig) if "." not in key.name]
     lines = [
         "# Keys of a run\n",
         "What a configuration says beside its [agent](agent_keys.md) and its [task](task_keys.md). Any key can be",
@@ -146,19 +142,16 @@ def run_keys() -> str:
         "## The run itself\n",
         *_listed(own),
     ]
-    for section in sections:
-        if section not in ("task", "agent"):
-            model = fields[section].annotation
-            assert isinstance(model, type)
+    for section, field in RunConfig.model_fields.items():
+        model = field.annotation
+        if section not in ("task", "agent") and isinstance(model, type) and issubclass(model, Frozen):
             lines += [f"## {section}\n", f"{escaped(' '.join((model.__doc__ or '').split()))}\n"]
-            lines += _listed(list(_keys(model)), f"{section}.")
+            lines += _listed(messages.keys(model), f"{section}.")
     return "\n".join(lines)
 
 
 def agent_keys() -> str:
     """The keys of every agent's section."""
-    from metarl.config import lookup
-
     models = {name: lookup.agent(name).config_class for name in lookup.available("agents")}
     about = (
         "The section `agent` of a configuration, agent by agent: `agent.name` chooses one, its other keys are these."
@@ -168,8 +161,6 @@ def agent_keys() -> str:
 
 def task_keys() -> str:
     """The keys of every task family's section."""
-    from metarl.config import lookup
-
     models = {name: lookup.task_distribution(name).config_class for name in lookup.available("envs")}
     about = (
         "The section `task` of a configuration, family by family: `task.name` chooses one, its other keys are these."
@@ -177,31 +168,29 @@ def task_keys() -> str:
     return _sections("Keys of tasks", about, "envs", "task", models)
 
 
-def _sections(title: str, about: str, package: Any, section: str, models: dict[str, Any]) -> str:
-    from metarl.config import lookup, messages
-
+def _sections(
+    title: str, about: str, package: lookup.Package, section: str, models: Mapping[str, type[AgentConfig | TaskConfig]]
+) -> str:
     lines = [f"# {title}\n", f"{about}\n"]
     for name, model in models.items():
         lines += [f"## {name}\n", f"{escaped(lookup.summary(package, name))}\n"]
-        keys = [key for key in _keys(model) if key.name != "name" and (key.name != "lineage" or model.lineages)]
-        lines += _listed(keys, f"{section}.", f"{name}-")
-        for published, lineage in model.lineages.items():
-            pins = ", ".join(f"`{key}: {messages.show(value)}`" for key, value in lineage.pins.items())
-            differs = f"\n\nWhat differs: {escaped(lineage.differs)}" if lineage.differs else ""
+        keys = {key.name: key for key in messages.keys(model) if key.name != "name"}
+        lineage = keys.pop("lineage")
+        if model.lineages:
+            known = f"one of {', '.join(map(messages.show, model.lineages))} or null"
+            keys = {"lineage": lineage._replace(allowed=known), **keys}
+        lines += _listed(keys.values(), f"{section}.", f"{name}-")
+        for published, its in model.lineages.items():
+            pins = ", ".join(f"`{key}: {messages.show(value)}`" for key, value in its.pins.items())
+            differs = f"\n\nWhat differs: {escaped(its.differs)}" if its.differs else ""
             lines.append(
                 f"<details>\n<summary>{section}.lineage: {published}</summary>\n\n"
-                f"{escaped(lineage.why)}\n\n{pins}{differs}\n\n</details>\n"
+                f"{escaped(its.why)}\n\nValues: {pins}{differs}\n\n</details>\n"
             )
     return "\n".join(lines)
 
 
-def _keys(model: Any) -> Iterator[Any]:
-    from metarl.config import messages
-
-    return messages.keys(model)
-
-
-def _listed(keys: list[Any], prefix: str = "", anchor: str = "") -> list[str]:
+def _listed(keys: Iterable[Key], prefix: str = "", anchor: str = "") -> list[str]:
     """A definition list. Every key can be linked to, as ``#agent-maml_trpo-inner_lr`` or ``#eval-every``."""
     lines = []
     for key in keys:
